@@ -1,0 +1,168 @@
+"""Ingest budgets: line protocol over the Unix socket (steady, random, first sight), columns, `memory` against `durable`.
+
+One store, one client, on this machine's cores. Every run is read back whole and compared with the model of load.py.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+import mstore
+from benchmarks.common import Report, Result, Store, bare_socket_bytes_per_s, quiet_fdatasync_ms, store
+from benchmarks.load import CLUSTER, HWTHREADS, METRIC, STEP_S, Load
+
+TICKS = 20
+RANDOM_TICKS = 4
+CHUNK_BYTES = 1 << 20
+WINDOW = 8
+
+
+@dataclass
+class Sizes:
+    hosts: int = 1600
+    ticks: int = TICKS
+    random_ticks: int = RANDOM_TICKS
+    column_ticks: int = 200
+
+
+def verify(directory: str, load: Load, first: int, stop: int) -> None:
+    """Every value of these ticks, read attached, equals the model bit for bit."""
+    expected = load.expected(first, stop)
+    with mstore.attach(directory) as reader:
+        for host in range(load.hosts):
+            start = load.t0 + first * STEP_S
+            found = reader.query(CLUSTER, f"f{host:04d}", METRIC, start, start + (stop - first) * STEP_S, type="hwthread")
+            values = np.array([series.values for series in found])
+            wanted = expected[host * HWTHREADS : (host + 1) * HWTHREADS]
+            if len(found) != HWTHREADS or not np.array_equal(values, wanted):
+                raise AssertionError(f"host f{host:04d}: what was read back is not what was sent")
+
+
+def pieces(text: bytes) -> list[bytes]:
+    """Cut at line ends into pieces of about CHUNK_BYTES, as a collector's sink would send them."""
+    found, start = [], 0
+    while start < len(text):
+        stop = min(start + CHUNK_BYTES, len(text))
+        if stop < len(text):
+            stop = text.rindex(b"\n", start, stop) + 1
+        found.append(text[start:stop])
+        start = stop
+    return found
+
+
+def send(store_: Store, text: bytes, ack: str = "durable") -> float:
+    """Seconds from the first byte to the last acknowledgement."""
+    with mstore.connect(store_.directory, ack=ack) as client:
+        client.info()
+        began = time.perf_counter()
+        result = client.write(text)
+        took = time.perf_counter() - began
+    if result.rejected or result.ignored:
+        raise AssertionError(f"lines were not stored: {result}")
+    return took
+
+
+def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
+    """First sight, steady order, random order; `durable`."""
+    now = int(time.time()) // STEP_S * STEP_S
+    n_ticks = 1 + sizes.ticks + sizes.random_ticks
+    load = Load(now - n_ticks * STEP_S, n_ticks, seed, sizes.hosts)
+    rng = np.random.default_rng(seed)
+    with store() as running:
+        first = load.tick(0)
+        took = send(running, first)
+        report.add(Result("first sight of series", load.n_series / took, "series/s", 300_000))
+        verify(str(running.directory), load, 0, 1)
+
+        steady = b"".join(load.tick(k) for k in range(1, 1 + sizes.ticks))
+        bare = bare_socket_bytes_per_s(steady)
+        rates = []
+        for _ in range(3):
+            took = send(running, steady)
+            rates.append(load.n_series * sizes.ticks / took)
+        verify(str(running.directory), load, 1, 1 + sizes.ticks)
+        line_bytes = len(steady) / (load.n_series * sizes.ticks)
+        share = 100 * max(rates) * line_bytes / bare
+        p50, p99 = quiet_fdatasync_ms(running.directory)
+        disk = f"quiet fdatasync p50 {p50:.2f} ms p99 {p99:.2f} ms; lines of {line_bytes:.0f} bytes"
+        report.add(
+            Result("lines, steady order, durable (best of 3)", max(rates), "lines/s", 15e6, reference=disk),
+            Result("lines, steady order, durable (median of 3)", float(np.median(rates)), "lines/s"),
+            Result("  share of the bare socket's speed", share, "%", 18, reference=f"bare socket {bare / 1e9:.2f} GB/s"),
+        )
+        del steady
+        shuffled = b"".join(
+            load.tick(k, rng.permutation(load.n_series)) for k in range(1 + sizes.ticks, n_ticks)
+        )
+        took = send(running, shuffled)
+        verify(str(running.directory), load, 1 + sizes.ticks, n_ticks)
+        report.add(Result("lines, random order, durable", load.n_series * sizes.random_ticks / took, "lines/s", 4e6))
+
+
+def bench_log_bytes(report: Report, sizes: Sizes, seed: int) -> None:
+    """Bytes of log a sample of a steady f32 stream, definitions not counted."""
+    now = int(time.time()) // STEP_S * STEP_S
+    load = Load(now - 11 * STEP_S, 11, seed, sizes.hosts)
+    with store() as running, mstore.connect(running.directory) as client:
+        client.write(load.tick(0))
+        before = client.info()["counters"]["wal_bytes"]
+        for k in range(1, 11):
+            client.write(load.tick(k))
+        grown = client.info()["counters"]["wal_bytes"] - before
+        report.add(Result("log, steady f32 stream", grown / (10 * load.n_series), "bytes/sample", 5, at_least=False))
+
+
+def bench_levels(report: Report, sizes: Sizes, seed: int) -> None:
+    """`memory` against `durable` with a window of 8 batches under way."""
+    now = int(time.time()) // STEP_S * STEP_S
+    load = Load(now - (sizes.ticks + 1) * STEP_S, sizes.ticks + 1, seed, sizes.hosts)
+    text = b"".join(load.tick(k) for k in range(1, sizes.ticks + 1))
+    with store() as running:
+        send(running, load.tick(0))
+        best: dict[str, float] = {}
+        for level in ("memory", "durable") * 4:
+            took = send(running, text, level)
+            best[level] = min(best.get(level, took), took)
+        n = load.n_series * sizes.ticks
+        report.add(
+            Result("lines, steady order, memory", n / best["memory"], "lines/s"),
+            Result("durable as a share of memory", 100 * best["memory"] / best["durable"], "%", 85),
+        )
+
+
+def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
+    """Columnar frames from the Python client: one time x all series a frame."""
+    now = int(time.time()) // STEP_S * STEP_S
+    rng = np.random.default_rng(seed)
+    n = sizes.hosts * HWTHREADS
+    names = [(CLUSTER, f"f{host:04d}", METRIC, "hwthread", str(thread)) for host in range(sizes.hosts) for thread in range(HWTHREADS)]
+    values = rng.random((sizes.column_ticks, n), dtype=np.float32)
+    t0 = now - (sizes.column_ticks + 1) * STEP_S
+    with store() as running, mstore.connect(running.directory) as client:
+        with client.writer(window=WINDOW) as writer:
+            handles = writer.open(names)
+            writer.write(handles, [t0], values[:1])
+            writer.flush()
+            began = time.perf_counter()
+            for k in range(1, sizes.column_ticks):
+                writer.write(handles, [t0 + k * STEP_S], values[k : k + 1])
+            result = writer.flush()
+            took = time.perf_counter() - began
+        assert result.rejected == 0, result
+        with mstore.attach(running.directory) as reader:
+            for host in range(0, sizes.hosts, max(1, sizes.hosts // 100)):
+                found = reader.query(CLUSTER, f"f{host:04d}", METRIC, t0, t0 + sizes.column_ticks * STEP_S, type="hwthread")
+                stored = np.array([series.values for series in found]).T
+                assert np.array_equal(stored, values[:, host * HWTHREADS : (host + 1) * HWTHREADS])
+    report.add(Result("columnar frames, durable", n * (sizes.column_ticks - 1) / took, "samples/s", 40e6))
+
+
+def run(report: Report, seed: int, sizes: Sizes | None = None) -> None:
+    sizes = sizes or Sizes()
+    bench_lines(report, sizes, seed)
+    bench_levels(report, sizes, seed)
+    bench_log_bytes(report, sizes, seed)
+    bench_columns(report, sizes, seed)

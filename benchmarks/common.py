@@ -1,0 +1,172 @@
+"""What every end-to-end benchmark needs: a store of its own, reference speeds of this machine, and one table of results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+READY_S_MAX = 60.0
+
+
+@dataclass
+class Store:
+    """A running store in a temporary directory."""
+
+    directory: Path
+    process: subprocess.Popen[str]
+
+    def pids(self) -> list[int]:
+        import psutil
+
+        parent = psutil.Process(self.process.pid)
+        return [parent.pid, *(child.pid for child in parent.children(recursive=True))]
+
+
+@contextlib.contextmanager
+def store(config: str = 'retention = "0"\n', base: Path | None = None) -> Iterator[Store]:
+    """`mstore serve` on a fresh directory; stopped and removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="mstore-bench-", dir=base))
+    path = directory / "mstore.toml"
+    path.write_text(config)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mstore", "serve", "--dir", str(directory), "--config", str(path)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "MSTORE_LOG": "warning"},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith("mstore ready"):
+            raise RuntimeError(f"the store did not start: {line!r}")
+        yield Store(directory, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def bare_socket_bytes_per_s(data: bytes, rounds: int = 3) -> float:
+    """The speed at which these bytes cross a Unix socket between two processes that do nothing else; best of `rounds`."""
+    best = 0.0
+    for _ in range(rounds):
+        ours, theirs = socket.socketpair()
+        for one in (ours, theirs):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            buffer = bytearray(1 << 20)
+            while theirs.recv_into(buffer):
+                pass
+            theirs.sendall(b"x")
+            os._exit(0)
+        theirs.close()
+        began = time.perf_counter()
+        ours.sendall(data)
+        ours.shutdown(socket.SHUT_WR)
+        ours.recv(1)
+        best = max(best, len(data) / (time.perf_counter() - began))
+        ours.close()
+        os.waitpid(pid, 0)
+    return best
+
+
+def memcpy_bytes_per_s(n_bytes: int = 256 << 20) -> float:
+    source, target = np.ones(n_bytes, dtype=np.uint8), np.zeros(n_bytes, dtype=np.uint8)
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        target[:] = source
+        best = min(best, time.perf_counter() - began)
+    return n_bytes / best
+
+
+def quiet_fdatasync_ms(directory: Path, n: int = 200) -> tuple[float, float]:
+    """p50 and p99, in milliseconds, of fdatasync after 4 KiB on the disk of `directory`, nothing else running."""
+    path = directory / "fdatasync.tmp"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        os.pwrite(fd, bytes(n * 4096), 0)
+        os.fsync(fd)
+        took = []
+        for i in range(n):
+            os.pwrite(fd, b"x" * 4096, i * 4096)
+            began = time.perf_counter()
+            os.fdatasync(fd)
+            took.append((time.perf_counter() - began) * 1e3)
+    finally:
+        os.close(fd)
+        path.unlink()
+    return float(np.percentile(took, 50)), float(np.percentile(took, 99))
+
+
+@dataclass
+class Result:
+    """One line of the table."""
+
+    name: str
+    value: float
+    unit: str
+    budget: float | None = None
+    at_least: bool = True
+    reference: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.budget is None:
+            return ""
+        kept = self.value >= self.budget if self.at_least else self.value <= self.budget
+        return "kept" if kept else "MISSED"
+
+    def line(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        budget = "" if self.budget is None else f"{sign} {number(self.budget)}"
+        return f"{self.name:<52} {number(self.value):>10} {self.unit:<14} {budget:>12} {self.verdict:<7} {self.reference}"
+
+
+@dataclass
+class Report:
+    """Prints results as they come, and keeps them for --json."""
+
+    results: list[Result] = field(default_factory=list)
+
+    def add(self, *results: Result) -> None:
+        for result in results:
+            self.results.append(result)
+            print(result.line(), flush=True)
+
+    def missed(self) -> list[Result]:
+        return [result for result in self.results if result.verdict == "MISSED"]
+
+    def to_json(self) -> str:
+        return json.dumps({"machine": machine(), "results": [vars(result) for result in self.results]}, indent=1)
+
+
+def machine() -> str:
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    return f"{platform.machine()}, {os.cpu_count()} cores, {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def number(value: float) -> str:
+    for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.4g} {suffix}"
+    return f"{value:.4g}"

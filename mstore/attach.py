@@ -1,0 +1,116 @@
+"""mstore.attach(DIR): the store's memory, mapped read-only into this process, and the queries over it.
+
+    DIR/run/instance.json  {"instance": 1234, "segments": {"directory": NAME, "samples": NAME, ...}}
+                              |
+    /dev/shm/NAME  --- checked (layout, instance, boot), mapped PROT_READ once --->  Reader
+
+No server takes part: an attached program can neither slow the store down nor damage it, and goes on reading
+what was there when the store stops. It sees a store that was started again only by attaching again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mstore.errors import CorruptRecord, NotPermitted, Unavailable
+from mstore.paths import run_dir, store_dir
+from mstore.query.reader import Reader
+from mstore.shm import layout, segment
+
+INSTANCE_FILE = "instance.json"
+
+_KINDS = {
+    "directory": layout.SEG_DIRECTORY,
+    "samples": layout.SEG_SAMPLES,
+}
+
+
+class Attached(Reader):
+    """A Reader over the segments of a running store. Close it, or use it as a context manager."""
+
+    def __init__(self, directory: Path, instance: int, mappings: dict[str, segment.Mapping]) -> None:
+        self.store_dir = directory
+        self.instance = instance
+        self._mappings = mappings
+        self._closed = False
+        super().__init__(mappings["directory"].segment, mappings["samples"].segment)
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Attached {self.store_dir}{' closed' if self._closed else ''}>"
+
+    def info(self) -> dict[str, Any]:
+        """Counts and bytes of the store: plain numbers and texts."""
+        return {
+            "dir": str(self.store_dir),
+            "instance": self.instance,
+            "segments": {name: mapping.name for name, mapping in self._mappings.items()},
+            "directory": self.directory.counts(),
+            "samples_committed_bytes": self._mappings["samples"].committed_bytes,
+        }
+
+    def stale(self) -> bool:
+        """Whether DIR belongs to another run of the store by now, or to none: attach again."""
+        try:
+            return read_instance(self.store_dir)[0] != self.instance
+        except Unavailable:
+            return True
+
+    def close(self) -> None:
+        """Give the memory back when nobody looks at it any more: this Reader and its ChunkViews do."""
+        self._closed = True
+        for mapping in self._mappings.values():
+            mapping.close()
+
+
+def attach(directory: str | os.PathLike[str] | None = None) -> Attached:
+    """Read a running store from shared memory.
+
+    directory  the store's; default $MSTORE_DIR, else ~/.local/state/mstore
+    raises     Unavailable when no store runs there, NotPermitted, LayoutMismatch when it is another version's
+    """
+    found = store_dir(directory)
+    instance, names = read_instance(found)
+    mappings: dict[str, segment.Mapping] = {}
+    try:
+        for what in ("directory", "samples"):
+            mappings[what] = segment.attach(names[what], _KINDS[what], instance)
+        return Attached(found, instance, mappings)
+    except BaseException:
+        for mapping in mappings.values():
+            mapping.close()
+        raise
+
+
+def read_instance(directory: Path) -> tuple[int, dict[str, str]]:
+    """(instance, names of the segments) of the store that runs in a directory.
+
+    raises Unavailable, NotPermitted, CorruptRecord
+    """
+    path = run_dir(directory) / INSTANCE_FILE
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unavailable(f"no store runs in {directory}: there is no {path}", path=str(path)) from None
+    except PermissionError:
+        raise NotPermitted(f"{path} may not be read by this user", path=str(path)) from None
+    try:
+        content = json.loads(text)
+        instance, names = content["instance"], content["segments"]
+        checked = {what: names[what] for what in ("directory", "samples")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptRecord(f"{path} does not say which segments to read: {error}", path=str(path)) from error
+    if not isinstance(instance, int) or not all(isinstance(name, str) for name in checked.values()):
+        raise CorruptRecord(f"{path} does not say which segments to read", path=str(path))
+    return instance, checked

@@ -1,0 +1,267 @@
+"""Columns of samples without text: series are opened once, then written by handle, many to a frame.
+
+    writer = client.writer()
+    handles = writer.open([SeriesPath("fritz", "f0201", "mem_used"), ...])      uint32[n]
+    writer.write(handles, times, values)                                        int64[m], float[m, n]
+    result = writer.flush()
+
+Steps for both kinds of writer; the faces are in sync.py and aio.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mstore import limits
+from mstore.client.operations import Operations
+from mstore.client.results import WriteResult
+from mstore.client.session import Session
+from mstore.client.window import Window
+from mstore.errors import InvalidRequest, ProtocolError, UnknownHandle
+from mstore.ipc import messages
+from mstore.ipc.transport import Steps
+from mstore.model import MetricSpec, SeriesPath
+
+FRAME_VALUES = 512 * 1024
+"""Values in one frame at most: 2 to 4 MiB, so that a window of frames keeps store and client both busy."""
+OPEN_SERIES = 50_000
+"""Series in one Open at most."""
+
+Handles: TypeAlias = NDArray[np.uint32]
+PathLike: TypeAlias = SeriesPath | Sequence[str]
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    messages.TYPE_F32: np.dtype("<f4"),
+    messages.TYPE_F64: np.dtype("<f8"),
+    messages.TYPE_U64: np.dtype("<u8"),
+}
+U64_MISSING = np.uint64(2**64 - 1)
+
+assert FRAME_VALUES <= limits.COLUMNS_VALUES_MAX
+# Eight bytes each for values and times, when one series has as many times as a frame has values.
+assert FRAME_VALUES * (8 + 8) + 4096 <= limits.FRAME_BYTES_MAX
+
+
+class WriterSteps:
+    """A session of its own with its handles and its window of unacknowledged frames.
+
+    Handles are the writer's own numbers and survive reconnects: the series are opened again on the new
+    connection and frames are translated while they are sent, should the store number them differently.
+    """
+
+    def __init__(self, operations: Operations, window: int) -> None:
+        self._ops = operations
+        self._session = operations.settings.session(
+            "ingest", operations.settings.cluster, restore=self._reopen, adapt=self._adapt
+        )
+        self._window = Window(self._session, window, operations.until_s)
+        self._pid = os.getpid()
+        self._opens: list[messages.Open] = []
+        self._types: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._on_wire: Handles = np.zeros(0, np.uint32)
+        self._translate = False
+        self.refused: dict[int, str] = {}
+        """Handles that could not be written when they were opened, with the reason."""
+
+    def open(self, series: Sequence[PathLike], spec: MetricSpec | None) -> Steps[Handles]:
+        self._check_process()
+        paths = [_path_list(one) for one in series]
+        first = len(self._types)
+        if first + len(paths) > limits.HANDLES_PER_CONNECTION_MAX:
+            raise InvalidRequest(
+                f"more than {limits.HANDLES_PER_CONNECTION_MAX} handles: use several writers"
+            )
+        for i in range(0, len(paths), OPEN_SERIES):
+            part = paths[i : i + OPEN_SERIES]
+            message = messages.Open(part, None if spec is None else [_spec_list(spec)] * len(part))
+            reply = yield from self._session.exchange(message, self._ops.until_s())
+            self._add(message, reply)
+        return np.arange(first, first + len(paths), dtype=np.uint32)
+
+    def write(self, handles: ArrayLike, times: ArrayLike, values: ArrayLike) -> Steps[None]:
+        self._check_process()
+        self._window.raise_error()
+        columns = np.ascontiguousarray(handles, dtype="<u4").reshape(-1)
+        moments = _integers(times, "s")
+        matrix = np.asarray(values)
+        if matrix.size != len(columns) * len(moments):
+            raise InvalidRequest(
+                f"{matrix.size} values for {len(moments)} times x {len(columns)} series: expected m x n"
+            )
+        if not matrix.size:
+            return
+        matrix = matrix.reshape(len(moments), len(columns))
+        if int(columns.max()) >= len(self._types):
+            raise UnknownHandle(
+                f"handle {int(columns.max())} was never opened by this writer", handle=int(columns.max())
+            )
+        types = self._types[columns]
+        if (types == types[0]).all():
+            yield from self._write_type(columns, moments, matrix, int(types[0]))
+            return
+        for kind in np.unique(types).tolist():
+            mine = types == kind
+            yield from self._write_type(columns[mine], moments, matrix[:, mine], kind)
+
+    def rows(self, handle: int, stamps_ms: ArrayLike, values: ArrayLike) -> Steps[None]:
+        self._check_process()
+        self._window.raise_error()
+        stamps = _integers(stamps_ms, "ms")
+        words = _row_words(values, len(stamps))
+        if not 0 <= int(handle) < len(self._types):
+            raise UnknownHandle(f"handle {handle} was never opened by this writer", handle=int(handle))
+        for i in range(0, len(stamps), limits.RUN_VALUES_MAX):
+            part = slice(i, i + limits.RUN_VALUES_MAX)
+            message = messages.Rows(int(handle), stamps[part].tobytes(), words[part].tobytes())
+            yield from self._window.send(message)
+
+    def flush(self) -> Steps[WriteResult]:
+        """Wait for all acknowledgements; the total since the last flush. raises the first error since
+        then.
+        """
+        self._check_process()
+        yield from self._window.drain()
+        return self._window.take_result()
+
+    def close(self) -> None:
+        """Close the connection; what is not acknowledged may or may not be stored."""
+        self._window.clear()
+        if self._pid == os.getpid():
+            self._session.forget()
+        else:
+            self._session.link.abort()
+
+    def _write_type(
+        self, columns: Handles, moments: NDArray[np.int64], matrix: NDArray[Any], kind: int
+    ) -> Steps[None]:
+        width = min(len(columns), FRAME_VALUES)
+        height = max(1, FRAME_VALUES // width)
+        for column in range(0, len(columns), width):
+            part = columns[column : column + width]
+            for row in range(0, len(moments), height):
+                values = to_type(matrix[row : row + height, column : column + width], kind)
+                message = messages.Columns(
+                    part.tobytes(), moments[row : row + height].tobytes(), values.data.cast("B"), kind
+                )
+                yield from self._window.send(message)
+
+    def _add(self, message: messages.Open, reply: messages.Message) -> None:
+        handles, types = _opened(message, reply)
+        assert isinstance(reply, messages.Opened)
+        first = len(self._types)
+        self.refused.update({first + index: reason for index, reason in reply.errors})
+        self._opens.append(message)
+        self._types = np.concatenate([self._types, types])
+        self._on_wire = np.concatenate([self._on_wire, handles])
+        self._note_translation()
+
+    def _reopen(self, session: Session, until_s: float) -> Steps[None]:
+        """Open everything again on a new connection, before anything unanswered is sent again."""
+        found = []
+        for message in self._opens:
+            found.append(_opened(message, (yield from session.direct(message, until_s))))
+        if found:
+            self._on_wire = np.concatenate([handles for handles, _ in found])
+            self._types = np.concatenate([types for _, types in found])
+            self._note_translation()
+
+    def _note_translation(self) -> None:
+        self._translate = not np.array_equal(self._on_wire, np.arange(len(self._on_wire), dtype=np.uint32))
+
+    def _adapt(self, message: messages.Message) -> messages.Message:
+        if not self._translate:
+            return message
+        if isinstance(message, messages.Columns):
+            mine = np.frombuffer(message.handles, dtype="<u4")
+            return replace(message, handles=self._on_wire[mine].astype("<u4").tobytes())
+        if isinstance(message, messages.Rows):
+            return replace(message, handle=int(self._on_wire[message.handle]))
+        return message
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise InvalidRequest(
+                "this writer belongs to the process that made it: make another one after the fork",
+                pid=self._pid,
+            )
+
+
+def to_type(values: NDArray[Any], kind: int) -> NDArray[Any]:
+    """A copy of `values` as little-endian [m, n] of a value type, made so that nothing wrong is stored.
+
+    Into u64, what is negative, fractional or not finite becomes 2^64-1, which the store refuses and counts;
+    into f32, what is beyond its range becomes infinite, with the same end.
+    """
+    dtype = _DTYPES[kind]
+    out = np.empty(values.shape, dtype=dtype)
+    if kind != messages.TYPE_U64 or values.dtype.kind in "ub":
+        with np.errstate(over="ignore"):
+            out[...] = values
+        return out
+    if values.dtype.kind == "i":
+        out[...] = values
+        out[values < 0] = U64_MISSING
+        return out
+    numbers = np.asarray(values, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        good = (numbers >= 0) & (numbers < 2.0**64) & (np.floor(numbers) == numbers)
+    out[...] = U64_MISSING
+    out[good] = numbers[good].astype(dtype)
+    return out
+
+
+def _integers(times: ArrayLike, unit: str) -> NDArray[np.int64]:
+    """Times as int64 in `unit`: numbers are taken to be in it, datetime64 is converted."""
+    array = np.asarray(times)
+    if array.dtype.kind == "M":
+        array = array.astype(f"datetime64[{unit}]")
+    return np.ascontiguousarray(array, dtype="<i8").reshape(-1)
+
+
+def _row_words(values: ArrayLike, n_rows: int) -> NDArray[np.uint64]:
+    """Rows as 8-byte words [n_rows, k]: floats as float64, integers as uint64, structured columns one by
+    one.
+    """
+    array = np.asarray(values)
+    if array.dtype.names:
+        columns = [_row_words(array[name], n_rows) for name in array.dtype.names]
+        return np.concatenate(columns, axis=1)
+    if n_rows == 0 or array.size % n_rows:
+        if array.size == 0:
+            return np.zeros((0, 1), np.uint64)
+        raise InvalidRequest(
+            f"{array.size} values for {n_rows} rows: expected the same number of columns in each"
+        )
+    kind = messages.TYPE_F64 if array.dtype.kind == "f" else messages.TYPE_U64
+    return to_type(array.reshape(n_rows, -1), kind).view("<u8")
+
+
+def _opened(message: messages.Open, reply: messages.Message) -> tuple[Handles, NDArray[np.uint8]]:
+    if not isinstance(reply, messages.Opened):
+        raise ProtocolError(f"Open was answered by {type(reply).__name__}")
+    handles: Handles = np.frombuffer(reply.handles, dtype="<u4")
+    types: NDArray[np.uint8] = np.frombuffer(reply.types, dtype=np.uint8)
+    if not len(handles) == len(types) == len(message.series):
+        raise ProtocolError(f"{len(handles)} handles and {len(types)} types for {len(message.series)} series")
+    return handles, types
+
+
+def _path_list(path: PathLike) -> list[str]:
+    if isinstance(path, SeriesPath):
+        return [path.cluster, path.host, path.metric, path.type, path.type_id, path.subtype, path.subtype_id]
+    parts = [str(part) for part in path]
+    if isinstance(path, str) or not 3 <= len(parts) <= 7:
+        raise InvalidRequest(
+            f"{path!r} is no series: expected (cluster, host, metric[, type, type_id[, subtype, subtype_id]])"
+        )
+    return parts + [""] * (7 - len(parts))
+
+
+def _spec_list(spec: MetricSpec) -> list[Any]:
+    return [spec.step_s, spec.aggregation, spec.type, spec.unit, [list(column) for column in spec.columns]]

@@ -1,0 +1,181 @@
+"""One connection of a client, without I/O: greeting, request ids, reconnecting and resending.
+
+Every request of the protocol may be sent twice: questions change nothing, and a sample written again lands
+in the same slot with the same value. So a session that loses its connection connects again (with growing
+pauses, until the request's own deadline), greets, and sends everything unanswered again, in the original
+order.
+
+The exception are lines without a timestamp: a line resent gets the time of its second arrival and may be
+stored in two slots.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from mstore import clock
+from mstore.errors import MstoreError, ProtocolError, Unavailable
+from mstore.ipc import messages
+from mstore.ipc.transport import Connect, Link, LinkBroken, Receive, Send, Sleep, Steps
+
+PAUSE_S_FIRST = 0.01
+PAUSE_S_MAX = 1.0
+
+Restore = Callable[["Session", float], Steps[None]]
+Adapt = Callable[[messages.Message], messages.Message]
+
+
+class Session:
+    """One connection and what it still owes. Used by one thread or task at a time.
+
+    restore   steps to take after each greeting, before anything is resent (a writer opens its series)
+    adapt     the form in which a message is sent on the present connection (a writer translates its handles)
+    """
+
+    def __init__(
+        self, path: str, hello: messages.Hello, restore: Restore | None = None, adapt: Adapt | None = None
+    ) -> None:
+        self.path = path
+        self.hello = hello
+        self.link = Link()
+        self.welcome: messages.Welcome | None = None
+        self.unanswered: dict[int, messages.Message] = {}
+        """By request id, in the order sent."""
+        self._replies: dict[int, messages.Message] = {}
+        self._restore = restore
+        self._adapt = adapt
+        self._next_id = 1
+        self._failures = 0
+        """Broken connections since the last reply: what kills a server is not sent to it in a tight loop."""
+
+    def exchange(self, message: messages.Message, until_s: float) -> Steps[messages.Message]:
+        """Send a request and wait for its reply. raises the error that the store answered"""
+        request_id = yield from self.submit(message, until_s)
+        return (yield from self.reply(request_id, until_s))
+
+    def submit(self, message: messages.Message, until_s: float) -> Steps[int]:
+        """Send a request; its id, for reply()."""
+        request_id = self.post(message)
+        yield from self.transmit(request_id, until_s)
+        return request_id
+
+    def post(self, message: messages.Message) -> int:
+        """Note a request as unanswered, to be sent by transmit() or with the next connection; its id."""
+        request_id = self._new_id()
+        self.unanswered[request_id] = message
+        return request_id
+
+    def transmit(self, request_id: int, until_s: float) -> Steps[None]:
+        """Send a posted request: by itself, or with all others on a new connection if there is none."""
+        if self.link.connected:
+            try:
+                yield self._send(request_id, self.unanswered[request_id], until_s)
+                return
+            except LinkBroken:
+                self._failures += 1
+        yield from self.connect(until_s)
+
+    def reply(self, request_id: int, until_s: float) -> Steps[messages.Message]:
+        """Wait for the reply to a submitted request. raises the error that the store answered"""
+        while request_id not in self._replies:
+            if request_id not in self.unanswered:
+                raise ProtocolError(f"request {request_id} is not under way")
+            yield from self._receive(until_s)
+        reply = self._replies.pop(request_id)
+        if isinstance(reply, messages.Error):
+            raise reply.exception()
+        return reply
+
+    def forget(self) -> None:
+        """Close the connection and give up what is unanswered; the store is told when that needs no
+        waiting.
+        """
+        farewell = b"".join(messages.encode(messages.Cancel(one)) for one in self.unanswered)
+        self.unanswered.clear()
+        self._replies.clear()
+        self.link.abort(farewell)
+
+    def connect(self, until_s: float) -> Steps[None]:
+        """Connect, greet, restore and resend, again and again until it works or until_s has passed.
+
+        raises Unavailable; at once where no connection was ever made
+        """
+        while not self.link.connected:
+            if self._failures:
+                yield from self._pause(until_s)
+            try:
+                yield from self._connect_once(until_s)
+            except LinkBroken as error:
+                self._failures += 1
+                if self.welcome is None:
+                    raise self._unavailable(str(error)) from error
+
+    def _connect_once(self, until_s: float) -> Steps[None]:
+        yield Connect(self.link, self.path, until_s)
+        try:
+            welcome = yield from self.direct(self.hello, until_s)
+            if not isinstance(welcome, messages.Welcome):
+                raise ProtocolError(f"expected Welcome, the store sent {type(welcome).__name__}")
+            self.welcome = welcome
+            if self._restore is not None:
+                yield from self._restore(self, until_s)
+            for request_id, message in list(self.unanswered.items()):
+                yield self._send(request_id, message, until_s)
+        except BaseException:
+            self.link.abort()
+            raise
+
+    def direct(self, message: messages.Message, until_s: float) -> Steps[messages.Message]:
+        """A request while nothing else is under way on this connection and that is not to be resent."""
+        request_id = self._new_id()
+        yield self._send(request_id, message, until_s)
+        while request_id not in self._replies:
+            self._take((yield Receive(self.link, until_s)), awaited=request_id)
+        reply = self._replies.pop(request_id)
+        if isinstance(reply, messages.Error):
+            raise reply.exception()
+        return reply
+
+    def _new_id(self) -> int:
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        return request_id
+
+    def _send(self, request_id: int, message: messages.Message, until_s: float) -> Send:
+        adapted = message if self._adapt is None else self._adapt(message)
+        return Send(self.link, messages.encode_parts(adapted, request_id), until_s)
+
+    def _receive(self, until_s: float) -> Steps[None]:
+        yield from self.connect(until_s)
+        try:
+            self._take((yield Receive(self.link, until_s)))
+        except LinkBroken:
+            self._failures += 1
+
+    def _take(self, received: list[tuple[int, messages.Message]], awaited: int = 0) -> None:
+        for request_id, message in received:
+            if request_id == 0 and isinstance(message, messages.Error):
+                self.link.abort()
+                raise message.exception()
+            if request_id not in self.unanswered and request_id != awaited:
+                self.link.abort()
+                raise ProtocolError(
+                    f"the store answered request {request_id}, which was never sent or is answered"
+                )
+            if isinstance(message, messages.Error) and message.code == Unavailable.code:
+                # The worker is going away; another one, or its successor, will take the request.
+                self.link.abort()
+                raise LinkBroken(message.message)
+            self.unanswered.pop(request_id, None)
+            self._replies[request_id] = message
+            self._failures = 0 if request_id != awaited else self._failures
+
+    def _pause(self, until_s: float) -> Steps[None]:
+        pause_s = min(PAUSE_S_FIRST * 2 ** (self._failures - 1), PAUSE_S_MAX) * random.uniform(0.5, 1.0)
+        if clock.monotonic_s() + pause_s >= until_s:
+            raise self._unavailable(f"gave up after {self._failures} broken connections")
+        yield Sleep(pause_s)
+
+    def _unavailable(self, why: str) -> MstoreError:
+        text = f"no store answers at {self.path} ({why}); `mstore serve` starts one"
+        return Unavailable(text, path=self.path)

@@ -1,0 +1,249 @@
+"""The blocking client. What it does is in operations.py and columns.py; here is how it is called."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mstore import paths
+from mstore.client.lines import Source
+from mstore.client.operations import Ids, Operations
+from mstore.client.pool import Settings
+from mstore.client.results import Metric, WriteResult
+from mstore.ipc.transport import run
+from mstore.model import MetricSpec, SeriesPath
+from mstore.times import TimeLike
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from mstore.client.columns import Handles, PathLike, WriterSteps
+    from mstore.frames import Series
+
+
+def connect(
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    ack: str = "durable",
+    timeout: float = 30.0,
+    cluster: str = "",
+) -> Client:
+    """A client of the store in `directory` (default: $MSTORE_DIR, else ~/.local/state/mstore).
+
+    ack       what an acknowledgement promises: "durable" (on the disk) or "memory" (survives the store's
+              processes, not the machine's power)
+    timeout   seconds that a request may take; for long writes, seconds without an acknowledgement
+    cluster   default cluster for lines without a cluster tag
+    raises    Unavailable when no store answers
+    """
+    client = Client(directory, ack=ack, timeout=timeout, cluster=cluster)
+    client.ping()
+    return client
+
+
+class Client:
+    """Talks to a store over its Unix sockets; connects when needed.
+
+    Threads     may share a client: every call has a connection to itself (kept for later calls).
+    Fork        is safe: a child makes connections of its own. A Writer stays with the process that made it.
+    Interrupt   (Ctrl-C) ends a call at once; the store is told to drop the request. A write so ended may be
+                stored in part; writing it again is safe.
+    Reconnect   a broken connection is made again, with pauses of 10 ms to 1 s until `timeout`, and what was
+                not answered is sent again. That is safe: questions change nothing, and a sample with a
+                timestamp goes to the same slot with the same value. Lines without a timestamp may be stored
+                twice, at both times of arrival.
+    Errors      are those of mstore.errors, the same class that the store raised.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        ack: str = "durable",
+        timeout: float = 30.0,
+        cluster: str = "",
+    ) -> None:
+        self.directory = paths.store_dir(directory)
+        self._ops = Operations(Settings(self.directory, ack, timeout, cluster))
+
+    def write(self, lines: Source, cluster: str | None = None, precision: str | None = None) -> WriteResult:
+        """Store line protocol: text, bytes, a binary file, or an iterable of lines.
+
+        cluster     default cluster of these lines, instead of the client's
+        precision   "s", "ms", "us" or "ns"; without it timestamps are told apart by their magnitude
+        returns     when all is acknowledged; bad lines are counted by reason and do not stop the others
+        raises      Timeout when the store makes no progress; StoreFull, Degraded, ...
+        """
+        return run(self._ops.write(lines, cluster, precision))
+
+    def put(
+        self,
+        cluster: str,
+        host: str,
+        values: Mapping[str, Any],
+        ts: TimeLike | None = None,
+        *,
+        type: str | None = None,
+        type_id: str | int | None = None,
+        subtype: str | None = None,
+        subtype_id: str | int | None = None,
+        unit: str | None = None,
+    ) -> WriteResult:
+        """Store one sample of each metric in `values`. ts: a time (query says which forms), default now."""
+        path = make_path(cluster, host, type, type_id, subtype, subtype_id)
+        return run(self._ops.put(path, values, ts, unit))
+
+    def writer(self, window: int = 8) -> Writer:
+        """A writer of columns, with at most `window` unacknowledged frames."""
+        from mstore.client.columns import WriterSteps  # with it comes numpy
+
+        return Writer(WriterSteps(self._ops, window))
+
+    def query(
+        self,
+        cluster: str,
+        host: str,
+        metric: str,
+        start: TimeLike,
+        end: TimeLike,
+        *,
+        type: str | None = None,
+        type_ids: Ids = None,
+        subtype: str | None = None,
+        subtype_ids: Ids = None,
+        aggregate: bool = False,
+        resolution: int = 0,
+        timeout: float | None = None,
+    ) -> Series | list[Series]:
+        """Samples of one metric in [start, end).
+
+        start, end   Unix seconds, datetime (naive = UTC), ISO text, or relative: "-2h", "now"
+        type_ids     one id: one Series; a list: a list in that order; None with a type: all there are
+        aggregate    one Series over all selected, by the metric's aggregation
+        resolution   seconds, a multiple of the step: means over that many seconds; 0 = native
+        returns      the full range; slots without a sample are missing (NaN, or valid False)
+        raises       InvalidTimeRange, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
+        """
+        return run(
+            self._ops.query(
+                cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate,
+                resolution, timeout,
+            )
+        )  # fmt: skip
+
+    def children(self, *path: str) -> list[str]:
+        """Names of the levels below a path of level names; without one, the clusters."""
+        return run(self._ops.children(path))
+
+    def paths(self, depth: int) -> list[tuple[str, ...]]:
+        """All paths of `depth` level names: 1 = clusters, 2 = cluster and host, ..."""
+        return run(self._ops.paths(depth))
+
+    def metrics(self, cluster: str | None = None) -> list[Metric]:
+        """The metrics of a cluster, or of all."""
+        return run(self._ops.metrics(cluster))
+
+    def info(self) -> dict[str, Any]:
+        """The store's own figures: version, state, counters, memory."""
+        return run(self._ops.info())
+
+    def ping(self) -> None:
+        """Ask for a sign of life. raises Unavailable"""
+        run(self._ops.ping())
+
+    def control(self, verb: str) -> dict[str, Any]:
+        """Ask the store to "stop", "restart", "reload" or "snapshot". raises NotPermitted for other users"""
+        return run(self._ops.control(verb))
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when their call ends."""
+        self._ops.pool.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Writer:
+    """Writes columns of samples by handle. Threads may share it (calls wait for each other); a fork may not.
+
+    A write returns when its frames are handed to the socket; flush() waits for the acknowledgements and
+    returns the counts since the last flush. An error that the store answers to a frame is raised by the next
+    write or flush. After a broken connection, or a call ended by a time-out or an interrupt, the next call
+    connects again, opens the series again and sends again what was not acknowledged.
+    """
+
+    def __init__(self, steps: WriterSteps) -> None:
+        self._steps = steps
+        self._lock = threading.Lock()
+
+    @property
+    def refused(self) -> dict[int, str]:
+        """Handles that could not be written when they were opened, with the reason."""
+        return self._steps.refused
+
+    def open(self, series: Sequence[PathLike], spec: MetricSpec | None = None) -> Handles:
+        """Handles, uint32[n], for SeriesPaths or tuples (cluster, host, metric[, type, type_id[, ...]]).
+
+        spec   defines the metric where it is not defined yet (its name is not used)
+        """
+        with self._lock:
+            return run(self._steps.open(series, spec))
+
+    def write(self, handles: ArrayLike, times: ArrayLike, values: ArrayLike) -> None:
+        """Grid samples: values[m, n] (or [n] for one time) of n series at m times in Unix seconds.
+
+        Values become the type of their series. NaN, and what does not fit the type, is refused and counted.
+        """
+        with self._lock:
+            run(self._steps.write(handles, times, values))
+
+    def rows(self, handle: int, stamps_ms: ArrayLike, values: ArrayLike) -> None:
+        """Rows of one stamped series: values[m, k] for its k columns, stamped in Unix milliseconds.
+
+        Columns of different types: a structured array, or float64 and uint64 words.
+        """
+        with self._lock:
+            run(self._steps.rows(handle, stamps_ms, values))
+
+    def flush(self) -> WriteResult:
+        """Wait until everything is acknowledged; the counts since the last flush."""
+        with self._lock:
+            return run(self._steps.flush())
+
+    def close(self) -> None:
+        """Close the connection without waiting; what is not acknowledged may or may not be stored."""
+        self._steps.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Flush, unless an exception is on its way; close."""
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
+
+
+def make_path(
+    cluster: str,
+    host: str,
+    type: str | None,
+    type_id: str | int | None,
+    subtype: str | None,
+    subtype_id: str | int | None,
+) -> SeriesPath:
+    """The path of a level from optional parts; numbers as ids become text."""
+    parts = [str(part) if part is not None else "" for part in (type, type_id, subtype, subtype_id)]
+    return SeriesPath(cluster, host, "", *parts)

@@ -1,0 +1,1 @@
+"""Files shipped with the package: the documented example configuration and the built-in cluster."""

@@ -1,0 +1,298 @@
+"""Series: one answer, as numpy arrays, the same from a socket and from shared memory. Needs numpy only.
+
+Grid series have one slot a step: `values[k]` belongs to the nominal time `start + k * step`, and a slot
+without a sample is NaN (u64: 0, and `valid[k]` is False). Stamped series have rows with stamps of their own,
+`step` is 0 and every row is a real one; with several columns `values` is a structured array of their names.
+
+On a socket a Series is the list of to_wire(): raw little-endian columns, missing u64 as 2^64-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstore.errors import ProtocolError
+
+U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+Times: TypeAlias = NDArray[np.int64]
+
+_DTYPES = {name: np.dtype(name) for name in ("<f4", "<f8", "<u8")}
+_DTYPE_NAMES = {"f4": "f32", "f8": "f64", "u8": "u64"}
+_TEXT_FIELDS = (
+    "unit", "why", "cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "aggregation",
+)  # fmt: skip
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK_WIDTH = 72
+
+
+class Series:
+    """The values of one series, or of an aggregate over several, in [start, start + len * step).
+
+    values       float32, float64 or uint64 [n]; missing = NaN, or 0 with valid False; stamped with several
+                 columns: structured [n]
+    start        nominal time of values[0], Unix seconds; stamped: the start that was asked for
+    step         seconds between values; 0 = stamped
+    unit         of the values; "" = not known
+    valid        bool[n]: the slot holds a sample (several columns: bool[n, k])
+    coverage     uint32[n] or None: how many series contributed to an aggregate's slot
+    why          "" or why there is no sample: "no such host", "no samples in range", ...
+    aggregation  "" or how several series became this one: "sum" or "avg"
+    n_series     how many series were asked to contribute; 0 = nothing found
+    """
+
+    __slots__ = (
+        "_stamps_ms", "_times", "_valid", "aggregation", "cluster", "coverage", "host", "metric", "n_series",
+        "start", "step", "subtype", "subtype_id", "type", "type_id", "unit", "values", "why",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        values: NDArray[Any],
+        start: int,
+        step: int,
+        unit: str = "",
+        valid: NDArray[np.bool_] | None = None,
+        coverage: NDArray[np.uint32] | None = None,
+        stamps_ms: Times | None = None,
+        why: str = "",
+        cluster: str = "",
+        host: str = "",
+        metric: str = "",
+        type: str = "",
+        type_id: str = "",
+        subtype: str = "",
+        subtype_id: str = "",
+        aggregation: str = "",
+        n_series: int = 1,
+    ) -> None:
+        self.values = values
+        self.start = start
+        self.step = step
+        self.unit = unit
+        self._valid = valid
+        self.coverage = coverage
+        self._stamps_ms = stamps_ms
+        self._times: Times | None = None
+        self.why = why
+        self.cluster = cluster
+        self.host = host
+        self.metric = metric
+        self.type = type
+        self.type_id = type_id
+        self.subtype = subtype
+        self.subtype_id = subtype_id
+        self.aggregation = aggregation
+        self.n_series = n_series
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def stamped(self) -> bool:
+        return self._stamps_ms is not None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of a stamped series with several, else empty."""
+        return self.values.dtype.names or ()
+
+    @property
+    def end(self) -> int:
+        """First second after the answer: start + len * step; stamped: after the last row."""
+        if self._stamps_ms is None:
+            return self.start + len(self.values) * self.step
+        return int(self._stamps_ms[-1]) // 1000 + 1 if len(self._stamps_ms) else self.start
+
+    @property
+    def times(self) -> Times:
+        """int64[n], Unix seconds: the nominal time of every slot; stamped: the stamps, rounded down."""
+        if self._times is None:
+            if self._stamps_ms is None:
+                self._times = self.start + self.step * np.arange(len(self.values), dtype=np.int64)
+            else:
+                self._times = self._stamps_ms // 1000
+        return self._times
+
+    @property
+    def times_ms(self) -> Times:
+        """int64[n], Unix milliseconds: the rows' own stamps; grid: the nominal times."""
+        return self.times * 1000 if self._stamps_ms is None else self._stamps_ms
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        if self._valid is None:
+            self._valid = _present(self.values)
+        return self._valid
+
+    @property
+    def path(self) -> str:
+        """cluster/host[/type+id[/subtype+id]]."""
+        parts = (self.cluster, self.host, self.type + self.type_id, self.subtype + self.subtype_id)
+        return "/".join(part for part in parts if part)
+
+    def column(self, name: str) -> Series:
+        """One column of a stamped series with several, as a series of its own. KeyError if there is none."""
+        if name not in self.columns:
+            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns) or 'no columns'}")
+        valid = self.valid[:, self.columns.index(name)]
+        kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
+        return Series(
+            np.ascontiguousarray(self.values[name]), self.start, self.step, valid=valid,
+            stamps_ms=self._stamps_ms, n_series=self.n_series, **kept,
+        )  # fmt: skip
+
+    def with_values(self, values: NDArray[Any], step: int, coverage: NDArray[np.uint32] | None) -> Series:
+        """The same series with other values, on a grid of another step that starts at the same time."""
+        kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
+        return Series(values, self.start, step, coverage=coverage, n_series=self.n_series, **kept)
+
+    def to_wire(self) -> list[Any]:
+        """[meta, values, dtype, start, step, coverage | None, stamps | None]: what an Answer carries."""
+        meta: dict[str, Any] = {field: text for field in _TEXT_FIELDS if (text := getattr(self, field))}
+        if self.n_series != 1:
+            meta["n_series"] = self.n_series
+        dtype = self.values.dtype
+        if dtype.names:
+            meta["columns"] = [[name, dtype[name].str] for name in dtype.names]
+        return [
+            meta,
+            with_missing(self.values, self._valid).tobytes(),
+            "rows" if dtype.names else dtype.str,
+            self.start,
+            self.step,
+            None if self.coverage is None else self.coverage.tobytes(),
+            None if self._stamps_ms is None else self._stamps_ms.tobytes(),
+        ]
+
+    @staticmethod
+    def from_wire(entry: Sequence[Any]) -> Series:
+        """The Series of a to_wire() list; arrays are read-only views of its bytes.
+
+        raises ProtocolError if it is none
+        """
+        try:
+            meta, raw, dtype_text, start, step, coverage_raw, stamps_raw = entry
+            dtype = _wire_dtype(dtype_text, meta)
+            values = np.frombuffer(raw, dtype)
+            coverage = None if coverage_raw is None else np.frombuffer(coverage_raw, "<u4")
+            stamps_ms = None if stamps_raw is None else np.frombuffer(stamps_raw, "<i8")
+            texts = {field: str(meta[field]) for field in _TEXT_FIELDS if field in meta}
+            n_series = int(meta.get("n_series", 1))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise ProtocolError(f"an answer that is no series: {error}") from error
+        if not (isinstance(start, int) and isinstance(step, int) and step >= 0):
+            raise ProtocolError(f"an answer with start {start!r} and step {step!r}: expected integers >= 0")
+        for name, column in (("coverage", coverage), ("stamps", stamps_ms)):
+            if column is not None and len(column) != len(values):
+                raise ProtocolError(f"an answer with {len(values)} values but {len(column)} {name}")
+        values, valid = without_missing(values)
+        return Series(values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms,
+                      n_series=n_series, **texts)  # fmt: skip
+
+    def __repr__(self) -> str:
+        if self.columns:
+            return "\n".join([self._headline(), *(f"  {name}" for name in self.columns)])
+        lines = [self._headline(), f"  {_clock(self.start)} .. {_clock(self.end)}{self._range()}"]
+        if self.valid.any():
+            lines.append("  " + sparkline(self.values, self.valid))
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        kind = "rows" if self.stamped else f"slots of {self.step} s"
+        name = str(self.values.dtype.str[1:])
+        dtype = "columns" if self.columns else _DTYPE_NAMES.get(name, name)
+        present = int(np.count_nonzero(self.valid.any(axis=1) if self.columns else self.valid))
+        text = f"Series {self.metric or '?'} of {self.path or '?'}: "
+        text += f"{len(self)} {kind}, {present} with a sample, {dtype}"
+        if self.aggregation and self.n_series > 1:
+            text += f", {self.aggregation} of {self.n_series} series"
+        return f"{text} ({self.why})" if self.why else text
+
+    def _range(self) -> str:
+        present = self.values[self.valid]
+        if not len(present):
+            return ""
+        mean = float(np.mean(present, dtype=np.float64))
+        return f"   min {present.min():.6g}  mean {mean:.6g}  max {present.max():.6g} {self.unit}".rstrip()
+
+
+def sparkline(values: NDArray[Any], valid: NDArray[np.bool_], width: int = _SPARK_WIDTH) -> str:
+    """One line of bars, at most `width` wide: the mean of each run of slots, a space where none is valid.
+
+    values  numeric [n];  valid  bool[n]
+    """
+    n = len(values)
+    if not n:
+        return ""
+    edges = np.linspace(0, n, min(n, width), endpoint=False).astype(np.int64)
+    sums = np.add.reduceat(np.where(valid, values, 0).astype(np.float64), edges)
+    counts = np.add.reduceat(valid.astype(np.int64), edges)
+    means = sums[counts > 0] / counts[counts > 0]
+    if not len(means):
+        return " " * len(edges)
+    low, high = float(means.min()), float(means.max())
+    # A constant is drawn low, not as a division by zero; halves keep the span finite at the ends of float64.
+    span = high / 2 - low / 2
+    with np.errstate(invalid="ignore", over="ignore"):
+        shares = (means / 2 - low / 2) / span if span > 0 else np.zeros(len(means))
+        heights = (shares * (len(_BARS) - 1)).round()
+    bars = iter(np.nan_to_num(heights).clip(0, len(_BARS) - 1).astype(np.int64).tolist())
+    return "".join(_BARS[next(bars)] if count else " " for count in counts.tolist())
+
+
+def _present(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where NaN (floats) or 2^64-1 (u64) does not say "missing"; bool[n], structured: bool[n, k]."""
+    if values.dtype.names:
+        columns = [_present(values[name]) for name in values.dtype.names]
+        return np.stack(columns, axis=1) if len(values) else np.zeros((0, len(columns)), np.bool_)
+    present: NDArray[np.bool_] = ~np.isnan(values) if values.dtype.kind == "f" else values != U64_MISSING
+    return present
+
+
+def without_missing(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Missing u64 become 0; the mask that still tells them, or None where NaN does."""
+    names = values.dtype.names or ()
+    unsigned = [name for name in names if values.dtype[name].kind == "u"]
+    if not unsigned and values.dtype.kind != "u":
+        return values, None
+    valid = _present(values)
+    if not valid.all():
+        values = values.copy()
+        for name in unsigned:
+            values[name][~valid[:, names.index(name)]] = 0
+        if not names:
+            values[~valid] = 0
+    return values, valid
+
+
+def with_missing(values: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """The reverse: u64 cells that are not valid become 2^64-1 again."""
+    if valid is None or valid.all():
+        return values
+    names = values.dtype.names or ()
+    if not names:
+        return np.where(valid, values, U64_MISSING) if values.dtype.kind == "u" else values
+    values = values.copy()
+    for i_column, name in enumerate(names):
+        if values.dtype[name].kind == "u":
+            values[name][~valid[:, i_column]] = U64_MISSING
+    return values
+
+
+def _wire_dtype(text: str, meta: dict[str, Any]) -> np.dtype[Any]:
+    if text != "rows":
+        return _DTYPES[text]
+    return np.dtype([(str(name), _DTYPES[kind]) for name, kind in meta["columns"]])
+
+
+def _clock(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s"

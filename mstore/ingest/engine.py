@@ -1,0 +1,156 @@
+"""What all connections of one ingest worker share: scanner, ring, directory, and the window of accepted times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstore import clock
+from mstore.ingest.effects import Effect, NeedReferences, NeedRoom
+from mstore.ingest.tally import Tally
+from mstore.kernels._lines import LineBatch, LineScanner
+from mstore.kernels._ring import RingWriter
+from mstore.shm.control import WorkerSlot
+from mstore.shm.directory import DirectoryReader
+
+_FOREVER = -(1 << 62)
+NEED_ROOM = NeedRoom()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The part of the configuration that ingest workers apply; replaced whole by a reload."""
+
+    retention_s: int
+    """0 = keep all."""
+    max_future_s: int
+    join: bool
+    """Every numeric field of a line becomes a metric of its own."""
+    config_version: int
+    """Ignore words of another version are asked for again."""
+
+
+@dataclass(slots=True)
+class LineState:
+    """What a stream of lines carries from one piece of text to the next."""
+
+    cluster: bytes = b""
+    """Default cluster; empty = none."""
+    precision: int = 0
+    skipping: bool = False
+    """The last piece ended inside an over-long line."""
+    tally: Tally = field(default_factory=Tally)
+
+
+class Engine:
+    """Turns text into runs in the ring. One per worker; sessions call it, effects go through it.
+
+    A batch is resolved whole before any of it is published, so the order of one connection is the order in
+    the ring, and so in the log.
+    """
+
+    def __init__(
+        self,
+        scanner: LineScanner,
+        directory: DirectoryReader,
+        ring: RingWriter,
+        slot: WorkerSlot,
+        rules: Rules,
+        ring_bell: Callable[[], None],
+    ) -> None:
+        self.scanner = scanner
+        self.directory = directory
+        self.ring = ring
+        self.slot = slot
+        self.rules = rules
+        self.ring_bell = ring_bell
+        self._batches: list[LineBatch] = []
+        self._busy = 0
+
+    def window(self) -> tuple[int, int, int]:
+        """(now, oldest, newest) accepted seconds."""
+        now = clock.now_s()
+        oldest = now - self.rules.retention_s if self.rules.retention_s else _FOREVER
+        return now, oldest, now + self.rules.max_future_s
+
+    def enter(self) -> None:
+        """References are in hand from here to leave(): no series they name is reused meanwhile."""
+        if self._busy == 0:
+            self.slot.epoch_enter()
+        self._busy += 1
+
+    def leave(self) -> None:
+        self._busy -= 1
+        if self._busy == 0:
+            self.slot.epoch_exit()
+
+    def cluster_id(self, cluster: bytes) -> int:
+        """Level id of a connection's default cluster; 0 until its first series exists."""
+        if not cluster:
+            return 0
+        return max(0, self.directory.find_level(0, b"", cluster))
+
+    def take_lines(self, text: memoryview | bytes, state: LineState, *, final: bool) -> Generator[Effect, Any, int]:
+        """Store the whole lines of `text` (with `final`, also a last one without newline).
+
+        returns the position of the first byte not used. `text` may be a view of a buffer that the caller
+        reuses: before the first effect it is copied, and the caller must not rely on it afterwards.
+        """
+        batch = self._batches.pop() if self._batches else LineBatch()
+        batch.skipping = state.skipping
+        self.enter()
+        try:
+            return (yield from self._batches_of(batch, text, state, final))
+        finally:
+            self.leave()
+            state.skipping = batch.skipping
+            batch.clear()
+            self._batches.append(batch)
+
+    def _batches_of(
+        self, batch: LineBatch, text: memoryview | bytes, state: LineState, final: bool
+    ) -> Generator[Effect, Any, int]:
+        start, stop = 0, len(text)
+        now, oldest, newest = self.window()
+        rules = self.rules
+        while True:
+            used = self.scanner.scan(
+                batch, text, start, stop, final=final, cluster_id=self.cluster_id(state.cluster),
+                precision=state.precision, now_s=now, oldest_s=oldest, newest_s=newest,
+                config_version=rules.config_version, join=rules.join,
+            )  # fmt: skip
+            if batch.n_unknown:
+                text = bytes(text)
+                keys, offsets, times = batch.unknown()
+                known = yield NeedReferences(state.cluster, keys, offsets, times)
+                batch.resolve(None, known.refs, known.types, known.kinds)
+            while not batch.encode(self.ring):
+                self.publish()
+                text = bytes(text)
+                yield NEED_ROOM
+            counts = batch.counts()
+            state.tally.add(counts)
+            self.count(batch.n_lines, batch.n_samples, counts)
+            batch.clear()
+            if used == start or used >= stop:
+                self.publish()
+                return used
+            start = used
+
+    def publish(self) -> int:
+        """Make everything encoded visible to the persister and wake it; the ring position to wait for."""
+        before = self.ring.head()
+        position = self.ring.publish()
+        if position != before:
+            self.ring_bell()
+        return position
+
+    def count(self, lines: int, samples: int, counts: NDArray[np.int64]) -> None:
+        self.slot.add("batches")
+        self.slot.add("lines", lines)
+        self.slot.add("samples", samples)
+        self.slot.add_lines(counts)

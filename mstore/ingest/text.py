@@ -1,0 +1,89 @@
+"""A plain line-protocol connection as a state machine: bytes in, effects and one reply line out."""
+
+from __future__ import annotations
+
+from mstore import limits
+from mstore.errors import ProtocolError
+from mstore.ingest.effects import Steps
+from mstore.ingest.engine import Engine, LineState
+from mstore.model import Ack, Precision
+
+_HEADER = b"# mstore"
+_PRECISIONS = {"s": Precision.S, "ms": Precision.MS, "us": Precision.US, "ns": Precision.NS}
+_ACKS = {"durable": Ack.DURABLE, "memory": Ack.MEMORY}
+
+
+class TextSession:
+    """One connection that began with anything but a frame.
+
+    The first line may be `# mstore cluster=NAME precision=s|ms|us|ns ack=durable|memory`. When the peer shuts
+    down its sending side, finish() stores a last line without newline, and reply() is the answer once
+    `position` of the ring has reached the level `ack`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.ack = Ack.DURABLE
+        self.position = engine.ring.head()
+        self._state = LineState()
+        self._at_start = True
+
+    def consume(self, data: memoryview | bytes) -> Steps:
+        """Work on `data`, the unused rest of earlier calls in front; returns the rest to keep."""
+        return self._work(data, final=False)
+
+    def finish(self, data: bytes) -> Steps:
+        """The peer will send nothing more: `data` is all that is left."""
+        return self._work(data, final=True)
+
+    def reply(self, durable: bool) -> bytes:
+        return self._state.tally.reply_line(durable)
+
+    def _work(self, data: memoryview | bytes, *, final: bool) -> Steps:
+        if self._at_start:
+            used = self._read_header(data, final)
+            if used is None:
+                return bytes(data)
+            data = data[used:]
+        steps = self._engine.take_lines(data, self._state, final=final)
+        stable, answer = data, None
+        while True:
+            try:
+                effect = steps.send(answer)
+            except StopIteration as done:
+                self.position = self._engine.ring.head()
+                return bytes(stable[done.value :])
+            # take_lines has its own copy by now; what is left of `data` must outlive the wait, too.
+            stable = bytes(stable)
+            answer = yield effect
+
+    def _read_header(self, data: memoryview | bytes, final: bool) -> int | None:
+        """Bytes used by a header line; 0 when there is none; None when more bytes are needed to tell."""
+        head = bytes(data[: limits.KEY_BYTES_MAX])
+        if not final and len(head) < len(_HEADER) and _HEADER.startswith(head):
+            return None
+        if head.startswith(_HEADER) and head[len(_HEADER) : len(_HEADER) + 1] in (b" ", b"\t", b"\r", b"\n", b""):
+            end = head.find(b"\n")
+            if end < 0 and not final:
+                if len(head) >= limits.KEY_BYTES_MAX:
+                    raise ProtocolError(f"the header line is longer than {limits.KEY_BYTES_MAX} bytes")
+                return None
+            self._apply_header(head[: end if end >= 0 else None])
+            self._at_start = False
+            return end + 1 if end >= 0 else len(data)
+        self._at_start = False
+        return 0
+
+    def _apply_header(self, line: bytes) -> None:
+        for word in line.decode("utf-8", "replace").split()[2:]:
+            name, _, value = word.partition("=")
+            if name == "cluster" and 0 < len(value.encode()) <= limits.NAME_BYTES_MAX:
+                self._state.cluster = value.encode()
+            elif name == "precision" and value in _PRECISIONS:
+                self._state.precision = _PRECISIONS[value]
+            elif name == "ack" and value in _ACKS:
+                self.ack = _ACKS[value]
+            else:
+                raise ProtocolError(
+                    f"{word!r} in the header line: allowed are cluster=NAME, precision=s|ms|us|ns, ack=durable|memory"
+                )

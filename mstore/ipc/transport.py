@@ -1,0 +1,288 @@
+"""The client's end of a connection: a Unix socket, and the effects that protocol code asks for on it.
+
+Protocol code (mstore/client) is written once, as generators that yield effects and get their results sent
+back:
+
+    steps  --yield Connect | Send | Receive | Sleep-->  run(): blocking calls
+                                                        run_async(): the same on an asyncio loop
+           <--result, or an exception thrown in-------
+
+After an effect that fails, for whatever reason (the peer, a time-out, Ctrl-C, a cancelled task), its link is
+no longer connected: bytes may have been sent or received in part, and what is left of the stream could not
+be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Any, TypeAlias, TypeVar
+
+from mstore import clock, limits
+from mstore.errors import NotPermitted, Timeout
+from mstore.ipc import framing, messages
+from mstore.ipc.checks import Bin
+
+T = TypeVar("T")
+
+# The system caps it at net.core.wmem_max; more of a frame fits in one system call.
+SEND_BUFFER_BYTES = 1 * limits.MIB
+
+
+class LinkBroken(Exception):
+    """The socket cannot be reached or was closed; the caller may connect again. Never leaves the client."""
+
+
+class Link:
+    """One socket and the decoder of what arrives on it; reusable after abort()."""
+
+    __slots__ = ("_limit", "_spoiled", "decoder", "sock")
+
+    def __init__(self, limit: int = limits.ANSWER_BYTES_MAX) -> None:
+        self._limit = limit
+        self.sock: socket.socket | None = None
+        self._spoiled = False
+        self.decoder = framing.FrameDecoder(limit, messages.TAGS)
+
+    @property
+    def connected(self) -> bool:
+        return self.sock is not None and not self._spoiled
+
+    def attach(self, sock: socket.socket) -> None:
+        self.abort()
+        self.sock = sock
+        self._spoiled = False
+        self.decoder = framing.FrameDecoder(self._limit, messages.TAGS)
+
+    def spoil(self) -> None:
+        """Nothing more is to be received; whole frames may still be sent, as a farewell."""
+        self._spoiled = True
+
+    def abort(self, farewell: bytes = b"") -> None:
+        """Close the socket, after `farewell` if that can be sent without waiting."""
+        sock, self.sock = self.sock, None
+        if sock is None:
+            return
+        if farewell:
+            with contextlib.suppress(OSError):
+                sock.send(farewell, socket.MSG_DONTWAIT)
+        sock.close()
+
+
+class Effect(ABC):
+    """Something to do that takes time. Raises LinkBroken, Timeout, or what interrupted it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def perform(self) -> Any: ...
+
+    @abstractmethod
+    async def perform_async(self) -> Any: ...
+
+
+Steps: TypeAlias = Generator[Effect, Any, T]
+
+
+class _OnLink(Effect):
+    """An effect on a link, to be done by the monotonic time until_s."""
+
+    __slots__ = ("link", "until_s")
+
+    def __init__(self, link: Link, until_s: float) -> None:
+        self.link = link
+        self.until_s = until_s
+
+    def _remaining(self) -> float:
+        remaining = self.until_s - clock.monotonic_s()
+        if remaining <= 0:
+            raise TimeoutError
+        return remaining
+
+    def _sock(self) -> socket.socket:
+        if self.link.sock is None:
+            raise LinkBroken("not connected")
+        return self.link.sock
+
+    def perform(self) -> Any:
+        try:
+            return self._blocking()
+        except OSError as error:
+            raise self._failed(error) from error
+        except BaseException:
+            self._end_link()
+            raise
+
+    async def perform_async(self) -> Any:
+        try:
+            async with asyncio.timeout(self._remaining()):
+                return await self._waiting()
+        except OSError as error:
+            raise self._failed(error) from error
+        except BaseException:
+            self._end_link()
+            raise
+
+    def _end_link(self) -> None:
+        self.link.abort()
+
+    def _failed(self, error: OSError) -> Exception:
+        self._end_link()
+        if isinstance(error, TimeoutError):
+            return Timeout(
+                "no answer in time; a write may or may not have been stored, writing it again is safe"
+            )
+        if isinstance(error, PermissionError):
+            return NotPermitted(f"this user may not connect: {error}")
+        return LinkBroken(str(error))
+
+    @abstractmethod
+    def _blocking(self) -> Any: ...
+
+    @abstractmethod
+    async def _waiting(self) -> Any: ...
+
+
+class Connect(_OnLink):
+    """Connect the link to the socket at `path`."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, link: Link, path: str, until_s: float) -> None:
+        super().__init__(link, until_s)
+        self.path = path
+
+    def _open(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        return sock
+
+    def _blocking(self) -> None:
+        sock = self._open()
+        try:
+            sock.settimeout(self._remaining())
+            sock.connect(self.path)
+        except BaseException:
+            sock.close()
+            raise
+        self.link.attach(sock)
+
+    async def _waiting(self) -> None:
+        sock = self._open()
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, self.path)
+        except BaseException:
+            sock.close()
+            raise
+        self.link.attach(sock)
+
+
+class Send(_OnLink):
+    """Send buffers, in order, all of them."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, link: Link, parts: list[Bin], until_s: float) -> None:
+        super().__init__(link, until_s)
+        self.parts = parts
+
+    def _blocking(self) -> None:
+        sock, parts = self._sock(), list(self.parts)
+        while parts:
+            sock.settimeout(self._remaining())
+            n = sock.sendmsg(parts)
+            while parts and n >= len(parts[0]):
+                n -= len(parts.pop(0))
+            if n:
+                parts[0] = memoryview(parts[0])[n:]
+
+    async def _waiting(self) -> None:
+        sock, loop = self._sock(), asyncio.get_running_loop()
+        for part in self.parts:
+            await loop.sock_sendall(sock, part)
+
+
+class Receive(_OnLink):
+    """Wait for bytes; the frames they complete (perhaps none), decoded at once, as (request id, message)."""
+
+    __slots__ = ()
+
+    def _end_link(self) -> None:
+        # What goes out is intact: the store can still be told which requests nobody waits for any more.
+        self.link.spoil()
+
+    def _blocking(self) -> list[tuple[int, messages.Message]]:
+        sock = self._sock()
+        sock.settimeout(self._remaining())
+        return self._decode(sock.recv_into(self.link.decoder.receive_buffer()))
+
+    async def _waiting(self) -> list[tuple[int, messages.Message]]:
+        loop = asyncio.get_running_loop()
+        return self._decode(await loop.sock_recv_into(self._sock(), self.link.decoder.receive_buffer()))
+
+    def _decode(self, n: int) -> list[tuple[int, messages.Message]]:
+        if n == 0:
+            raise LinkBroken("the store closed the connection")
+        found = []
+        for tag, request_id, body in self.link.decoder.received(n):
+            # The fields of Opened would be views of a buffer that is received into again.
+            own = bytes(body) if tag == messages.Opened.TAG else body
+            found.append((request_id, messages.decode(tag, own)))
+        return found
+
+
+class Sleep(Effect):
+    """A pause before another attempt."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def perform(self) -> None:
+        time.sleep(self.seconds)
+
+    async def perform_async(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+def run(steps: Steps[T]) -> T:
+    """Carry out steps with blocking calls; their result."""
+    try:
+        effect = next(steps)
+        while True:
+            try:
+                result = effect.perform()
+            except BaseException as error:
+                effect = steps.throw(error)
+            else:
+                effect = steps.send(result)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    finally:
+        # An interrupt between two effects leaves the steps unfinished: let them clean up now.
+        steps.close()
+
+
+async def run_async(steps: Steps[T]) -> T:
+    """Carry out steps on the running asyncio loop; their result."""
+    try:
+        effect = next(steps)
+        while True:
+            try:
+                result = await effect.perform_async()
+            except BaseException as error:
+                effect = steps.throw(error)
+            else:
+                effect = steps.send(result)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    finally:
+        steps.close()

@@ -1,0 +1,659 @@
+"""Chunks of the samples segment: extents, links, promotion, freeing. One process writes, any number read.
+
+    SERIES[slot].table == 0:  link0 ----------------------> chunk n          (the only one)
+    SERIES[slot].table != 0:  table of 2^k words, word n & (2^k - 1) ------> chunk n, n + 1, ...
+
+Memory is handed out in extents of 256 KiB, each of one size class while it holds a chunk; an extent whose last chunk
+is given back may get any class. All bookkeeping of free memory is private to the writer and is rebuilt from the
+links, which are the only truth: whatever no link reaches is free. So a writer killed between any two stores leaks
+nothing and damages nothing.
+
+What a reader does, and why every change below is safe for it (`docs/format/wal-samples.md` draws the orders):
+
+    1. load the table word (acquire), the link word (acquire)
+    2. link 0: no such chunk, provided the table word is still the same; else start again
+    3. bounds, header (series, generation, n), copy the values
+    4. fence (acquire), load link and table word again: both unchanged, or start again
+
+A chunk's bytes are complete before a link shows them, and are overwritten only after the link has gone.
+"""
+
+from collections import namedtuple
+
+from libc.stdint cimport INT64_MIN
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+cdef extern from "<fcntl.h>" nogil:
+    int posix_fallocate(int fd, int64_t offset, int64_t length)
+
+cdef extern from "<errno.h>" nogil:
+    int EINTR
+    int ENOMEM
+
+# Memory of one size class: bytes of a chunk, extents held, chunks in use and free in these extents.
+ClassStats = namedtuple("ClassStats", ["chunk_bytes", "extents", "chunks", "free_chunks"])
+
+cdef enum:
+    PAGE = 4096
+    DATA = 2 * PAGE
+    EXTENT = 262144
+    COMMITTED_AT = 128       # ms_segment_header.committed_bytes
+    COMMIT_EXTENTS = 8       # asked of the system at once
+    REGION_SERIES = 1
+    ERAS_MAX = 64            # redirections followed
+
+cdef int64_t I64_MIN = INT64_MIN
+cdef uint64_t FILL[4]
+FILL[0] = 0
+FILL[TYPE_F32] = 0x7fc000007fc00000u
+FILL[TYPE_F64] = 0x7ff8000000000000u
+FILL[TYPE_U64] = 0xffffffffffffffffu
+
+for _i, _size in enumerate((128, 512, 2112, 4160, 64, 256, 1024, 4096, 16384, 65536, 262144)):
+    SIZES[_i] = _size
+
+
+cdef unsigned stamped_class(int64_t n, unsigned n_columns) noexcept nogil:
+    """Chunks of a stamped series grow: the first holds one row at least, every next is a class larger up to 4 KiB."""
+    cdef uint64_t row = (1 + n_columns) * 8
+    cdef unsigned smallest = 0
+    while smallest < CLASS_FULL_8 and SIZES[smallest] - HEADER < row:
+        smallest += 1
+    return CLASS_FULL_8 if n >= CLASS_FULL_8 - smallest else smallest + <unsigned>n
+
+
+cdef void drop_rows(ms_chunk* chunk, int64_t first, int64_t last, bint repair) noexcept nogil:
+    """Take the rows with stamps in [first, last] out of a stamped chunk, under its sequence number.
+
+    Rows only move down, each stamp before its columns: a kill at any store leaves every kept row complete at its last
+    place, and `repair` (after such a kill) keeps exactly these: the last one of equal stamps.
+    """
+    cdef uint64_t words = 1 + chunk.n_columns
+    cdef uint64_t* rows = <uint64_t*>(<char*>chunk + HEADER)
+    cdef uint32_t i, j, kept = 0, count = chunk.count
+    cdef uint64_t k
+    cdef int64_t stamp, newest = I64_MIN, oldest = 0
+    cdef uint32_t flags = 0
+    cdef bint drop
+    ms_store_relaxed_u32(&chunk.seq, chunk.seq | 1)
+    ms_fence_release()  # SYNC POINT (release) row: odd sequence before the rows, pairs with the reader's second look
+    for i in range(count):
+        stamp = <int64_t>rows[i * words]
+        drop = first <= stamp <= last
+        if repair and not drop:
+            for j in range(i + 1, count):
+                if <int64_t>rows[j * words] == stamp:
+                    drop = True
+                    break
+        if drop:
+            continue
+        if kept != i:
+            ms_store_relaxed_u64(rows + kept * words, <uint64_t>stamp)
+            ms_fence_release()
+            for k in range(1, words):
+                ms_store_relaxed_u64(rows + kept * words + k, rows[i * words + k])
+            ms_fence_release()
+        if kept == 0 or stamp < oldest:
+            oldest = stamp
+        if kept and stamp <= newest:
+            flags = CHUNK_UNORDERED
+        if kept == 0 or stamp > newest:
+            newest = stamp
+        kept += 1
+    ms_store_relaxed_u32(&chunk.count, kept)
+    ms_store_relaxed_u32(&chunk.flags, flags)
+    ms_store_relaxed_u64(&chunk.anchor_s, <uint64_t>oldest)
+    ms_store_relaxed_u64(&chunk.t_max_ms, <uint64_t>newest)
+    ms_store_release_u32(&chunk.seq, chunk.seq + 1)  # SYNC POINT (release) row: rows before the even sequence
+
+
+cdef class Chunks:
+    """The allocator and the links. Not thread-safe: one instance, in the persister.
+
+    directory   segment with the series table (writable)
+    samples     segment of chunks (writable)
+    fd          descriptor of the samples segment to commit more of it; -1: all of it is committed
+    cap_bytes   of the samples segment to use at most; 0 = all that is reserved
+    fresh       nothing is linked yet; False: adopt what is there (`rebuild_free_lists`)
+    """
+
+    def __cinit__(self, Segment directory, Segment samples, int fd, uint64_t cap_bytes, bint fresh):
+        if not (directory.writable and samples.writable):
+            raise ValueError("the writer of samples needs writable segments")
+        if samples.length < DATA + EXTENT:
+            raise ValueError(f"a samples segment has at least {DATA + EXTENT} bytes, not {samples.length}")
+        cdef uint64_t committed
+        self.directory, self.samples = directory, samples
+        self.base = samples.base
+        self.words = <ms_directory*>(directory.base + PAGE)
+        self.table = <ms_series*>(directory.base + self.words.region[REGION_SERIES].offset)
+        self.n_series = ms_load_acquire_u64(&self.words.n_series)
+        self.fd = fd
+        self.max_extents = <uint32_t>((samples.length - DATA) / EXTENT)
+        self.extents = <extent*>calloc(self.max_extents, sizeof(extent))
+        if self.extents == NULL:
+            raise MemoryError
+        self.set_cap(cap_bytes)
+        committed = samples.length if fd < 0 else ms_load_acquire_u64(self.base + COMMITTED_AT)
+        if committed > samples.length:
+            raise ValueError(f"{committed} bytes committed of a segment of {samples.length}")
+        self.n_extents = <uint32_t>((committed - DATA) / EXTENT) if committed > DATA else 0
+        self.stamp = 0
+        if fresh:
+            self.forget()
+        else:
+            self.rebuild_free_lists()
+
+    def __dealloc__(self):
+        free(self.extents)
+
+    # ---- extents ----
+
+    def set_cap(self, uint64_t cap_bytes):
+        """Change the cap; memory in use beyond it stays until it is freed."""
+        cdef uint64_t allowed = (cap_bytes - DATA) / EXTENT if cap_bytes > DATA else 0
+        self.cap_extents = self.max_extents
+        if cap_bytes and allowed < self.max_extents:
+            self.cap_extents = <uint32_t>allowed
+
+    cdef void list_push(self, uint32_t* head, uint32_t i) noexcept nogil:
+        self.extents[i].prev = 0
+        self.extents[i].next = head[0]
+        if head[0]:
+            self.extents[head[0] - 1].prev = i + 1
+        head[0] = i + 1
+
+    cdef void list_remove(self, uint32_t* head, uint32_t i) noexcept nogil:
+        cdef extent* e = &self.extents[i]
+        if e.prev:
+            self.extents[e.prev - 1].next = e.next
+        else:
+            head[0] = e.next
+        if e.next:
+            self.extents[e.next - 1].prev = e.prev
+        e.prev = e.next = 0
+
+    cdef int commit_extent(self) noexcept nogil:
+        """Back more of the segment with memory; 0 or an errno. A full /dev/shm is met here and nowhere else."""
+        cdef uint32_t i, ask = self.max_extents - self.n_extents
+        cdef uint64_t start = DATA + <uint64_t>self.n_extents * EXTENT
+        cdef int failed
+        if ask > self.cap_extents - self.used_extents:
+            ask = self.cap_extents - self.used_extents
+        if ask > COMMIT_EXTENTS:
+            ask = COMMIT_EXTENTS
+        if ask == 0:
+            return ENOMEM
+        while True:
+            failed = posix_fallocate(self.fd, start, <uint64_t>ask * EXTENT)
+            if failed == 0:
+                break
+            if failed != EINTR:
+                if ask == 1:
+                    self.last_errno = failed
+                    return failed
+                ask = 1
+        for i in range(ask):  # the lowest ends up first in the list
+            self.extents[self.n_extents + ask - 1 - i].size_class = CLASSES
+            self.list_push(&self.free_extents, self.n_extents + ask - 1 - i)
+        self.n_extents += ask
+        # SYNC POINT (release) committed: the memory is there before a link can lead to it
+        ms_store_release_u64(self.base + COMMITTED_AT, start + <uint64_t>ask * EXTENT)
+        return 0
+
+    cdef uint64_t alloc(self, unsigned size_class) noexcept nogil:
+        """Offset of a chunk of that class, its bytes undefined; 0 = no room."""
+        cdef uint32_t i, index
+        cdef extent* e
+        cdef uint64_t start
+        if self.partial[size_class] == 0:
+            if self.used_extents >= self.cap_extents:
+                return 0
+            if self.free_extents == 0 and self.commit_extent() != 0:
+                return 0
+            i = self.free_extents - 1
+            self.list_remove(&self.free_extents, i)
+            e = &self.extents[i]
+            e.used = e.bump = e.free_head = 0
+            e.size_class = size_class
+            self.used_extents += 1
+            self.class_extents[size_class] += 1
+            self.list_push(&self.partial[size_class], i)
+        i = self.partial[size_class] - 1
+        e = &self.extents[i]
+        start = DATA + <uint64_t>i * EXTENT
+        if e.free_head:
+            index = e.free_head - 1
+            e.free_head = (<ms_chunk*>(self.base + start + <uint64_t>index * SIZES[size_class])).series
+        else:
+            index = e.bump
+            e.bump += 1
+        e.used += 1
+        self.n_chunks[size_class] += 1
+        if e.used == EXTENT / SIZES[size_class]:
+            self.list_remove(&self.partial[size_class], i)
+        return start + <uint64_t>index * SIZES[size_class]
+
+    cdef void give_back(self, uint64_t offset, unsigned size_class) noexcept nogil:
+        """A chunk that no link reaches any more."""
+        cdef uint32_t i = <uint32_t>((offset - DATA) / EXTENT)
+        cdef uint32_t index = <uint32_t>(((offset - DATA) % EXTENT) / SIZES[size_class])
+        cdef extent* e = &self.extents[i]
+        cdef ms_chunk* chunk = <ms_chunk*>(self.base + offset)
+        ms_fence_release()  # SYNC POINT (release) reuse: the link has gone before the chunk's bytes change
+        ms_store_relaxed_u32(&chunk.generation, 0)
+        ms_store_relaxed_u32(&chunk.series, e.free_head)
+        e.free_head = index + 1
+        if e.used == EXTENT / SIZES[size_class]:
+            self.list_push(&self.partial[size_class], i)
+        e.used -= 1
+        self.n_chunks[size_class] -= 1
+        if e.used == 0:
+            self.list_remove(&self.partial[size_class], i)
+            e.size_class = CLASSES
+            self.used_extents -= 1
+            self.class_extents[size_class] -= 1
+            self.list_push(&self.free_extents, i)
+
+    cdef uint64_t free_of_class(self, unsigned size_class) noexcept nogil:
+        return self.class_extents[size_class] * (EXTENT / SIZES[size_class]) - self.n_chunks[size_class]
+
+    # ---- series and links ----
+
+    cdef ms_series* live(self, uint64_t slot) noexcept nogil:
+        if slot >= self.n_series:
+            self.n_series = ms_load_acquire_u64(&self.words.n_series)
+            if slot >= self.n_series:
+                return NULL
+        return self.table + slot if self.table[slot].flags & SERIES_LIVE else NULL
+
+    cdef ms_series* resolve(self, uint32_t* slot, uint32_t generation, int64_t t, int kind) noexcept nogil:
+        """The series (era) that a sample at t belongs to, its slot in `slot`; NULL: the reference is stale."""
+        cdef ms_series* s = self.live(slot[0])
+        cdef ms_series* other
+        cdef int hops = 0
+        if s == NULL or s.generation != generation or s.kind != kind or not -TIME_MAX < t < TIME_MAX:
+            return NULL
+        while s.flags & SERIES_ENDED and s.next_slot and hops < ERAS_MAX:
+            other = self.live(s.next_slot - 1)
+            if other == NULL or other.generation != s.next_generation or t < other.era_start:
+                break
+            slot[0] = s.next_slot - 1
+            s = other
+            hops += 1
+        while t < s.era_start and s.prev_slot and hops < ERAS_MAX:
+            other = self.live(s.prev_slot - 1)
+            if other == NULL or other.generation != s.prev_generation:
+                break
+            slot[0] = s.prev_slot - 1
+            s = other
+            hops += 1
+        return s if s.kind == kind and (kind == KIND_STAMPED or s.step_s) else NULL
+
+    cdef uint64_t make_link(self, uint64_t offset, unsigned size_class) noexcept nogil:
+        self.stamp = (self.stamp + 1) & 0xffffff
+        if self.stamp == 0:
+            self.stamp = 1
+        return MS_LINK(offset, size_class, self.stamp)
+
+    cdef int make_place(self, uint32_t slot, ms_series* s, int64_t n) noexcept nogil:
+        """Make sure chunk n has a link word of its own; grows the table by copying it."""
+        cdef int64_t first, last
+        cdef uint64_t old = s.table, i, offset, word
+        cdef unsigned log2 = TABLE_LOG2_MIN
+        cdef uint64_t* words
+        cdef uint64_t* was = &s.link0
+        if s.n_chunks == 0:
+            return DONE
+        if n < s.first_n and <uint64_t>(s.last_n - n) >= (<uint64_t>1 << TABLE_LOG2_MAX):
+            return NO_PLACE
+        while s.n_chunks and n > s.last_n and <uint64_t>(n - s.first_n) >= (<uint64_t>1 << TABLE_LOG2_MAX):
+            self.unlink(s, s.first_n)
+            self.n_out_of_span += 1
+        if s.n_chunks == 0:
+            return DONE
+        first, last = min(s.first_n, n), max(s.last_n, n)
+        old = s.table  # the last unlink may have given the table back
+        if <uint64_t>(last - first) < (1 if old == 0 else <uint64_t>1 << (old & 255)):
+            return DONE
+        while <uint64_t>(last - first) >= (<uint64_t>1 << log2):
+            log2 += TABLE_LOG2_STEP
+        offset = self.alloc(table_class(log2))
+        if offset == 0:
+            return NO_ROOM
+        words = <uint64_t*>(self.base + offset)
+        for i in range(<uint64_t>1 << log2):
+            ms_store_relaxed_u64(words + i, 0)
+        if old:
+            was = <uint64_t*>(self.base + (old >> 8))
+        for i in range(<uint64_t>1 << (old & 255)):
+            word = was[i]
+            if word:
+                first = (<ms_chunk*>(self.base + MS_LINK_OFFSET(word))).n
+                ms_store_relaxed_u64(words + (<uint64_t>first & ((<uint64_t>1 << log2) - 1)), word)
+        ms_store_release_u64(&s.table, offset << 8 | log2)  # SYNC POINT (release) table: links before the table word
+        ms_fence_release()
+        # The old words go too, so that a reader still holding them sees the change at its second look.
+        for i in range(<uint64_t>1 << (old & 255)):
+            ms_store_relaxed_u64(was + i, 0)
+        if old:
+            self.give_back(old >> 8, table_class(old & 255))
+        return DONE
+
+    cdef ms_chunk* new_chunk(self, uint32_t slot, ms_series* s, int64_t n, unsigned size_class, int* why) noexcept nogil:
+        """Link an empty chunk n (all values missing, no rows). NULL and `why` when it cannot be had."""
+        cdef uint64_t offset, link
+        cdef ms_chunk* chunk
+        cdef uint64_t* words
+        cdef uint64_t i, fill
+        why[0] = self.make_place(slot, s, n)
+        if why[0] != DONE:
+            return NULL
+        offset = self.alloc(size_class)
+        if offset == 0:
+            why[0] = NO_ROOM
+            return NULL
+        chunk = <ms_chunk*>(self.base + offset)
+        chunk.series, chunk.generation, chunk.n = slot, s.generation, n
+        chunk.anchor_s, chunk.step_s = s.anchor_s, s.step_s
+        chunk.kind, chunk.type, chunk.size_class, chunk.n_columns = s.kind, s.type, <uint8_t>size_class, s.n_columns
+        chunk.seq = chunk.flags = 0
+        chunk.t_max_ms = I64_MIN
+        chunk.reserved = 0
+        if s.kind == KIND_GRID:
+            chunk.capacity = min((SIZES[size_class] - HEADER) / (4 if s.type == TYPE_F32 else 8), SLOTS)
+            chunk.count = chunk.capacity
+            fill = FILL[s.type & 3]
+            words = <uint64_t*>(self.base + offset + HEADER)
+            for i in range((SIZES[size_class] - HEADER) / 8):
+                words[i] = fill
+        else:
+            chunk.capacity = (SIZES[size_class] - HEADER) / ((1 + s.n_columns) * 8)
+            chunk.count = 0
+        if s.n_chunks == 0:
+            ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
+            ms_store_relaxed_u64(&s.last_n, <uint64_t>n)
+        elif n < s.first_n:
+            ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
+        elif n > s.last_n:
+            ms_store_relaxed_u64(&s.last_n, <uint64_t>n)
+        ms_store_relaxed_u32(&s.n_chunks, s.n_chunks + 1)
+        link = self.make_link(offset, size_class)
+        ms_store_release_u64(link_place(self.base, s, n), link)  # SYNC POINT (release) link: chunk before its link
+        return chunk
+
+    cdef ms_chunk* promote(self, ms_series* s, int64_t n, unsigned size_class) noexcept nogil:
+        """Move chunk n of a grid series into a larger class: copy, then one link store. NULL = no room."""
+        cdef uint64_t* place = link_place(self.base, s, n)
+        cdef uint64_t word = place[0], offset = self.alloc(size_class), i, held
+        cdef ms_chunk* old = <ms_chunk*>(self.base + MS_LINK_OFFSET(word))
+        cdef ms_chunk* chunk
+        cdef uint64_t* words
+        if offset == 0:
+            return NULL
+        chunk = <ms_chunk*>(self.base + offset)
+        held = SIZES[MS_LINK_CLASS(word)]
+        memcpy(chunk, old, held)
+        words = <uint64_t*>chunk
+        for i in range(held / 8, SIZES[size_class] / 8):
+            words[i] = FILL[s.type & 3]
+        chunk.size_class = <uint8_t>size_class
+        chunk.capacity = min((SIZES[size_class] - HEADER) / (4 if s.type == TYPE_F32 else 8), SLOTS)
+        chunk.count = chunk.capacity
+        ms_store_release_u64(place, self.make_link(offset, size_class))  # SYNC POINT (release) link
+        self.give_back(MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
+        if s.cur_n == n:
+            s.cur_link = place[0]
+        return chunk
+
+    cdef int unlink(self, ms_series* s, int64_t n) noexcept nogil:
+        """Free chunk n; 1 if there was one. The last chunk of a series takes its link table with it."""
+        cdef uint64_t* place = link_place(self.base, s, n)
+        cdef uint64_t word = place[0], old
+        if word == 0 or (<ms_chunk*>(self.base + MS_LINK_OFFSET(word))).n != n:
+            return 0
+        ms_store_relaxed_u64(place, 0)
+        self.give_back(MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
+        if s.cur_link == word:
+            s.cur_link = 0
+            s.n_seen = s.n_edge = 0
+        ms_store_relaxed_u32(&s.n_chunks, s.n_chunks - 1)
+        if s.n_chunks == 0:
+            ms_store_relaxed_u64(&s.first_n, 0)
+            ms_store_relaxed_u64(&s.last_n, <uint64_t>-1)
+            old = s.table
+            if old:
+                ms_store_release_u64(&s.table, 0)
+                self.give_back(old >> 8, table_class(old & 255))
+            return 1
+        if n == s.first_n:
+            n += 1
+            while find_chunk(self.base, s, n) == NULL:
+                n += 1
+            ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
+        elif n == s.last_n:
+            n -= 1
+            while find_chunk(self.base, s, n) == NULL:
+                n -= 1
+            ms_store_relaxed_u64(&s.last_n, <uint64_t>n)
+        return 1
+
+    cdef uint64_t drop_range(self, uint32_t slot, ms_series* s, int64_t first, int64_t last) noexcept nogil:
+        """Free chunks first..last of a grid series, or the rows with stamps first..last (ms) of a stamped one.
+
+        Stamped rows go by stamp and not by chunk, because a replay may have divided them into other chunks.
+        Returns the number of chunks freed.
+        """
+        cdef uint64_t freed = 0
+        cdef int64_t n, stop
+        cdef ms_chunk* chunk
+        if s.n_chunks == 0:
+            return 0
+        n, stop = s.first_n, s.last_n
+        if s.kind == KIND_GRID:
+            n, stop = max(n, first), min(stop, last)
+        while n <= stop:
+            chunk = find_chunk(self.base, s, n)
+            if chunk != NULL:
+                if s.kind == KIND_GRID or chunk.count == 0 or (chunk.anchor_s >= first and chunk.t_max_ms <= last):
+                    freed += self.unlink(s, n)
+                elif chunk.anchor_s <= last and chunk.t_max_ms >= first:
+                    drop_rows(chunk, first, last, False)
+                    if chunk.count == 0:
+                        freed += self.unlink(s, n)
+            n += 1
+        return freed
+
+    # ---- rebuilding the private part ----
+
+    def forget(self):
+        """All committed memory is free."""
+        cdef uint32_t i
+        for i in range(CLASSES):
+            self.partial[i] = 0
+            self.n_chunks[i] = self.class_extents[i] = 0
+        self.free_extents = self.used_extents = 0
+        for i in range(self.n_extents):
+            self.extents[self.n_extents - 1 - i].size_class = CLASSES
+            self.list_push(&self.free_extents, self.n_extents - 1 - i)
+
+    cdef void recount(self, ms_series* s) noexcept nogil:
+        """First and last chunk, their number and the current chunk, from the links."""
+        cdef uint64_t i, word
+        cdef uint64_t* words = link_place(self.base, s, 0)
+        cdef uint32_t found = 0
+        cdef int64_t n
+        s.first_n, s.last_n, s.cur_n, s.cur_link, s.n_seen, s.n_edge = 0, -1, 0, 0, 0, 0
+        for i in range(<uint64_t>1 << (s.table & 255)):
+            word = words[i]
+            if word == 0:
+                continue
+            n = (<ms_chunk*>(self.base + MS_LINK_OFFSET(word))).n
+            if found == 0 or n < s.first_n:
+                s.first_n = n
+            if found == 0 or n > s.last_n:
+                s.last_n, s.cur_n, s.cur_link = n, n, word
+            if s.kind == KIND_STAMPED:  # a row may have been published just before the kill
+                s.last_t = max(s.last_t, (<ms_chunk*>(self.base + MS_LINK_OFFSET(word))).t_max_ms)
+            found += 1
+        s.n_chunks = found
+
+    def rebuild_free_lists(self):
+        """Adopt the segment as a dead writer left it: everything is derived again from the links.
+
+        raises ValueError naming the series if a link leads to a chunk that is not its own; the segment is then
+        damaged and must be restored from snapshots and log.
+        """
+        cdef uint64_t slot, i, word, n_words
+        cdef uint32_t index, e, per
+        cdef uint64_t* words
+        cdef ms_series* s
+        cdef ms_chunk* chunk
+        cdef char* taken = <char*>calloc(self.n_extents or 1, EXTENT / 64 / 8)
+        cdef uint32_t newest = 0
+        if taken == NULL:
+            raise MemoryError
+        try:
+            self.forget()
+            for i in range(self.n_extents):
+                self.extents[i].used = self.extents[i].bump = self.extents[i].free_head = 0
+            self.n_series = ms_load_acquire_u64(&self.words.n_series)
+            for slot in range(self.n_series):
+                s = self.table + slot
+                if not s.flags & SERIES_LIVE:
+                    s.table = s.link0 = s.cur_link = 0
+                    s.n_chunks = 0
+                    continue
+                if s.table:
+                    if not is_table_log2(s.table & 255):
+                        raise ValueError(f"series {slot}: link table of 2^{s.table & 255} words")
+                    self._take(taken, slot, s.table >> 8, table_class(s.table & 255))
+                    ms_store_relaxed_u64(&s.link0, 0)
+                n_words = <uint64_t>1 << (s.table & 255)
+                words = link_place(self.base, s, 0)
+                for i in range(n_words):
+                    word = words[i]
+                    if word == 0:
+                        continue
+                    self._take(taken, slot, MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
+                    chunk = <ms_chunk*>(self.base + MS_LINK_OFFSET(word))
+                    if (chunk.series != slot or chunk.generation != s.generation
+                            or chunk.size_class != MS_LINK_CLASS(word) or (chunk.n & (n_words - 1)) != i):
+                        raise ValueError(f"series {slot}: link {i} leads to a chunk of series {chunk.series}")
+                    newest = max(newest, <uint32_t>(word >> 40))
+                    if chunk.seq & 1:
+                        drop_rows(chunk, 1, 0, True)
+                self.recount(s)
+            self.stamp = newest
+            for e in range(self.n_extents):
+                self.adopt_extent(taken + <uint64_t>e * (EXTENT / 64 / 8), e)
+        finally:
+            free(taken)
+
+    cdef _take(self, char* taken, uint64_t slot, uint64_t offset, unsigned size_class):
+        cdef uint64_t i
+        cdef uint32_t index
+        cdef extent* e
+        if (size_class >= CLASSES or offset < DATA or (offset - DATA) / EXTENT >= self.n_extents
+                or ((offset - DATA) % EXTENT) % SIZES[size_class] or (offset - DATA) % EXTENT + SIZES[size_class] > EXTENT):
+            raise ValueError(f"series {slot}: link to offset {offset} of class {size_class}, outside the committed memory")
+        i = (offset - DATA) / EXTENT
+        index = <uint32_t>((offset - DATA) % EXTENT / SIZES[size_class])
+        e = &self.extents[i]
+        if e.used and e.size_class != size_class:
+            raise ValueError(f"series {slot}: extent {i} holds chunks of classes {e.size_class} and {size_class}")
+        if taken[i * (EXTENT / 64 / 8) + index / 8] & (1 << (index & 7)):
+            raise ValueError(f"series {slot}: the chunk at offset {offset} is linked twice")
+        taken[i * (EXTENT / 64 / 8) + index / 8] |= <char>(1 << (index & 7))
+        if e.used == 0:
+            self.list_remove(&self.free_extents, <uint32_t>i)
+            self.used_extents += 1
+            self.class_extents[size_class] += 1
+        e.size_class = size_class
+        e.used += 1
+        e.bump = max(e.bump, index + 1)
+        self.n_chunks[size_class] += 1
+
+    cdef void adopt_extent(self, char* taken, uint32_t i) noexcept nogil:
+        cdef extent* e = &self.extents[i]
+        cdef uint32_t index
+        cdef ms_chunk* chunk
+        if e.used == 0:
+            return
+        for index in range(e.bump):
+            if not taken[index / 8] & (1 << (index & 7)):
+                chunk = <ms_chunk*>(self.base + DATA + <uint64_t>i * EXTENT + <uint64_t>index * SIZES[e.size_class])
+                ms_store_relaxed_u32(&chunk.generation, 0)
+                ms_store_relaxed_u32(&chunk.series, e.free_head)
+                e.free_head = index + 1
+        if e.used < EXTENT / SIZES[e.size_class]:
+            self.list_push(&self.partial[e.size_class], i)
+
+    # ---- what the rest of the persister asks ----
+
+    def free_bytes(self) -> int:
+        """Bytes of extents that may still be taken under the cap (a full /dev/shm may refuse them all the same)."""
+        return <uint64_t>(self.cap_extents - self.used_extents) * EXTENT if self.cap_extents > self.used_extents else 0
+
+    def used_bytes(self) -> int:
+        """Bytes of extents that hold chunks."""
+        return <uint64_t>self.used_extents * EXTENT
+
+    @property
+    def committed_bytes(self) -> int:
+        return DATA + <uint64_t>self.n_extents * EXTENT
+
+    @property
+    def out_of_span(self) -> int:
+        """Chunks dropped because their series would have spanned more than 2^15 chunks."""
+        return self.n_out_of_span
+
+    def view(self):
+        """The samples segment as a read-only memoryview."""
+        return memoryview(self.samples._owner).toreadonly().cast("B")
+
+    def stats(self):
+        """dict: chunk class 0..10 -> ClassStats."""
+        return {
+            c: ClassStats(SIZES[c], self.class_extents[c], self.n_chunks[c], self.free_of_class(c)) for c in range(CLASSES)
+        }
+
+    def free_range(self, uint32_t slot, uint32_t generation, int64_t first, int64_t last) -> int:
+        """Free chunks first..last (grid) or rows stamped first..last ms; the number of chunks freed, -1 = another generation."""
+        cdef ms_series* s = self.live(slot)
+        if s == NULL or s.generation != generation:
+            return -1
+        return self.drop_range(slot, s, first, last)
+
+    def free_chunk(self, uint32_t slot, int64_t n) -> bool:
+        """Free one chunk by its number, grid or stamped."""
+        cdef ms_series* s = self.live(slot)
+        return s != NULL and s.n_chunks != 0 and self.unlink(s, n) == 1
+
+    def free_series(self, uint32_t slot) -> int:
+        """Free every chunk and the link table of a slot, before its generation changes."""
+        cdef ms_series* s = self.live(slot)
+        cdef int64_t n, stop
+        cdef uint64_t freed = 0
+        if s == NULL or s.n_chunks == 0:
+            return 0
+        n, stop = s.first_n, s.last_n
+        while n <= stop:
+            freed += self.unlink(s, n)
+            n += 1
+        return freed
+
+    def chunks_of(self, uint32_t slot):
+        """[(n, offset, size class, link word)] of the linked chunks of a live series, by n."""
+        cdef ms_series* s = self.live(slot)
+        cdef int64_t n
+        cdef uint64_t word
+        found = []
+        if s == NULL or s.n_chunks == 0:
+            return found
+        for n in range(s.first_n, s.last_n + 1):
+            if find_chunk(self.base, s, n) != NULL:
+                word = link_place(self.base, s, n)[0]
+                found.append((n, MS_LINK_OFFSET(word), MS_LINK_CLASS(word), word))
+        return found

@@ -1,0 +1,11 @@
+from typing_extensions import Buffer
+
+from mstore.kernels._ring import RingWriter
+
+class ColumnEncoder:
+    n_written: int
+    n_bad: int
+    def __init__(self, refs: Buffer, times: Buffer, values: Buffer, vtype: int) -> None: ...
+    def encode(self, ring: RingWriter) -> bool: ...
+
+def encode_rows(ring: RingWriter, ref: int, stamps: Buffer, values: Buffer, n_columns: int) -> bool: ...

@@ -1,0 +1,245 @@
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mstore.kernels._segment cimport Segment
+
+cdef extern from "atomics.h" nogil:
+    uint64_t ms_load_acquire_u64(const void* p)
+    uint64_t ms_load_relaxed_u64(const void* p)
+    void ms_store_release_u64(void* p, uint64_t v)
+    void ms_store_relaxed_u64(void* p, uint64_t v)
+    uint32_t ms_load_acquire_u32(const void* p)
+    uint32_t ms_load_relaxed_u32(const void* p)
+    void ms_store_release_u32(void* p, uint32_t v)
+    void ms_store_relaxed_u32(void* p, uint32_t v)
+    void ms_fence_acquire()
+    void ms_fence_release()
+
+cdef extern from "hash.h" nogil:
+    uint64_t ms_hash(const void* bytes, size_t n, uint64_t seed)
+
+cdef extern from "layout.h" nogil:
+    enum: MS_PAGE
+    enum:
+        MS_REGION_LEVELS
+        MS_REGION_SERIES
+        MS_REGION_METRICS
+        MS_REGION_LIVES
+        MS_REGION_NAMES
+        MS_REGION_KEYS
+        MS_REGION_TABLES
+        MS_REGIONS
+    enum:
+        MS_TABLE_KEYS
+        MS_TABLE_LEVELS
+        MS_TABLE_SERIES
+        MS_TABLE_METRICS
+        MS_TABLES
+    enum:
+        MS_REC_LEVEL
+        MS_REC_METRIC
+        MS_REC_SERIES
+        MS_REC_KEY
+        MS_REC_REMOVE
+        MS_REC_ERA
+    ctypedef struct ms_region:
+        uint64_t offset
+        uint64_t reserved
+        uint64_t committed
+        uint64_t used
+    ctypedef struct ms_directory:
+        ms_region region[7]
+        uint64_t table[4]
+        uint64_t table_used[4]
+        uint64_t hash_seed
+        uint32_t generation
+        uint32_t max_series
+        uint64_t n_levels
+        uint64_t n_series
+        uint64_t n_metrics
+        uint64_t n_keys
+        uint64_t free_series
+        uint64_t live_series
+        uint64_t critical
+    ctypedef struct ms_level:
+        uint32_t parent
+        uint32_t first_child
+        uint32_t next_sibling
+        uint32_t first_series
+        uint64_t name
+        uint16_t name_len
+        uint16_t type_len
+        uint32_t depth
+        uint32_t cluster
+        uint32_t n_series
+        uint64_t metadata
+        uint32_t generation
+        uint32_t n_children
+    ctypedef struct ms_metric:
+        uint32_t cluster
+        uint32_t step_s
+        uint64_t name
+        uint64_t unit
+        uint64_t columns
+        uint16_t name_len
+        uint16_t unit_len
+        uint16_t columns_len
+        uint8_t kind
+        uint8_t type
+        uint8_t aggregation
+        uint8_t n_columns
+        uint8_t origin
+        uint32_t generation
+        int64_t retention_s
+    ctypedef struct ms_series:
+        uint32_t generation
+        uint8_t kind
+        uint8_t type
+        uint8_t n_columns
+        uint8_t flags
+        int64_t anchor_s
+        uint32_t step_s
+        uint16_t n_seen
+        uint16_t n_edge
+        int64_t cur_n
+        uint64_t cur_link
+        uint64_t table
+        uint64_t link0
+        int64_t last_t
+        uint32_t level
+        uint32_t metric
+        uint32_t next_series
+        uint32_t prev_slot
+        uint32_t prev_generation
+        uint32_t next_slot
+        uint32_t next_generation
+        uint32_t first_key
+        int64_t era_start
+        int64_t first_n
+        int64_t last_n
+        uint32_t n_chunks
+        uint32_t idle_n
+    ctypedef struct ms_key:
+        uint64_t ref
+        uint32_t hash
+        uint32_t index
+        uint32_t default_cluster
+        uint32_t next_key
+        uint16_t len
+        uint8_t type
+        uint8_t kind
+        uint32_t step_s
+    ctypedef struct ms_record:
+        uint16_t type
+        uint8_t vtype
+        uint8_t flags
+        uint32_t length
+
+cdef enum:
+    SERIES_LIVE = 1
+    SERIES_ENDED = 2
+    NAME_MAX = 255
+    KEY_MAX = 8192
+
+cdef extern from *:
+    """
+    #define MS_NO_LEVEL 0xFFFFFFFFu
+    #define MS_IGNORE_SLOT 0xFFFFFFFFu
+    #define MS_ODD 0x9E3779B97F4A7C15ull
+    """
+    const uint32_t MS_NO_LEVEL       # SERIES.level of a free slot
+    const uint32_t MS_IGNORE_SLOT
+    const uint64_t MS_ODD
+
+# The bodies of definition records, after the ms_record header; docs/format/wal-definitions.md draws them.
+cdef packed struct rec_level:
+    uint32_t id
+    uint32_t parent
+    uint16_t type_len
+    uint16_t name_len
+    uint32_t generation
+
+cdef packed struct rec_metric:
+    uint32_t index
+    uint32_t cluster
+    uint32_t step_s
+    uint8_t kind
+    uint8_t type
+    uint8_t aggregation
+    uint8_t n_columns
+    uint8_t origin
+    uint8_t pad
+    uint16_t name_len
+    uint16_t unit_len
+    uint16_t columns_len
+    int64_t retention_s
+
+cdef packed struct rec_series:
+    uint32_t slot
+    uint32_t generation
+    uint32_t level
+    uint32_t metric
+    uint8_t kind
+    uint8_t type
+    uint8_t n_columns
+    uint8_t flags
+    uint32_t step_s
+    int64_t anchor_s
+    int64_t era_start
+    uint64_t prev
+    uint64_t next
+
+cdef packed struct rec_key:
+    uint64_t ref
+    uint32_t default_cluster
+    uint16_t len
+    uint8_t type
+    uint8_t kind
+
+cdef packed struct rec_remove:
+    uint64_t ref
+    uint64_t prev
+    uint64_t next
+
+# A growable byte buffer for records.
+cdef class RecordBuffer:
+    cdef char* bytes
+    cdef size_t used
+    cdef size_t room
+    cdef char* grow(self, size_t n) except NULL
+    cdef char* begin(self, int type, size_t body, size_t text) except NULL
+    cdef bytes take(self)
+
+cdef class DirectoryReader:
+    cdef readonly Segment segment
+    cdef char* base
+    cdef uint64_t length
+    cdef ms_directory* head
+    cdef ms_level* levels_p
+    cdef ms_series* series_p
+    cdef ms_metric* metrics_p
+    cdef char* keys_p
+    cdef uint64_t seed
+    cdef uint64_t hash_level(self, uint32_t parent, const char* name, size_t n, size_t type_len) noexcept nogil
+    cdef uint64_t hash_metric(self, uint32_t cluster, const char* name, size_t n) noexcept nogil
+    cdef uint64_t hash_series(self, uint32_t level, uint32_t metric) noexcept nogil
+    cdef uint64_t* table_slots(self, int table, uint64_t* word, uint64_t* mask) noexcept nogil
+    cdef bint table_moved(self, int table, uint64_t word) noexcept nogil
+    cdef bint name_is(self, uint64_t offset, const char* text, size_t n) noexcept nogil
+    cdef int64_t level_c(self, uint32_t parent, const char* name, size_t n, size_t type_len, uint64_t bound) noexcept nogil
+    cdef int64_t metric_c(self, uint32_t cluster, const char* name, size_t n, uint64_t bound) noexcept nogil
+    cdef int64_t series_c(self, uint32_t level, uint32_t metric, uint64_t bound, bint pending) noexcept nogil
+    cdef ms_key* key_c(self, uint64_t hash, const char* key, size_t n, uint32_t cluster) noexcept nogil
+    cdef int64_t child_c(self, int64_t parent, object type, object id, uint64_t bound)
+    cdef int64_t below_host_c(self, int64_t level, object type, object type_id, object subtype, object subtype_id,
+                              uint64_t bound)
+    cdef list walk_series(self, uint32_t level, bint eras)
+    cdef bint copy_metric(self, uint32_t index, ms_metric* into) noexcept nogil
+    cdef bint copy_series(self, uint32_t slot, ms_series* into) noexcept nogil
+    cdef void put_series_row(self, RecordBuffer out, int type, uint32_t slot, ms_series* s) except *
+    cdef void put_level(self, RecordBuffer out, uint32_t id) except *
+    cdef void put_metric(self, RecordBuffer out, uint32_t index) except *
+    cdef void put_series(self, RecordBuffer out, int type, uint32_t slot) except *
+    cdef void put_key(self, RecordBuffer out, ms_key* entry) except *
+    cdef void put_remove(self, RecordBuffer out, uint64_t ref, uint64_t prev, uint64_t next) except *
+
+cdef const char* text_of(object text, Py_ssize_t* n)
+cdef size_t join_name(char* into, const char* type, size_t type_len, const char* id, size_t id_len) noexcept nogil

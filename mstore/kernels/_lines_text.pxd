@@ -1,0 +1,77 @@
+"""The pieces of one line: key, fields, timestamp. Pure functions over untrusted bytes."""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memchr
+
+# mstore.model.Reason, mstore.shm.layout and mstore.limits in C; tests/unit/test_lines.py holds them together.
+cdef enum:
+    BAD_SYNTAX = 1
+    BAD_VALUE = 2
+    OUT_OF_RANGE = 3
+    BAD_TIMESTAMP = 4
+    UNKNOWN_FIELD = 6
+    UNKNOWN_METRIC = 9
+    TOO_LATE = 10
+    TOO_FAR_AHEAD = 11
+    TOO_LONG = 12
+    N_REASONS = 16
+
+cdef enum:
+    KIND_STAMPED = 2
+    TYPE_F32 = 1
+    TYPE_F64 = 2
+    TYPE_U64 = 3
+    PRECISION_AUTO = 0
+    KEY_BYTES_MAX = 8192
+    LINE_BYTES_MAX = 65536
+    LINE_FIELDS_MAX = 256
+
+cdef extern from *:
+    """
+    #define MS_IGNORE_SLOT 0xFFFFFFFFu
+    #define MS_U64_MAX 0xFFFFFFFFFFFFFFFEull       /* 2^64-1 is the missing value */
+    """
+    unsigned int MS_IGNORE_SLOT
+    uint64_t MS_U64_MAX
+
+cdef struct field_t:
+    const uint8_t* key        # as it stands in the line, escapes included
+    size_t key_len
+    const uint8_t* text
+    size_t len
+    int cls                   # MS_NUM_* of decimal.h
+
+cdef struct ahead_t:          # a whole line and its key
+    const uint8_t* p
+    const uint8_t* end        # its newline
+    size_t n                  # length of the key, 0 = an odd line
+    uint64_t hash_
+
+cdef inline bint not_there(uint64_t word) noexcept nogil:
+    """A key entry that is not, or no longer, published: nothing, or an ignore word without a reason."""
+    return word == 0 or (<unsigned int>word == MS_IGNORE_SLOT and word >> 56 == 0)
+
+cdef inline int ignore_reason(uint64_t word) noexcept nogil:
+    cdef int reason = (word >> 56) & (N_REASONS - 1)
+    return reason if reason else UNKNOWN_METRIC
+
+cdef inline bint odd_start(uint8_t c) noexcept nogil:
+    """A byte that begins no key: blanks, and the mark of a comment."""
+    return c == c'#' or c == c' ' or c == c'\t'
+
+cdef inline const uint8_t* key_end(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """The first unescaped space of p..end; NULL when there is none. p[0] is no space."""
+    cdef const uint8_t* q = p
+    while True:
+        q = <const uint8_t*>memchr(q, c' ', end - q)
+        if q == NULL or (q - 1)[0] != c'\\':
+            return q
+        q += 1
+
+cdef int convert(const uint8_t* s, size_t n, int cls, int type_, int kind, uint64_t* out) noexcept nogil
+cdef int number_class(const uint8_t* s, size_t n) noexcept nogil
+cdef int parse_fields(const uint8_t** at, const uint8_t* end, bint join, field_t* fields, int* n_fields) noexcept nogil
+cdef int stamp_ms(uint64_t v, int precision, int64_t* out) noexcept nogil
+cdef int parse_time(const uint8_t* p, const uint8_t* end, int precision, int64_t now_s, int64_t* ms) noexcept nogil
+cdef size_t joined_key(const uint8_t* key, size_t n, size_t metric_len, const field_t* field, uint8_t* out) noexcept nogil
+cdef bint look_ahead(ahead_t* line, const uint8_t* p, const uint8_t* stop, uint64_t seed) noexcept nogil

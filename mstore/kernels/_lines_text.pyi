@@ -1,0 +1,1 @@
+# Nothing for Python: cimported by _lines and _lines_batch.

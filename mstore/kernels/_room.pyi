@@ -1,0 +1,6 @@
+from typing_extensions import Buffer
+
+from mstore.kernels._expiry import Expiry
+
+class Room(Expiry):
+    def need(self, records: Buffer, limit: int) -> int: ...

@@ -1,0 +1,332 @@
+"""Copying every chunk of a store that is being written, in slices of a buffer.
+
+For each live series, in order of slot: note which chunks it has (the numbers n its link words lead to), then copy each
+by the readers' protocol: table and link word (acquire), header, values, fence, the same words again. A chunk that moves
+meanwhile is looked up again by its n; one that was freed is left out (its removal is in the log behind the snapshot's
+sequence); one that was made meanwhile is left out too (its samples are there).
+
+An entry is 64 bytes of header and the payload, padded with zeros to a multiple of 8:
+
+    u32 series, u32 generation, i64 n, i64 anchor, u32 step, u8 kind, type, 0, n_columns,
+    u32 0, u32 count, u32 0, u32 flags, i64 t_max_ms, u64 payload bytes
+
+Grid payloads end with the last slot that is not missing; chunks without any sample are left out. docs/format/snapshot.md says the same.
+"""
+
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from mstore.errors import InvariantBroken
+
+from mstore.kernels._segment cimport Segment
+
+
+cdef extern from "atomics.h" nogil:
+    uint64_t ms_load_acquire_u64(const void* p)
+    uint64_t ms_load_relaxed_u64(const void* p)
+    uint32_t ms_load_acquire_u32(const void* p)
+    uint32_t ms_load_relaxed_u32(const void* p)
+    void ms_fence_acquire()
+
+cdef extern from "layout.h" nogil:
+    const size_t MS_PAGE
+    const size_t MS_SAMPLES_DATA
+    const int MS_REGION_SERIES
+    const int MS_CHUNK_SLOTS
+    ctypedef struct ms_segment_header:
+        uint64_t committed_bytes
+    ctypedef struct ms_region:
+        uint64_t offset
+        uint64_t reserved
+    ctypedef struct ms_directory:
+        ms_region region[7]
+        uint64_t n_series
+    ctypedef struct ms_series:
+        uint32_t generation
+        uint8_t kind
+        uint8_t type
+        uint8_t n_columns
+        uint8_t flags
+        uint64_t table
+        uint64_t link0
+    ctypedef struct ms_chunk:
+        uint32_t series
+        uint32_t generation
+        int64_t n
+        int64_t anchor_s
+        uint32_t step_s
+        uint8_t kind
+        uint8_t type
+        uint8_t size_class
+        uint8_t n_columns
+        uint32_t capacity
+        uint32_t count
+        uint32_t seq
+        uint32_t flags
+        int64_t t_max_ms
+        uint64_t reserved
+    uint64_t MS_LINK_OFFSET(uint64_t w)
+    unsigned MS_LINK_CLASS(uint64_t w)
+
+cdef enum:
+    RETRIES = 10000
+    TABLE_LOG2_MAX = 15
+    CHUNK_CLASSES = 4
+    ENTRY_BYTES_MAX = 64 + 4096
+    LIVE = 1
+    GRID = 1
+    STAMPED = 2
+    F32 = 1
+    U64 = 3
+    COPIED = 0
+    ABSENT = 1
+    BUSY = 2
+
+cdef uint64_t[4] CLASS_BYTES = [128, 512, 2112, 4160]
+
+
+cdef class ChunkCopier:
+    """One pass over all chunks.
+
+    directory, samples  mapped segments; read-only is enough
+    """
+
+    cdef readonly Segment directory
+    cdef readonly Segment samples
+    cdef const ms_directory* words
+    cdef const ms_series* table
+    cdef int64_t* numbers        # chunk numbers of the series in hand
+    cdef uint32_t n_numbers
+    cdef uint32_t next_number
+    cdef uint64_t slot           # the next series to look at; the one in hand is slot - 1
+    cdef uint32_t generation
+    cdef readonly uint64_t n_series
+    """Live series met."""
+    cdef readonly uint64_t n_chunks
+    cdef readonly uint64_t n_slots
+    """Slots and rows copied, missing ones between others included."""
+    cdef readonly int64_t t_min
+    """Nominal second of the first slot of the oldest chunk; INT64_MAX without chunks."""
+    cdef readonly int64_t t_max
+    """Nominal second of the last slot copied; INT64_MIN without chunks."""
+
+    def __cinit__(self, Segment directory not None, Segment samples not None):
+        self.directory = directory
+        self.samples = samples
+        if directory.length < 2 * MS_PAGE or samples.length < MS_SAMPLES_DATA:
+            raise ValueError("a segment shorter than its own header")
+        self.words = <const ms_directory*>(directory.base + MS_PAGE)
+        if self.words.region[MS_REGION_SERIES].offset > directory.length:
+            raise InvariantBroken("the series region lies outside of the directory")
+        self.table = <const ms_series*>(directory.base + self.words.region[MS_REGION_SERIES].offset)
+        self.numbers = <int64_t*>malloc((<size_t>1 << TABLE_LOG2_MAX) * sizeof(int64_t))
+        if self.numbers == NULL:
+            raise MemoryError
+        self.t_min = INT64_MAX
+        self.t_max = INT64_MIN
+
+    def __dealloc__(self):
+        free(self.numbers)
+
+    def fill(self, unsigned char[::1] out) -> int:
+        """Copy entries to `out`, whole ones only; returns the bytes used, 0 when all chunks have been copied.
+
+        out     at least 4160 bytes; 256 KiB is a good slice
+        raises  InvariantBroken when links are damaged
+        """
+        cdef uint64_t used = 0, size = out.shape[0]
+        cdef int status
+        if size < ENTRY_BYTES_MAX:
+            raise ValueError(f"a slice has at least {ENTRY_BYTES_MAX} bytes")
+        with nogil:
+            status = self.fill_c(&out[0], size, &used)
+        if status == BUSY:
+            raise InvariantBroken(f"series {self.slot - 1}: its links are damaged or never at rest")
+        return used
+
+    cdef int fill_c(self, unsigned char* out, uint64_t size, uint64_t* used) noexcept nogil:
+        cdef int status
+        cdef uint64_t limit
+        while True:
+            while self.next_number < self.n_numbers:
+                if size - used[0] < ENTRY_BYTES_MAX:
+                    return COPIED
+                status = self.copy(self.numbers[self.next_number], out + used[0], used)
+                if status == BUSY:
+                    return BUSY
+                self.next_number += 1
+            # SYNC POINT (acquire) counts: entries below the count are complete
+            limit = ms_load_acquire_u64(&self.words.n_series)
+            limit = min(limit, (self.directory.length - self.words.region[MS_REGION_SERIES].offset) // sizeof(ms_series))
+            if self.slot >= limit:
+                return COPIED
+            self.slot += 1
+            if self.enumerate(&self.table[self.slot - 1]) == BUSY:
+                return BUSY
+
+    cdef uint64_t committed(self) noexcept nogil:
+        cdef uint64_t committed = ms_load_acquire_u64(&(<const ms_segment_header*>self.samples.base).committed_bytes)
+        return min(committed, <uint64_t>self.samples.length)
+
+    cdef int links(self, const ms_series* s, uint64_t* table, const uint64_t** first, uint64_t* n) noexcept nogil:
+        """The table word and the link words it leads to; BUSY when it leads outside."""
+        cdef uint64_t offset, log2
+        # SYNC POINT (acquire) table: links before the table word
+        table[0] = ms_load_acquire_u64(&s.table)
+        if table[0] == 0:
+            first[0], n[0] = &s.link0, 1
+            return COPIED
+        offset, log2 = table[0] >> 8, table[0] & 255
+        if log2 > TABLE_LOG2_MAX or offset & 7 or offset < MS_SAMPLES_DATA:
+            return BUSY
+        n[0] = <uint64_t>1 << log2
+        if offset > self.committed() or 8 * n[0] > self.committed() - offset:
+            return BUSY
+        first[0] = <const uint64_t*>(self.samples.base + offset)
+        return COPIED
+
+    cdef const ms_chunk* chunk_of(self, uint64_t word) noexcept nogil:
+        """Where a link word leads; NULL when that is no place for a chunk."""
+        cdef uint64_t offset = MS_LINK_OFFSET(word)
+        cdef unsigned size_class = MS_LINK_CLASS(word)
+        if size_class >= CHUNK_CLASSES or offset < MS_SAMPLES_DATA or offset > self.committed():
+            return NULL
+        if CLASS_BYTES[size_class] > self.committed() - offset:
+            return NULL
+        return <const ms_chunk*>(self.samples.base + offset)
+
+    cdef int enumerate(self, const ms_series* s) noexcept nogil:
+        """Take a series in hand: the numbers of its chunks at one moment."""
+        cdef uint64_t table, word, n, i
+        cdef const uint64_t* first
+        cdef const ms_chunk* chunk
+        cdef bint moved
+        cdef int attempt
+        self.n_numbers = self.next_number = 0
+        # SYNC POINT (acquire) series entry
+        self.generation = ms_load_acquire_u32(&s.generation)
+        if not s.flags & LIVE:
+            return COPIED
+        self.n_series += 1
+        for attempt in range(RETRIES):
+            if ms_load_acquire_u32(&s.generation) != self.generation:
+                self.n_numbers = 0
+                return COPIED       # removed meanwhile: what follows is in the log
+            moved = self.links(s, &table, &first, &n) == BUSY
+            self.n_numbers = 0
+            if not moved:
+                for i in range(n):
+                    word = ms_load_acquire_u64(first + i)  # SYNC POINT (acquire) link
+                    if word == 0:
+                        continue
+                    chunk = self.chunk_of(word)
+                    if (chunk == NULL or chunk.series != self.slot - 1 or chunk.generation != self.generation):
+                        moved = True
+                        break
+                    self.numbers[self.n_numbers] = chunk.n
+                    self.n_numbers += 1
+                    ms_fence_acquire()
+                    if ms_load_relaxed_u64(first + i) != word:
+                        moved = True
+                        break
+            ms_fence_acquire()
+            if not moved and ms_load_relaxed_u64(&s.table) == table:
+                return COPIED
+        return BUSY
+
+    cdef int copy(self, int64_t n, unsigned char* out, uint64_t* used) noexcept nogil:
+        """Chunk n of the series in hand to `out`."""
+        cdef const ms_series* s = &self.table[self.slot - 1]
+        cdef uint64_t table, word, n_links, payload
+        cdef const uint64_t* first
+        cdef const uint64_t* at
+        cdef const ms_chunk* chunk
+        cdef ms_chunk* entry = <ms_chunk*>out
+        cdef uint32_t seq
+        cdef bint same
+        cdef int attempt
+        for attempt in range(RETRIES):
+            if ms_load_acquire_u32(&s.generation) != self.generation:
+                return ABSENT
+            if self.links(s, &table, &first, &n_links) == BUSY:
+                continue
+            at = first + (<uint64_t>n & (n_links - 1))
+            word = ms_load_acquire_u64(at)  # SYNC POINT (acquire) link: header and values before the word
+            chunk = self.chunk_of(word) if word else NULL
+            if chunk == NULL:
+                ms_fence_acquire()
+                if word == 0 and ms_load_relaxed_u64(at) == 0 and ms_load_relaxed_u64(&s.table) == table:
+                    return ABSENT
+                continue
+            seq = ms_load_acquire_u32(&chunk.seq)  # SYNC POINT (acquire) row
+            memcpy(entry, chunk, sizeof(ms_chunk))
+            if entry.series != self.slot - 1 or entry.generation != self.generation:
+                continue
+            if entry.n != n:
+                ms_fence_acquire()
+                if ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table:
+                    return ABSENT   # another chunk took its place
+                continue
+            if entry.kind == GRID:
+                payload = <uint64_t>min(entry.capacity, <uint32_t>MS_CHUNK_SLOTS) * (4 if entry.type == F32 else 8)
+            else:
+                entry.count = ms_load_acquire_u32(&chunk.count)
+                payload = <uint64_t>min(entry.count, entry.capacity) * (1 + entry.n_columns) * 8
+            if payload > CLASS_BYTES[MS_LINK_CLASS(word)] - sizeof(ms_chunk) or (entry.kind == STAMPED and seq & 1):
+                continue
+            memcpy(out + sizeof(ms_chunk), <const unsigned char*>chunk + sizeof(ms_chunk), payload)
+            ms_fence_acquire()  # SYNC POINT (acquire) reuse: unlinked before the memory is written again
+            same = ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table
+            same = same and ms_load_relaxed_u32(&s.generation) == self.generation
+            if same and (entry.kind == GRID or ms_load_relaxed_u32(&chunk.seq) == seq):
+                used[0] += self.finish(entry, out, payload)
+                return COPIED
+        return BUSY
+
+    cdef uint64_t finish(self, ms_chunk* entry, unsigned char* out, uint64_t payload) noexcept nogil:
+        """Trim, pad and count what has been copied; returns the bytes of the whole entry."""
+        cdef unsigned char* values = out + sizeof(ms_chunk)
+        cdef uint64_t padded
+        cdef int64_t first, last
+        if entry.kind == GRID:
+            payload = trimmed(values, payload, entry.type)
+            entry.count = <uint32_t>(payload // (4 if entry.type == F32 else 8))
+            first = entry.anchor_s + entry.step_s // 2 + entry.n * MS_CHUNK_SLOTS * <int64_t>entry.step_s
+            last = first + (<int64_t>entry.count - 1) * entry.step_s
+        else:
+            first, last = entry.anchor_s // 1000, entry.t_max_ms // 1000
+        if entry.count == 0:
+            return 0
+        padded = (payload + 7) & ~<uint64_t>7
+        memset(values + payload, 0, padded - payload)
+        entry.size_class = 0
+        entry.capacity = entry.seq = 0
+        entry.reserved = payload
+        self.n_chunks += 1
+        self.n_slots += entry.count
+        self.t_min = min(self.t_min, first)
+        self.t_max = max(self.t_max, last)
+        return sizeof(ms_chunk) + padded
+
+
+cdef uint64_t trimmed(const unsigned char* values, uint64_t n_bytes, uint8_t type) noexcept nogil:
+    """Bytes up to the last slot that holds a sample."""
+    cdef uint64_t n
+    cdef float single
+    cdef double wide
+    if type == F32:
+        n = n_bytes // 4
+        while n:
+            single = (<const float*>values)[n - 1]
+            if single == single:
+                break
+            n -= 1
+        return 4 * n
+    n = n_bytes // 8
+    while n:
+        wide = (<const double*>values)[n - 1]
+        if (<const uint64_t*>values)[n - 1] != <uint64_t>-1 if type == U64 else wide == wide:
+            break
+        n -= 1
+    return 8 * n

@@ -1,0 +1,57 @@
+"""Every bound in one place, with their relations asserted. Units are in the names."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# Names: after unescaping, in UTF-8 bytes.
+NAME_BYTES_MAX = 255
+
+# A line, and the key in it (measurement and tags up to the first unescaped space).
+LINE_BYTES_MAX = 64 * KIB
+KEY_BYTES_MAX = 8 * KIB
+LINE_TAGS_MAX = 64
+LINE_FIELDS_MAX = 256
+
+# Frames on a socket.
+FRAME_BYTES_MAX = 16 * MIB
+CONTROL_FRAME_BYTES_MAX = 64 * MIB
+UNFINISHED_FRAME_S_MAX = 30
+STALLED_READER_S_MAX = 30
+SOCKET_PATH_BYTES_MAX = 107  # sun_path is 108 bytes with its final NUL
+
+# Ingest.
+RECEIVE_BYTES = 1 * MIB
+BATCH_LINES_MAX = 8192
+INTERN_KEYS_MAX = 256
+HANDLES_PER_CONNECTION_MAX = 4_000_000
+COLUMNS_VALUES_MAX = 4_000_000
+STAMPED_COLUMNS_MAX = 63
+
+# Shared memory.
+RING_BYTES = 16 * MIB
+RUN_VALUES_MAX = 8192
+WORKERS_MAX = 64
+METRICS_MAX = 65_536
+SERIES_MAX_DEFAULT = 4_000_000
+SERIES_MAX = 1 << 30
+EXTENT_BYTES = 256 * KIB
+
+# Write-ahead log.
+WAL_SEGMENT_BYTES = 64 * MIB
+WAL_BLOCK_BYTES_MAX = 4 * MIB
+
+# Queries.
+QUERY_SAMPLES_MAX = 200_000_000
+QUERY_SERIES_MAX = 1_000_000
+QUERY_SECONDS_DEFAULT = 30.0
+ANSWER_BYTES_MAX = 512 * MIB
+
+assert KEY_BYTES_MAX < LINE_BYTES_MAX < RECEIVE_BYTES
+# One batch of runs always fits the ring twice over: 32 bytes is the worst run of one sample.
+assert 2 * BATCH_LINES_MAX * 48 < RING_BYTES
+assert RUN_VALUES_MAX * 8 + 64 < WAL_BLOCK_BYTES_MAX < WAL_SEGMENT_BYTES
+assert RING_BYTES & (RING_BYTES - 1) == 0
+assert WAL_BLOCK_BYTES_MAX <= RING_BYTES

@@ -1,0 +1,288 @@
+"""Every name below DIR, and every file operation whose order matters.
+
+    DIR/lock                              held (flock) by every process of a run
+    DIR/run/                              sockets, instance.json
+    DIR/wal/0000000000000001.wal          log segment; the name is the sequence of its first block, in hex
+    DIR/wal/9f3c6a0e51d2b748.spare        a segment made ahead, not in use; never read by recovery
+    DIR/snapshots/00000000000003e8.snapshot   the name is the log sequence it holds
+    DIR/snapshots/00000000000003e8.snapshot.tmp   being written; removed at the next start
+    DIR/quarantine/                       copies of damaged bytes, for people
+
+All reads, writes, syncs, renames and removals of the log, the snapshots and small state files go through one
+`Files` object, so that tests can fail the n-th of them or build the disk image that a power cut would leave.
+
+A name becomes durable by fsync of its directory, contents by fdatasync of the file; none implies the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mstore.errors import StorageError, StoreLocked
+from mstore.kernels import _wal
+from mstore.kernels._segment import Segment
+
+TMP_SUFFIX = ".tmp"
+WAL_SUFFIX = ".wal"
+SPARE_SUFFIX = ".spare"
+SNAPSHOT_SUFFIX = ".snapshot"
+
+DIRECTORY_MODE = 0o750
+FILE_MODE = 0o640
+
+
+def lock_path(directory: Path) -> Path:
+    return directory / "lock"
+
+
+def run_dir(directory: Path) -> Path:
+    return directory / "run"
+
+
+def wal_dir(directory: Path) -> Path:
+    return directory / "wal"
+
+
+def snapshot_dir(directory: Path) -> Path:
+    return directory / "snapshots"
+
+
+def quarantine_dir(directory: Path) -> Path:
+    return directory / "quarantine"
+
+
+def wal_name(first_seq: int) -> str:
+    return f"{first_seq:016x}{WAL_SUFFIX}"
+
+
+def spare_name(segment_id: int) -> str:
+    return f"{segment_id:016x}{SPARE_SUFFIX}"
+
+
+def snapshot_name(log_seq: int) -> str:
+    return f"{log_seq:016x}{SNAPSHOT_SUFFIX}"
+
+
+def number_of(name: str, suffix: str) -> int | None:
+    """The number in a file name with this suffix; None for any other name (such files are left alone)."""
+    stem = name.removesuffix(suffix)
+    if stem == name or len(stem) != 16 or any(mark not in "0123456789abcdef" for mark in stem):
+        return None
+    return int(stem, 16)
+
+
+class CommitterLike(Protocol):
+    """What the log needs of a commit thread; kernels/_wal.Committer is the real one."""
+
+    def run(self) -> None: ...
+    def note_written(self, fd: int, seq: int, ring: int, stop: int, new_name: bool) -> bool: ...
+    def wait(self, seq: int, timeout_s: float) -> bool: ...
+    def durable(self) -> int: ...
+    def failed(self) -> int: ...
+    def restart(self, dir_fd: int) -> None: ...
+    def stop(self) -> None: ...
+    def status(self) -> tuple[int, int, int, int]: ...
+
+
+class Files:
+    """The operating system's files; every failure is a StorageError that names path and operation."""
+
+    def mkdir(self, path: Path) -> None:
+        """Make a directory and those above it; the new names are durable when this returns."""
+        if path.is_dir():
+            return
+        self.mkdir(path.parent)
+        with _storage("make directory", path):
+            path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        self.sync_path(path.parent)
+
+    def list(self, path: Path) -> list[str]:
+        """Names in a directory, sorted; empty when there is no such directory."""
+        with _storage("list", path):
+            try:
+                return sorted(os.listdir(path))
+            except FileNotFoundError:
+                return []
+
+    def create(self, path: Path, allocate_bytes: int = 0) -> int:
+        """A new file, open for reading and writing; its space is allocated now: a full disk shows here."""
+        with _storage("create", path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            if allocate_bytes:
+                with _storage(f"allocate {allocate_bytes} bytes for", path):
+                    os.posix_fallocate(fd, 0, allocate_bytes)
+        except StorageError:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+        return fd
+
+    def open(self, path: Path, *, writable: bool = False) -> int:
+        with _storage("open", path):
+            return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+
+    def close(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+    def size(self, fd: int) -> int:
+        with _storage("stat", f"file {fd}"):
+            return os.fstat(fd).st_size
+
+    def pwritev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
+        """Write all of `buffers` at `offset`, or raise; bytes written before an error are not taken back."""
+        with _storage("write", f"file {fd}"):
+            wanted = sum(map(len, buffers))
+            done = os.pwritev(fd, buffers, offset)
+            if done == wanted:
+                return
+            rest = b"".join(buffers)[done:]
+            while rest:
+                step = os.pwrite(fd, rest, offset + done)
+                if step == 0:
+                    raise OSError(errno.EIO, "wrote nothing")
+                done += step
+                rest = rest[step:]
+
+    def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
+        """Up to n_bytes from offset; shorter only at the end of the file."""
+        with _storage("read", f"file {fd}"):
+            parts = []
+            while n_bytes:
+                part = os.pread(fd, n_bytes, offset)
+                if not part:
+                    break
+                parts.append(part)
+                offset += len(part)
+                n_bytes -= len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read(self, path: Path) -> bytes:
+        """A whole file; the kernel is told to read ahead."""
+        fd = self.open(path)
+        try:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL | os.POSIX_FADV_WILLNEED)
+            return self.pread(fd, self.size(fd), 0)
+        finally:
+            self.close(fd)
+
+    def prewrite(self, fd: int, start: int, stop: int) -> None:
+        """Write real zeros to [start, stop) and fdatasync, in small paced steps and without the GIL."""
+        error = _wal.prewrite(fd, start, stop)
+        if error:
+            raise StorageError(f"cannot pre-write file {fd}: {os.strerror(error)}", errno=error)
+
+    def fdatasync(self, fd: int) -> None:
+        with _storage("fdatasync", f"file {fd}"):
+            os.fdatasync(fd)
+
+    def open_dir(self, path: Path) -> int:
+        with _storage("open directory", path):
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def fsync(self, fd: int) -> None:
+        """fsync of a directory opened by open_dir: its names are durable."""
+        with _storage("fsync", f"file {fd}"):
+            os.fsync(fd)
+
+    def sync_path(self, path: Path) -> None:
+        fd = self.open_dir(path)
+        try:
+            self.fsync(fd)
+        finally:
+            self.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        with _storage("rename", source):
+            os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name; a name that is gone already is no error."""
+        with _storage("remove", path), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """`path` holds either what it held or all of `content`, durably, whatever happens in between."""
+        tmp = path.with_name(path.name + TMP_SUFFIX)
+        self.unlink(tmp)
+        fd = self.create(tmp)
+        try:
+            self.pwritev(fd, [content], 0)
+            self.fdatasync(fd)
+        finally:
+            self.close(fd)
+        self.rename(tmp, path)
+        self.sync_path(path.parent)
+
+    def committer(
+        self,
+        control: Segment,
+        rings: Sequence[Segment],
+        eventfds: Sequence[int],
+        notify_fd: int,
+        durable: int,
+        dir_fd: int,
+    ) -> CommitterLike:
+        """The commit thread's object; simulated disks give one whose syncs are theirs."""
+        return _wal.Committer(control, list(rings), list(eventfds), notify_fd, durable, dir_fd)
+
+
+def lock(directory: Path) -> int:
+    """Take DIR/lock; returns the descriptor, inheritable, that every process of the run keeps open.
+
+    The lock belongs to the open file, so it is free only when the last process holding it is gone.
+    raises  StoreLocked with the holder's note when another run has it
+    """
+    path = lock_path(directory)
+    with _storage("open", path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as failure:
+        holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise StorageError(f"cannot lock {path}: {failure.strerror}", path=str(path)) from failure
+        raise StoreLocked(
+            f"another mstore (process {holder or '?'}) runs in {directory}: stop it or use another directory",
+            holder=holder,
+        ) from failure
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    os.set_inheritable(fd, True)
+    return fd
+
+
+def remove_leftovers(files: Files, directory: Path) -> list[str]:
+    """Remove half-written files of an earlier run (*.tmp); returns their names.
+
+    Only called with DIR/lock held. Spare segments are not leftovers: the log takes them over.
+    """
+    removed = []
+    for folder in (directory, wal_dir(directory), snapshot_dir(directory)):
+        for name in files.list(folder):
+            if name.endswith(TMP_SUFFIX):
+                files.unlink(folder / name)
+                removed.append(name)
+    return removed
+
+
+@contextlib.contextmanager
+def _storage(verb: str, subject: object) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        code = failure.errno or 0
+        raise StorageError(f"cannot {verb} {subject}: {reason}", path=str(subject), errno=code) from failure

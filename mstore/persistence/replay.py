@@ -1,0 +1,307 @@
+"""Reading the log back: which blocks are live, where it was torn, where it is damaged.
+
+    0001.wal  [1][2][3][4]                     name 1, then a new segment from 5 on
+    0005.wal  [5][6][x][8]                     7 is invalid: is it torn or damaged?
+    0009.wal  [9][10]
+
+Let D be the highest durable sequence that any valid block names. An invalid block above D is the torn end:
+nothing in the log says that it was ever durable; it and everything after it is cut. An invalid block at or
+below D was durable once: that is damage. Its bytes are copied to DIR/quarantine, its reach is reported, and
+reading goes on at the next live block.
+
+A later segment's name ends the one before it: blocks of 0001.wal with sequences of 5 and more are what a
+failed sync or an earlier cut left, and are dead. So a cut removes the segments that begin after it, and the
+new log begins with a segment named by the cut.
+
+Blocks above D that were read may be in the page cache only, and a sync that failed in the life before leaves
+them there marked clean: syncing the old file again would succeed and mean nothing. So finish_replay() writes
+them once more, to a new file, before anything is promised.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mstore.clock import now_ns
+from mstore.errors import CorruptRecord
+from mstore.persistence.blocks import (
+    CATALOG,
+    SEGMENT_HEADER_BYTES,
+    Block,
+    encode_header,
+    encode_segment_header,
+    find_segment_id,
+    parse,
+    parse_segment_header,
+    resembles,
+    search,
+    used_bytes,
+)
+from mstore.persistence.files import WAL_SUFFIX, Files, number_of, quarantine_dir, wal_dir, wal_name
+
+Apply = Callable[[memoryview], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes that should hold something and do not."""
+
+    path: str
+    offset: int
+    n_bytes: int
+    first_seq: int
+    """Sequences lost: first_seq .. last_seq; empty (last_seq < first_seq) when only a spare copy was hurt."""
+    last_seq: int
+    reason: str
+
+    def __str__(self) -> str:
+        if self.last_seq < self.first_seq:
+            lost = "no block lost"
+        else:
+            lost = f"blocks {self.first_seq} to {self.last_seq} lost"
+        return f"{self.path} at {self.offset}, {self.n_bytes} bytes: {self.reason}; {lost}"
+
+
+@dataclass(slots=True)
+class LogReport:
+    """What reading the log found."""
+
+    n_blocks: int = 0
+    """Live blocks handed on, those without payload included."""
+    n_bytes: int = 0
+    """Of their payloads."""
+    last_seq: int = 0
+    """The last live sequence, or what was asked to be skipped when there is none."""
+    torn: Damage | None = None
+    """The torn end; its sequences were never acknowledged as durable."""
+    n_blocks_cut: int = 0
+    """Valid blocks behind the torn one: written, never acknowledged, dropped with it."""
+    damage: list[Damage] = field(default_factory=list)
+    """Blocks that were durable once and are not readable: acknowledged data is lost."""
+    hurt: list[Damage] = field(default_factory=list)
+    """Damage without loss: header pages, short files."""
+    positions: dict[int, int] = field(default_factory=dict)
+    """Ring index -> position after its last live block."""
+    durable: int = 0
+    """D: the highest sequence known to be durable in the files as they are."""
+    tail: list[Block] = field(default_factory=list)
+    """Live blocks above D; finish_replay() writes them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    first_seq: int
+    stop_seq: int
+    """First sequence of the next segment; blocks from there on are dead here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A place where a block was looked for and none is valid; most are the unused end of a segment."""
+
+    file: _File
+    offset: int
+    stop: int
+    """Offset of the next valid block, or the end of what is not zero."""
+    reason: str
+    torn: bool
+    """Somebody began to write the block that belongs here."""
+    text: memoryview
+
+
+_NEVER = 1 << 64
+
+
+class LogReader:
+    """One pass over the live blocks with sequences above `after_seq`.
+
+    durable_floor  a sequence known durable from elsewhere (a snapshot is published only behind it)
+    strict         raise CorruptRecord at the first damage, before anything behind it is handed on
+    """
+
+    def __init__(
+        self, files: Files, directory: Path, after_seq: int, *, durable_floor: int = 0, strict: bool = False
+    ) -> None:
+        self._floor = durable_floor
+        self._files = files
+        self._directory = directory
+        self._strict = strict
+        self.report = LogReport(last_seq=after_seq, durable=after_seq)
+        folder = wal_dir(directory)
+        named = [
+            (number, folder / name)
+            for name in files.list(folder)
+            if (number := number_of(name, WAL_SUFFIX)) is not None
+        ]
+        self._log = []
+        for place, (number, path) in enumerate(named, start=1):
+            stop = named[place][0] if place < len(named) else _NEVER
+            if stop > after_seq + 1:
+                self._log.append(_File(path, number, stop))
+
+    def replay(self, apply: Apply, applied_seq: int = 0) -> LogReport:
+        """Hand the payload of every live block above `applied_seq` to `apply`, in order of sequence.
+
+        What apply raises passes through: a block whose checksum is right but whose records are refused comes
+        from a newer version or a bug, and must not be skipped.
+        """
+        report = self.report
+        for block in self._live():
+            report.n_blocks += 1
+            report.n_bytes += len(block.payload)
+            report.last_seq = block.seq
+            if block.ring != CATALOG:
+                report.positions[block.ring] = block.stop
+            self._keep(block)
+            if len(block.payload) and block.seq > applied_seq:
+                apply(block.payload)
+        self._keep(None)
+        return report
+
+    def _keep(self, block: Block | None) -> None:
+        """Remember the blocks that no other block, so far, names as durable."""
+        report = self.report
+        known = max(self._floor, block.durable if block else 0)
+        if known > report.durable:
+            report.durable = known
+            report.tail = [kept for kept in report.tail if kept.seq > known]
+        if block and block.seq > report.durable:
+            report.tail.append(block)
+
+    def _live(self) -> Iterator[Block]:
+        expected = self.report.last_seq + 1
+        gaps: list[_Gap] = []
+        durable: int | None = None  # the highest anywhere; looked up at the first hole
+        for file, item in self._scan():
+            if isinstance(item, _Gap):
+                gaps.append(item)
+            elif item.seq == expected:
+                yield item
+                expected += 1
+                gaps.clear()
+            elif item.seq > expected and item.seq < file.stop_seq:
+                if durable is None:
+                    durable = self._highest_durable()
+                if durable < expected:
+                    self._cut(expected, gaps, file)
+                    return
+                self._damaged(expected, item.seq - 1, gaps, file)
+                yield item
+                expected = item.seq + 1
+                gaps.clear()
+        if expected <= self._floor:
+            self._damaged(expected, self._floor, gaps, None)
+            self.report.last_seq = self._floor
+        elif any(gap.torn for gap in gaps):
+            self._cut(expected, gaps, gaps[-1].file)
+
+    def _scan(self, *, quiet: bool = False) -> Iterator[tuple[_File, Block | _Gap]]:
+        """All valid blocks of all segments, dead ones too, in order of place; a gap where one is missing."""
+        for file in self._log:
+            text = memoryview(self._files.read(file.path))
+            segment_id = self._identify(file, text, quiet)
+            offset, seq = SEGMENT_HEADER_BYTES, file.first_seq
+            while not isinstance(found := parse(text, offset, segment_id), str) and found.seq == seq:
+                yield file, found
+                offset, seq = found.end, seq + 1
+            reason = found if isinstance(found, str) else f"block {found.seq} stands where {seq} belongs"
+            torn = resembles(text, offset, segment_id, seq)
+            for block in search(text, offset, segment_id):
+                yield file, _Gap(file, offset, block.offset, reason, torn, text)
+                yield file, block
+                offset, reason, torn = block.end, "no valid block", True
+            yield file, _Gap(file, offset, used_bytes(text, offset), reason, torn, text)
+
+    def _identify(self, file: _File, text: memoryview, quiet: bool) -> int:
+        """The segment's id, from its header page or, when that is hurt, from any of its blocks; 0 = none."""
+        header = parse_segment_header(text)
+        if isinstance(header, str):
+            problem = header
+            segment_id = find_segment_id(text, file.first_seq, file.stop_seq)
+        else:
+            segment_id = header.segment_id
+            if len(text) == header.segment_bytes:
+                return segment_id
+            problem = f"the file has {len(text)} bytes instead of {header.segment_bytes}"
+        if not quiet:
+            n_bytes = min(len(text), SEGMENT_HEADER_BYTES)
+            seq = file.first_seq
+            self.report.hurt.append(Damage(str(file.path), 0, n_bytes, seq, seq - 1, problem))
+        return segment_id
+
+    def _highest_durable(self) -> int:
+        named = (item.durable for _, item in self._scan(quiet=True) if isinstance(item, Block))
+        return max(self._floor, max(named, default=0))
+
+    def _cut(self, seq: int, gaps: list[_Gap], file: _File) -> None:
+        """Blocks from `seq` on were never acknowledged as durable: leave them out and say so."""
+        beyond = [item for _, item in self._scan(quiet=True) if isinstance(item, Block) and item.seq > seq]
+        self.report.n_blocks_cut = len({block.seq for block in beyond})
+        last = max((block.seq for block in beyond), default=seq)
+        self.report.torn = _damage(seq, last, gaps, file)
+
+    def _damaged(self, first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None) -> None:
+        damage = _damage(first_seq, last_seq, gaps, file)
+        if self._strict:
+            raise CorruptRecord(f"the log is damaged: {damage}", path=damage.path, offset=damage.offset)
+        self.report.damage.append(damage)
+        for gap in gaps:
+            if gap.stop > gap.offset:
+                content = gap.text[gap.offset : gap.stop]
+                quarantine(self._files, self._directory, gap.file.path, gap.offset, content)
+
+
+def _damage(first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None) -> Damage:
+    if not gaps:
+        path = str(file.path) if file else "the log"
+        return Damage(path, 0, 0, first_seq, last_seq, "the segment that held them is missing")
+    gap = max(gaps, key=lambda gap: (gap.torn, gap.stop - gap.offset))
+    n_bytes = sum(gap.stop - gap.offset for gap in gaps)
+    return Damage(str(gap.file.path), gap.offset, n_bytes, first_seq, last_seq, gap.reason)
+
+
+def quarantine(files: Files, directory: Path, path: Path, offset: int, content: memoryview) -> Path:
+    """Keep damaged bytes as DIR/quarantine/NAME-OFFSET; the original goes when the log is retired."""
+    folder = quarantine_dir(directory)
+    files.mkdir(folder)
+    copy = folder / f"{path.name}-{offset}"
+    files.replace(copy, bytes(content))
+    return copy
+
+
+def finish_replay(files: Files, directory: Path, report: LogReport) -> int:
+    """Make all that was read durable and end the old log there; returns the next sequence.
+
+    The tail is written again as one segment of its own. Only when its name is durable the segments go that
+    begin behind D, which it replaces, and those behind a cut: they would end it, or the new log's first segment.
+    raises  StorageError; nothing may be promised then, and the next start finds what this one found
+    """
+    folder = wal_dir(directory)
+    files.mkdir(folder)
+    kept = None
+    if report.tail:
+        kept = wal_name(report.tail[0].seq)
+        files.replace(folder / kept, _encode_tail(report))
+    for name in files.list(folder):
+        number = number_of(name, WAL_SUFFIX)
+        if number is not None and number > report.durable and name != kept:
+            files.unlink(folder / name)
+    files.sync_path(folder)
+    return report.last_seq + 1
+
+
+def _encode_tail(report: LogReport) -> bytes:
+    segment_id = secrets.randbits(63) | 1
+    parts: list[bytes | memoryview] = []
+    for block in report.tail:
+        durable = min(report.durable, block.seq - 1)
+        header = encode_header(
+            segment_id, block.seq, block.ring, block.start, block.stop, durable, block.payload
+        )
+        parts += [header, block.payload]
+    n_bytes = SEGMENT_HEADER_BYTES + sum(map(len, parts))
+    return b"".join([encode_segment_header(segment_id, n_bytes, now_ns()), *parts])

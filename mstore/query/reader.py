@@ -1,0 +1,163 @@
+"""Reader: every question a program may ask of the mapped segments of a store. No sockets, nothing is written.
+
+    query -> plan (directory only) -> gather (validated copies) -> aggregate, resample -> Series
+      \\-- one series at its own step: find and gather, two calls of the kernels
+
+Nothing is remembered between questions. When the store changes under one, it is planned again, a bounded
+number of times. Threads may share a Reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstore import clock
+from mstore.frames import Series
+from mstore.kernels._gather import Gatherer
+from mstore.kernels._segment import Segment
+from mstore.query import catalog
+from mstore.query.answer import answer
+from mstore.query.catalog import MetricInfo
+from mstore.query.chunks import ChunkView, chunk_views
+from mstore.query.gather import SLOTS_MAX, Replan, replanned
+from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
+from mstore.shm import layout
+from mstore.shm.directory import DirectoryReader
+from mstore.times import to_seconds
+
+Time = int | float | str | datetime
+
+
+class Reader:
+    """Reads a store through its directory and samples segments; read-only mappings are enough."""
+
+    def __init__(
+        self, directory: Segment, samples: Segment, *, now_s: Callable[[], int] = clock.now_s
+    ) -> None:
+        self.directory = DirectoryReader(directory)
+        self.gatherer = Gatherer(self.directory, samples)
+        self._now_s = now_s
+        self._find = self.directory.find_series_path
+        self._grid = self.gatherer.grid
+        self._unit = self.gatherer.unit
+
+    def query(
+        self,
+        cluster: str,
+        host: str,
+        metric: str,
+        start: Time,
+        end: Time,
+        *,
+        type: str | None = None,
+        type_ids: Ids = None,
+        subtype: str | None = None,
+        subtype_ids: Ids = None,
+        aggregate: bool = False,
+        resolution: int = 0,
+        missing: str = "skip",
+    ) -> Series | list[Series]:
+        """The samples of [start, end): one Series, or a list of them where several ids are asked for.
+
+        start, end   Unix seconds, datetime (naive = UTC), ISO 8601, or relative like "-2h" and "now"
+        type         level below the host ("hwthread", "socket", ...); without one: the host's own series, or
+                     the aggregate of all below it
+        type_ids     one id: one Series; a list: one each, in its order; None: all there are, natural order
+        subtype, subtype_ids  the same one level deeper
+        aggregate    everything selected becomes one Series, by the metric's sum or avg
+        resolution   seconds, a multiple of the step: means over runs of slots; 0 = as stored
+        missing      "skip" or "propagate": how an aggregate treats a slot that some of its series miss
+
+        What does not exist or has no samples is answered by an all-missing Series whose .why says so.
+        raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
+        """
+        if start.__class__ is not int or end.__class__ is not int:
+            now_s = self._now_s()
+            start, end = to_seconds(start, now_s), to_seconds(end, now_s)
+        else:
+            start, end = to_seconds(start, 0), to_seconds(end, 0)
+        # One series as it is stored needs no plan. Whatever is unusual about it, the plan will say.
+        if (
+            not aggregate and not resolution and start <= end
+            and (type_ids is None) is (type is None)
+            and (type_ids is None or type_ids.__class__ is str) and subtype is None and subtype_ids is None
+        ):  # fmt: skip
+            try:
+                ref = self._find(cluster, host, metric, type or "", type_ids or "")
+            except UnicodeEncodeError:
+                ref = -1  # a lone surrogate is in no name
+            found = self._grid(ref, start, end, SLOTS_MAX) if ref > 0 else 0
+            if found.__class__ is tuple and found[4] and found[3] != layout.TYPE_U64:
+                return Series(
+                    found[0], found[1], found[2], self._unit(found[5]), None, None, None, "",
+                    cluster, host, metric, type or "", type_ids or "",
+                )  # fmt: skip
+        return self.ask(
+            Request(cluster, host, metric, start, end, type, _kept(type_ids), subtype, _kept(subtype_ids),
+                    aggregate, resolution, missing)
+        )  # fmt: skip
+
+    def ask(self, request: Request) -> Series | list[Series]:
+        """query() for a Request, whose times are seconds already."""
+
+        def attempt() -> Series | list[Series]:
+            planned = plan(self.gatherer, request)
+            return answer(self.gatherer, planned, collected(self.gatherer, planned))
+
+        return replanned(attempt)
+
+    def query_many(self, requests: Iterable[Request]) -> list[Series | list[Series]]:
+        """One answer a request, in their order; the first error of any is raised.
+
+        All are planned before samples are read: the directory stays in the processor's caches meanwhile.
+        """
+        known: dict[tuple[int, str], Metric] = {}
+
+        def planned(request: Request) -> tuple[Plan, list[NDArray[np.uint64]]]:
+            found = plan(self.gatherer, request, known)
+            return found, collected(self.gatherer, found)
+
+        plans = [replanned(partial(planned, request)) for request in requests]
+        return [self._answered(found, refs) for found, refs in plans]
+
+    def _answered(self, planned: Plan, refs: list[NDArray[np.uint64]]) -> Series | list[Series]:
+        try:
+            return answer(self.gatherer, planned, refs)
+        except Replan:
+            return self.ask(planned.request)
+
+    def children(self, *path: str) -> list[str]:
+        """Names below a path: of nothing clusters, of ("fritz",) hosts, of ("fritz", "f0201") levels."""
+        return catalog.children(self.gatherer, path)
+
+    def paths(self, depth: int) -> list[tuple[str, ...]]:
+        """All paths of that many names: 1 = clusters, 2 = (cluster, host), ..."""
+        return catalog.paths(self.gatherer, depth)
+
+    def metrics(self, cluster: str | None = None) -> list[MetricInfo]:
+        """Metric definitions of a cluster, or of all."""
+        return catalog.metrics(self.gatherer, self.directory, cluster)
+
+    def chunks(
+        self,
+        cluster: str,
+        host: str,
+        metric: str,
+        type: str = "",
+        type_id: str = "",
+        subtype: str = "",
+        subtype_id: str = "",
+    ) -> Iterator[ChunkView]:
+        """The chunks of one series without a copy, oldest first; nothing for a series that does not exist."""
+        ref = self._find(cluster, host, metric, type, type_id, subtype, subtype_id)
+        return replanned(lambda: iter(list(chunk_views(self.gatherer, ref)))) if ref > 0 else iter(())
+
+
+def _kept(ids: Ids) -> Ids:
+    """Ids that can be gone through again when the request is planned again."""
+    return ids if ids is None or isinstance(ids, str | int) else list(ids)

@@ -1,0 +1,364 @@
+"""Clusters as their operators describe them: hostlists, and ClusterCockpit's cluster.json.
+
+    cluster.json                                  Cluster
+      name                                          name
+      metricConfig[]  name, unit, scope, peak,      metrics      name -> Metric (definition, scope, range,
+                      aggregation, timestep,                     where it does not exist)
+                      subClusters[].remove
+      subClusters[]   name, topology,               subclusters  name -> Subcluster (hosts, Topology)
+                      nodes ("f[0101-0188]")
+
+Keys about plots and accounting (footprint, energy, alert, flopRate...) are not mstore's and are passed over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mstore.errors import ConfigError
+from mstore.model import MetricSpec, SeriesPath
+
+SCOPES = ("node", "socket", "memoryDomain", "core", "hwthread", "accelerator")
+HOSTS_MAX = 1_000_000
+CLUSTER_FILE_BYTES_MAX = 64 << 20
+
+
+# --- hostlists ------------------------------------------------------------------------------------
+
+
+def expand(hostlist: str) -> list[str]:
+    """The hosts of "f[0101-0103,0201],login1", in the order written.
+
+    Brackets hold numbers and ranges; a leading zero of a range's first number fixes the width ("[08-11]" is
+    08, 09, 10, 11). A name may have several brackets and text after them: "r[1-2]n[1-4]-ib".
+    raises ConfigError: unbalanced brackets, a range that runs backwards, more than a million hosts
+    """
+    hosts: list[str] = []
+    for part in _split(hostlist):
+        pieces = re.split(r"\[([^\[\]]*)\]", part)
+        if any(char in piece for piece in pieces[::2] for char in "[]"):
+            raise _bad_hostlist(hostlist, "brackets must be balanced and not nested")
+        choices = [_numbers(hostlist, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
+        if len(hosts) + math.prod(len(choice) for choice in choices) > HOSTS_MAX:
+            raise _bad_hostlist(hostlist, f"more than {HOSTS_MAX} hosts")
+        hosts += ["".join(combination) for combination in itertools.product(*choices)]
+    return hosts
+
+
+def fold(hosts: Iterable[str]) -> str:
+    """A hostlist for a set of hosts: names in natural order, the last number of each folded.
+
+    raises ConfigError for a name that a hostlist cannot hold (brackets, commas, blanks, empty)
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for host in sorted(set(hosts), key=natural_key):
+        if not host or re.search(r"[\[\],\s]", host):
+            raise _bad_hostlist(host, "a host name without brackets, commas and blanks")
+        match = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", host, re.ASCII)
+        prefix, digits, suffix = match.groups() if match else (host, "", "")
+        groups.setdefault((prefix, suffix), []).append(digits)
+    return ",".join(
+        prefix + (_fold_digits(digits) if digits != [""] else "") + suffix
+        for (prefix, suffix), digits in groups.items()
+    )
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts core2 before core10, and 08 before 8."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((1, int(part), part) if index % 2 else (0, 0, part) for index, part in enumerate(parts))
+
+
+def _split(hostlist: str) -> Iterator[str]:
+    """The comma-separated parts; commas inside brackets do not count."""
+    depth, start = 0, 0
+    for position, char in enumerate(hostlist + ","):
+        depth += (char == "[") - (char == "]")
+        if char == "," and depth <= 0:
+            part = hostlist[start:position].strip()
+            if part:
+                yield part
+            elif hostlist.strip():
+                raise _bad_hostlist(hostlist, "an empty name between commas")
+            start = position + 1
+    if depth > 0:
+        raise _bad_hostlist(hostlist, "a closing bracket is missing")
+
+
+def _numbers(hostlist: str, bracket: str) -> list[str]:
+    found: list[str] = []
+    for item in bracket.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,12})(?:-([0-9]{1,12}))?\s*", item, re.ASCII)
+        if match is None:
+            raise _bad_hostlist(hostlist, f"[{bracket}] must hold numbers and ranges, such as [01-08,12]")
+        low, high = match[1], match[2] or match[1]
+        if int(low) > int(high):
+            raise _bad_hostlist(hostlist, f"the range {low}-{high} runs backwards")
+        if len(found) + int(high) - int(low) >= HOSTS_MAX:
+            raise _bad_hostlist(hostlist, f"more than {HOSTS_MAX} hosts")
+        found += [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
+    return found
+
+
+def _fold_digits(digits: list[str]) -> str:
+    """Sorted digit texts of one (prefix, suffix) -> "[01-08,12]"; a single number needs no brackets."""
+    if len(digits) == 1:
+        return digits[0]
+    # By width first: only texts of one width, or those that follow an unpadded one, can share a range.
+    runs: list[list[str]] = []
+    for text in sorted(digits, key=lambda text: (len(text), text)):
+        if runs and str(int(runs[-1][-1]) + 1).zfill(len(runs[-1][0])) == text:
+            runs[-1].append(text)
+        else:
+            runs.append([text])
+    return "[" + ",".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + "]"
+
+
+def _bad_hostlist(hostlist: str, reason: str) -> ConfigError:
+    shown = hostlist if len(hostlist) <= 80 else hostlist[:77] + "..."
+    return ConfigError(f"bad hostlist {shown!r}: {reason}", value=shown)
+
+
+# --- clusters -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The parts of one node; every inner tuple lists hardware threads."""
+
+    node: tuple[int, ...] = ()
+    sockets: tuple[tuple[int, ...], ...] = ()
+    memory_domains: tuple[tuple[int, ...], ...] = ()
+    cores: tuple[tuple[int, ...], ...] = ()
+    accelerators: tuple[str, ...] = ()
+    """Their ids: PCI addresses as a rule."""
+
+    def ids(self, scope: str) -> tuple[str, ...]:
+        """The type-ids of a scope on this node; () for scope node, which needs none."""
+        if scope == "hwthread":
+            return tuple(str(thread) for thread in self.node)
+        if scope == "accelerator":
+            return self.accelerators
+        groups = {"socket": self.sockets, "memoryDomain": self.memory_domains, "core": self.cores}
+        return tuple(str(index) for index in range(len(groups.get(scope, ()))))
+
+
+@dataclass(frozen=True, slots=True)
+class Subcluster:
+    """Nodes of one make."""
+
+    name: str
+    hosts: tuple[str, ...]
+    topology: Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One entry of metricConfig: the definition mstore stores by, and what collectors send."""
+
+    spec: MetricSpec
+    scope: str
+    removed_from: frozenset[str] = frozenset()
+    """Subclusters that do not have it."""
+    peak: float = 100.0
+    """Largest plausible value, in the metric's unit."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """Subclusters with a peak of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    name: str
+    metrics: Mapping[str, Metric]
+    subclusters: Mapping[str, Subcluster]
+    source: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def hosts(self) -> list[str]:
+        """Every node, in the file's order; a node listed by two subclusters belongs to the first."""
+        return [host for sub in self.subclusters.values() for host in sub.hosts]
+
+    def n_series(self) -> int:
+        """How many series all its nodes together send."""
+        subs = self.subclusters.values()
+        return sum(len(sub.hosts) * sum(1 for _ in self.paths(sub, "")) for sub in subs)
+
+    def paths(self, subcluster: Subcluster, host: str) -> Iterator[SeriesPath]:
+        """The series that a node's collector sends, metric by metric, in id order."""
+        for name, metric in self.metrics.items():
+            if subcluster.name in metric.removed_from:
+                continue
+            if metric.scope == "node":
+                yield SeriesPath(self.name, host, name, "node")
+            for type_id in subcluster.topology.ids(metric.scope):
+                yield SeriesPath(self.name, host, name, metric.scope, type_id)
+
+
+def load_cluster(path: Path | str) -> Cluster:
+    """Read a cluster.json.
+
+    raises ConfigError naming the file, the place in it, the value and what is allowed
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(CLUSTER_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the topology {path}: {error.strerror}", path=str(path)) from None
+    if len(content) > CLUSTER_FILE_BYTES_MAX:
+        size = f"{CLUSTER_FILE_BYTES_MAX >> 20} MiB"
+        raise ConfigError(f"{path}: larger than {size}: not a cluster.json", path=str(path))
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}", path=str(path)) from None
+    return parse_cluster(document, path)
+
+
+def parse_cluster(document: object, source: Path | None = None) -> Cluster:
+    """A decoded cluster.json -> Cluster."""
+    return _ClusterReader(source).read(document)
+
+
+class _ClusterReader:
+    """Walks the decoded JSON, remembering where it is for the messages."""
+
+    def __init__(self, source: Path | None) -> None:
+        self.source = source
+        self.warnings: list[str] = []
+
+    def read(self, document: object) -> Cluster:
+        top = self._object(document, "")
+        name = self._text(top, "name", "")
+        subclusters = self._subclusters(top.get("subClusters"))
+        metrics = self._metrics(top.get("metricConfig"), set(subclusters))
+        return Cluster(name, metrics, subclusters, self.source, tuple(self.warnings))
+
+    def _subclusters(self, value: object) -> dict[str, Subcluster]:
+        found: dict[str, Subcluster] = {}
+        owner: dict[str, str] = {}
+        for index, item in enumerate(self._list(value, "subClusters")):
+            where = f"subClusters[{index}]"
+            entry = self._object(item, where)
+            name = self._text(entry, "name", where)
+            listed = expand(self._text(entry, "nodes", where, empty=True))
+            hosts = tuple(host for host in dict.fromkeys(listed) if host not in owner)
+            if twice := [host for host in listed if owner.get(host, name) != name]:
+                others = ", ".join(sorted({owner[host] for host in twice}))
+                self._warn(f"{where}.nodes: {fold(twice)} also in {others}, whose topology and metrics hold")
+            owner.update(dict.fromkeys(hosts, name))
+            topology = self._topology(entry.get("topology") or {}, f"{where}.topology")
+            found[name] = Subcluster(name, hosts, topology)
+        return found
+
+    def _topology(self, value: object, where: str) -> Topology:
+        entry = self._object(value, where)
+        groups = {}
+        for key in ("socket", "memoryDomain", "core"):
+            items = self._list(entry.get(key) or [], f"{where}.{key}")
+            groups[key] = tuple(self._threads(item, f"{where}.{key}[{i}]") for i, item in enumerate(items))
+        accelerators = []
+        for index, item in enumerate(self._list(entry.get("accelerators") or [], f"{where}.accelerators")):
+            place = f"{where}.accelerators[{index}]"
+            accelerators.append(self._text(self._object(item, place), "id", place))
+        node = self._threads(entry.get("node") or [], f"{where}.node")
+        return Topology(node, groups["socket"], groups["memoryDomain"], groups["core"], tuple(accelerators))
+
+    def _metrics(self, value: object, subclusters: set[str]) -> dict[str, Metric]:
+        found: dict[str, Metric] = {}
+        for index, item in enumerate(self._list(value, "metricConfig")):
+            where = f"metricConfig[{index}]"
+            entry = self._object(item, where)
+            metric = self._metric(entry, where, subclusters)
+            if metric.spec.name in found:
+                self._refuse(f"{where}.name", metric.spec.name, "a name no other metric of this cluster has")
+            found[metric.spec.name] = metric
+        return found
+
+    def _metric(self, entry: dict[str, Any], where: str, subclusters: set[str]) -> Metric:
+        name = self._text(entry, "name", where)
+        where = f"{where} ({name})"
+        step = entry.get("timestep")
+        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= 7 * 86400:
+            self._refuse(f"{where}.timestep", step, "whole seconds from 1 to 604800")
+        aggregation = self._aggregation(entry.get("aggregation"), where)
+        spec = MetricSpec(name, step, aggregation, "f32", self._unit(entry, where))
+        scope = self._scope(entry.get("scope", "node"), where)
+        peaks: dict[str, float] = {}
+        removed = set()
+        for index, item in enumerate(self._list(entry.get("subClusters") or [], f"{where}.subClusters")):
+            special = self._object(item, f"{where}.subClusters[{index}]")
+            sub = self._text(special, "name", f"{where}.subClusters[{index}]")
+            if sub not in subclusters:
+                self._warn(f"{where}.subClusters[{index}] names {sub}, which is no subcluster")
+            if special.get("remove"):
+                removed.add(sub)
+            peaks[sub] = self._peak(special)
+        return Metric(spec, scope, frozenset(removed), self._peak(entry), peaks)
+
+    def _aggregation(self, value: object, where: str) -> str:
+        if value in (None, ""):
+            return "none"
+        if value not in ("sum", "avg", "none"):
+            self._warn(f"{where}.aggregation: {value!r} is neither sum, avg nor none; taken as none")
+            return "none"
+        return str(value)
+
+    def _scope(self, value: object, where: str) -> str:
+        if value not in SCOPES:
+            near = difflib.get_close_matches(str(value), SCOPES, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self._refuse(f"{where}.scope", value, ", ".join(SCOPES) + hint)
+        return str(value)
+
+    def _unit(self, entry: dict[str, Any], where: str) -> str:
+        """{"prefix": "G", "base": "B/s"} -> GB/s; older files hold the text itself."""
+        unit = entry.get("unit") or {}
+        if isinstance(unit, str):
+            return unit
+        parts = self._object(unit, f"{where}.unit")
+        return str(parts.get("prefix") or "") + str(parts.get("base") or "")
+
+    @staticmethod
+    def _peak(entry: dict[str, Any]) -> float:
+        peak = entry.get("peak")
+        return float(peak) if isinstance(peak, (int, float)) and peak > 0 else 100.0
+
+    def _threads(self, value: object, where: str) -> tuple[int, ...]:
+        items = self._list(value, where)
+        if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
+            self._refuse(where, value, "a list of hardware thread numbers")
+        return tuple(items)
+
+    def _object(self, value: object, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._refuse(where or "the file", value, "an object {...}")
+        return value
+
+    def _list(self, value: object, where: str) -> list[Any]:
+        if not isinstance(value, list):
+            self._refuse(where, value, "a list [...]")
+        return value
+
+    def _text(self, entry: dict[str, Any], key: str, where: str, empty: bool = False) -> str:
+        value = entry.get(key, "" if empty else None)
+        if not isinstance(value, str) or not (value or empty):
+            self._refuse(f"{where}.{key}".lstrip("."), value, "a text")
+        return value
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(f"{self.source or 'cluster'}: {text}")
+
+    def _refuse(self, where: str, value: object, allowed: str) -> NoReturn:
+        shown = json.dumps(value, default=str)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise ConfigError(f"{self.source or 'cluster'}: {where} = {shown} is not allowed: expected {allowed}",
+                          path=str(self.source), key=where, value=shown, allowed=allowed)  # fmt: skip

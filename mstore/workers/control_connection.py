@@ -1,0 +1,102 @@
+"""One connection to control.sock: the store's own workers, and operators' commands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, cast
+
+from mstore import __version__, limits
+from mstore.errors import MstoreError, NotPermitted, ProtocolError, UnknownMessage
+from mstore.ipc import framing, messages as m
+
+if TYPE_CHECKING:
+    from mstore.workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+class ControlConnection(asyncio.Protocol):
+    """Reads the Hello. A worker's connection is passed on to the persister, an operator's is served here."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._decoder = framing.FrameDecoder(limits.CONTROL_FRAME_BYTES_MAX, m.TAGS)
+        self._transport: asyncio.Transport | None = None
+        self._greeted = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not derive from asyncio.Transport but are used as one.
+        self._transport = cast(asyncio.Transport, transport)
+        self._supervisor.control_connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._supervisor.control_connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._handle(frame.request_id, m.decode_frame(frame))
+        except MstoreError as error:
+            log.info("control connection closed: %s", error)
+            self.send(m.Error.of(error), 0)
+            self.close()
+            return
+        if self._decoder.pending_since is not None and self._watch is None:
+            loop = asyncio.get_running_loop()
+            self._watch = loop.call_later(limits.UNFINISHED_FRAME_S_MAX, self._unfinished)
+        elif self._decoder.pending_since is None and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _unfinished(self) -> None:
+        log.info("control connection closed: a frame stayed unfinished for %d s", limits.UNFINISHED_FRAME_S_MAX)
+        self.close()
+
+    def _handle(self, request_id: int, message: m.Message) -> None:
+        if not self._greeted:
+            if not isinstance(message, m.Hello):
+                raise ProtocolError("the first message of a connection must be Hello")
+            self._greet(request_id, message)
+            return
+        if not isinstance(message, (m.Stop, m.Restart, m.Reload, m.Snapshot, m.Ping)):
+            raise UnknownMessage(f"{type(message).__name__} is not a message of control.sock")
+        asyncio.get_running_loop().create_task(self._carry_out(request_id, message))
+
+    def _greet(self, request_id: int, hello: m.Hello) -> None:
+        assert self._transport is not None
+        self._greeted = True
+        sock = self._transport.get_extra_info("socket")
+        if hello.role == "worker":
+            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid != os.geteuid():
+                raise NotPermitted(f"user {uid} is not this store's user {os.geteuid()}", uid=uid)
+            # Nothing follows a Hello before its answer, so the connection can change hands here.
+            self._supervisor.pass_to_persister(sock, m.encode(hello, request_id))
+            self._transport.abort()
+            return
+        self.send(
+            m.Welcome(min(hello.version, m.VERSION), self._supervisor.instance, {}, hello.ack, [], f"mstore {__version__}"),
+            request_id,
+        )
+
+    async def _carry_out(self, request_id: int, message: m.Message) -> None:
+        try:
+            details = await self._supervisor.command(message)
+            self.send(m.Done(details), request_id)
+        except MstoreError as error:
+            self.send(m.Error.of(error), request_id)
+
+    def send(self, message: m.Message, request_id: int) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(m.encode(message, request_id))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,96 @@
+"""Child processes: started by exec with inherited descriptors, watched by pidfd."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mstore.workers.channel import Channel
+from mstore.workers.spec import WorkerSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Child:
+    """One worker's place: the pair of channel ends outlives the process, so a successor finds what waits in it."""
+
+    name: str
+    kind: str
+    index: int
+    slot: int
+    channel: Channel
+    child_end: socket.socket
+    process: subprocess.Popen[bytes] | None = None
+    ready: bool = False
+    handed_out: int = 0
+    pidfd: int = -1
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def place(cls, kind: str, index: int, slot: int) -> Child:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        name = kind if kind == "persister" else f"{kind}-{index}"
+        return cls(name, kind, index, slot, Channel(ours), theirs)
+
+    def spawn(self, spec: WorkerSpec, pass_fds: tuple[int, ...], died: Callable[[Child, int], None]) -> None:
+        """Start the process; `died(child, return code)` is called once when it has ended."""
+        self.ready = False
+        self.exited.clear()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"mstore.workers.{self.kind}", spec.to_json()],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if _is_open(sys.stderr) else subprocess.DEVNULL,
+            pass_fds=pass_fds,
+        )
+        self.pidfd = os.pidfd_open(self.process.pid)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.pidfd, self._ended, loop, died)
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, died: Callable[[Child, int], None]) -> None:
+        assert self.process is not None
+        loop.remove_reader(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        code = self.process.wait()
+        self.exited.set()
+        died(self, code)
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and not self.exited.is_set()
+
+    def kill(self) -> None:
+        if self.alive and self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ask the process to end; kill it after `timeout_s`."""
+        if not self.alive:
+            return
+        self.channel.send(["stop"])
+        try:
+            await asyncio.wait_for(self.exited.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("%s did not stop within %.0f s and is killed", self.name, timeout_s)
+            self.kill()
+            await self.exited.wait()
+
+    def close(self) -> None:
+        self.channel.stop()
+        self.channel.sock.close()
+        self.child_end.close()
+
+
+def _is_open(stream: object) -> bool:
+    try:
+        return stream.fileno() >= 0  # type: ignore[attr-defined]  # anything may stand in for sys.stderr
+    except (AttributeError, OSError, ValueError):
+        return False

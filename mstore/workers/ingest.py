@@ -1,0 +1,187 @@
+"""The ingest worker: many connections, one scanner, one ring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mstore import __version__, clock, config, limits, paths
+from mstore.ingest.acks import AckQueue
+from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom
+from mstore.ingest.engine import Engine, Rules
+from mstore.ipc import messages as m
+from mstore.kernels._lines import LineScanner
+from mstore.kernels._ring import RingReader, RingWriter
+from mstore.model import Ack, FieldMode
+from mstore.shm.control import WORKER_READY, Control
+from mstore.shm.directory import DirectoryReader
+from mstore.shm.layout import WORKER_INGEST
+from mstore.workers import memory
+from mstore.workers.channel import Channel
+from mstore.workers.ingest_connection import IngestConnection
+from mstore.workers.interning import Interner
+from mstore.workers.process import run_worker
+from mstore.workers.spec import WorkerSpec
+
+log = logging.getLogger(__name__)
+
+_STOP_S_MAX = 10.0
+
+
+class IngestWorker:
+    """The loop around an Engine: connections in, runs into the ring, acknowledgements out."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        control = memory.attach(spec, "control", writable=True)
+        directory = memory.attach(spec, "directory")
+        ring = memory.attach(spec, f"ring-{spec.index}", writable=True)
+        self._control = Control(control)
+        self.slot = self._control.worker(spec.slot)
+        self.slot.claim(WORKER_INGEST, spec.index, os.getpid())
+        self._ring_reader = RingReader(ring.segment)
+        self.engine = Engine(
+            LineScanner(directory.segment),
+            DirectoryReader(directory.segment),
+            RingWriter(ring.segment),
+            self.slot,
+            self._rules(),
+            self._ring_bell,
+        )
+        self.buffer = memoryview(bytearray(limits.RECEIVE_BYTES))
+        self._acks = AckQueue()
+        self._rooms: deque[asyncio.Future[None]] = deque()
+        self._interner = Interner(Path(paths.socket_path(spec.directory, "control")))
+        self._connections: set[IngestConnection] = set()
+        self._channel = Channel.from_fd(spec.channel_fd)
+        self._ack_fd = spec.ack_fds[spec.index]
+        self._stopping = asyncio.Event()
+
+    def _rules(self) -> Rules:
+        settings = config.load(self._spec.config_path)
+        return Rules(settings.retention_s, settings.max_future_s, settings.fields is FieldMode.JOIN, self._control.config_version)
+
+    def _ring_bell(self) -> None:
+        os.eventfd_write(self._spec.doorbell_fd, 1)
+
+    @staticmethod
+    def monotonic_s() -> float:
+        return clock.monotonic_s()
+
+    # --- what connections need
+
+    def opened(self, connection: IngestConnection) -> None:
+        self._connections.add(connection)
+        self.slot.add("connections_open")
+        self.slot.add("connections_total")
+
+    def closed(self, connection: IngestConnection) -> None:
+        self._connections.discard(connection)
+        self.slot.add("connections_open", -1)
+
+    def welcome(self, hello: m.Hello) -> m.Message:
+        return m.Welcome(
+            min(hello.version, m.VERSION),
+            self._spec.instance,
+            {"frame_bytes": limits.FRAME_BYTES_MAX, "line_bytes": limits.LINE_BYTES_MAX, "columns_values": limits.COLUMNS_VALUES_MAX},
+            hello.ack,
+            [[0, "ingest.sock"]],
+            f"mstore {__version__}",
+        )  # fmt: skip
+
+    def when(self, level: Ack, position: int, callback: Callable[[], None]) -> None:
+        """Call back once the ring position has reached the level: at once if it has."""
+        self._acks.wait(level, position, callback)
+        self._advance()
+
+    async def carry_out(self, effect: Effect) -> Any:
+        if isinstance(effect, NeedReferences):
+            self.slot.add("intern_requests")
+            return await self._interner.references(effect)
+        if isinstance(effect, NeedPaths):
+            self.slot.add("intern_requests")
+            return await self._interner.paths(effect)
+        assert isinstance(effect, NeedRoom)
+        self.slot.add("ring_full_waits")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rooms.append(future)
+        await future
+        return None
+
+    # --- the persister's progress
+
+    def _position_moved(self) -> None:
+        try:
+            os.eventfd_read(self._ack_fd)
+        except BlockingIOError:
+            return
+        if self._control.config_version != self.engine.rules.config_version:
+            self.engine.rules = self._rules()
+        self._advance()
+        while self._rooms:
+            future = self._rooms.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    def _advance(self) -> None:
+        fired = self._acks.advance(self._ring_reader.drained(), self._ring_reader.durable())
+        if fired:
+            self.slot.add("acks", fired)
+
+    # --- the supervisor
+
+    def _command(self, packet: list[Any], fd: int | None) -> None:
+        if packet[0] == "serve" and fd is not None:
+            asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
+        elif packet[0] == "reload":
+            self.engine.rules = self._rules()
+        elif packet[0] == "stop":
+            self._stopping.set()
+
+    async def _serve(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: IngestConnection(self), sock)
+        except OSError as error:
+            log.info("a connection was gone before it was served: %s", error)
+            sock.close()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._ack_fd, self._position_moved)
+        self._channel.serve(loop, self._command, self._stopping.set)
+        self.slot.state = WORKER_READY
+        self._channel.send(["ready"])
+        # A successor of a killed worker may find its predecessor's bytes published but the bell not rung.
+        self._ring_bell()
+        await self._stopping.wait()
+        await self._drain()
+        self._interner.close()
+        self.slot.release()
+
+    async def _drain(self) -> None:
+        """Acknowledge what was taken, then close every connection."""
+        for connection in self._connections:
+            connection.stop_reading()
+        deadline = clock.monotonic_s() + _STOP_S_MAX
+        while clock.monotonic_s() < deadline:
+            if not len(self._acks) and all(connection.idle for connection in self._connections):
+                break
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.close()
+        await asyncio.sleep(0)
+
+
+async def main(spec: WorkerSpec) -> None:
+    await IngestWorker(spec).run()
+
+
+if __name__ == "__main__":
+    run_worker(main)

@@ -1,0 +1,328 @@
+"""The persister: the one writer. Rings -> log -> shared memory; interning; retention; snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from typing import Any
+
+from mstore import clock, config as configuration
+from mstore.apply.store import Store, split_records
+from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
+from mstore.kernels._ring import RingReader
+from mstore.kernels._samples import Samples
+from mstore.persistence import files as persistence_files
+from mstore.persistence.blocks import CATALOG
+from mstore.persistence.files import Files
+from mstore.persistence.recovery import Report, recover
+from mstore.persistence.wal import Wal
+from mstore.shm import layout
+from mstore.shm.control import WORKER_READY, Control
+from mstore.shm.directory import DirectoryWriter
+from mstore.workers import memory
+from mstore.workers.channel import Channel
+from mstore.workers.housekeeping import Housekeeping
+from mstore.workers.intern_connection import InternConnection
+from mstore.workers.path_interning import PathInterner
+from mstore.workers.process import run_worker
+from mstore.workers.spec import WorkerSpec
+
+log = logging.getLogger(__name__)
+
+_DRAIN_BYTES = 1 << 20
+"""At most this much of one ring becomes one block: bounds how long interning waits behind it."""
+_RETRY_S = 0.2
+_STOP_FLUSH_S = 60.0
+
+
+class Persister:
+    """Owns the log and everything in directory and samples. One thread, beside the commit thread that has no Python."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._files = Files()
+        control = memory.attach(spec, "control", writable=True)
+        self._directory = memory.attach(spec, "directory", writable=True)
+        self._samples_mapping = memory.attach(spec, "samples", writable=True)
+        self._ring_mappings = [memory.attach(spec, role, writable=True) for role in memory.ring_roles(spec)]
+        self._rings = [RingReader(mapping.segment) for mapping in self._ring_mappings]
+        self._control_mapping = control
+        self.control = Control(control)
+        self.slot = self.control.worker(spec.slot)
+        self.slot.claim(layout.WORKER_PERSISTER, 0, os.getpid())
+        self.config = configuration.load(spec.config_path)
+        self.directory = DirectoryWriter(self._directory.segment, self._directory.fd)
+        self.samples = Samples(
+            self._directory.segment, self._samples_mapping.segment, self._samples_mapping.fd, self._cap_bytes(), True
+        )
+        self.store = Store(self.directory, self.samples)
+        self.interner: PathInterner
+        self._unlogged: deque[bytes] = deque()
+        self._channel = Channel.from_fd(spec.channel_fd)
+        self._stopping = asyncio.Event()
+        self._retry: asyncio.TimerHandle | None = None
+        self._connections: set[InternConnection] = set()
+        self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.wal: Wal
+        self.housekeeping: Housekeeping
+
+    def _cap_bytes(self) -> int:
+        """What samples may use of the memory cap: all but the other segments; 0 = no cap."""
+        if not self.config.memory_cap_bytes:
+            return 0
+        others = len(self._control_mapping.buffer) + sum(len(mapping.buffer) for mapping in self._ring_mappings)
+        return max(1 << 20, self.config.memory_cap_bytes - others)
+
+    # --- start
+
+    def _open(self) -> None:
+        """Read the files back into memory, then open the log behind them."""
+        self.control.state = layout.STATE_REPLAYING
+        self.control.config_version = 1
+        self._apply_policy()
+        began = clock.monotonic_s()
+        report = recover(
+            self._files,
+            self._spec.directory,
+            apply=self.store.apply_block,
+            apply_definition=self.directory.apply_definition,
+            load_chunk=self.samples.load_chunk,
+        )
+        self.directory.publish()
+        self._tell(report, clock.monotonic_s() - began)
+        wal_dir = persistence_files.wal_dir(self._spec.directory)
+        dir_fd = self._files.open_dir(wal_dir)
+        committer = self._files.committer(
+            self._control_mapping.segment,
+            [mapping.segment for mapping in self._ring_mappings],
+            list(self._spec.ack_fds),
+            self._notify_fd,
+            report.next_seq - 1,
+            dir_fd,
+        )
+        self.wal = Wal(self._files, wal_dir, report.next_seq, committer, dir_fd=dir_fd)
+        self._committer = committer
+        self.housekeeping = Housekeeping(self, self._files, report)
+
+    def _tell(self, report: Report, took_s: float) -> None:
+        text = f"recovered in {took_s:.2f} s: {report.summary()}"
+        log.info("%s", text)
+        if report.damaged:
+            self.control.set_flag(layout.FLAG_DEGRADED, True)
+            log.error("part of the log or of a snapshot is damaged: %s", report.summary())
+        self._channel.send(["progress", text])
+
+    def _apply_policy(self) -> None:
+        config = self.config
+        self.directory.set_policy(
+            config.unknown_metrics == "register",
+            config.default_step_s,
+            self.control.config_version,
+            config.max_series,
+            4 * config.max_series,
+        )
+        self.directory.set_metric_source(lambda cluster, name: config.metric(cluster.decode(), name.decode()))
+        self.interner = PathInterner(
+            self.directory, config.metric, config.unknown_metrics == "register", config.default_step_s
+        )
+
+    # --- rings -> log -> memory
+
+    def drain(self) -> None:
+        """Take what the rings hold: one block of each ring in turn, until all are empty."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._spec.doorbell_fd)
+        self._drain_some()
+
+    def _drain_some(self) -> None:
+        more = False
+        if self._retry is not None:
+            return
+        for index, ring in enumerate(self._rings):
+            try:
+                more |= self._drain_block(index, ring)
+            except (StoreFull, StorageError, Degraded) as error:
+                self._hold(error)
+                return
+        if more:
+            # Back through the loop: interning and the supervisor get their turn between blocks.
+            asyncio.get_running_loop().call_soon(self._drain_some)
+        else:
+            self._held_no_more()
+
+    def _drain_block(self, index: int, ring: RingReader) -> bool:
+        """Log and apply at most one block of one ring; True when the ring holds more.
+
+        raises StoreFull, StorageError, Degraded: the block stays in the ring and its senders wait
+        """
+        start, head = ring.drained(), ring.head()
+        if start == head:
+            return False
+        self._log_the_unlogged()
+        payload = ring.view(start, min(head - start, _DRAIN_BYTES))
+        stop = start + len(payload)
+        if self.store.make_room(payload, self.append_catalog):
+            self.slot.add("chunks_evicted")
+        seq = self.wal.write(index, start, stop, payload)
+        result = self.store.apply_block(payload)
+        ring.set_drained(stop)
+        # Only now may the commit thread publish the position: it frees these bytes of the ring, and an
+        # acknowledgement must not be earlier than the sample's visibility.
+        self.wal.note(seq, index, stop)
+        os.eventfd_write(self._spec.ack_fds[index], 1)
+        self.slot.add("samples_applied", result.n_samples)
+        if result.n_stale:
+            self.slot.add("stale_samples", result.n_stale)
+            log.error("%d samples named series that are gone: a bug", result.n_stale)
+        self._count_log()
+        self.housekeeping.look_at_log()
+        if self.samples.n_shifts():
+            self.housekeeping.follow_shifts()
+        return stop < head
+
+    def append_catalog(self, records: bytes) -> None:
+        """Log definitions and other records that come from no ring.
+
+        When the log refuses (StorageError, Degraded) they are kept and logged before anything else is: the
+        directory holds them already, and a sample that uses them must not be logged before them.
+        """
+        self._unlogged.extend(split_records(records, _DRAIN_BYTES))
+        self._log_the_unlogged()
+
+    def _log_the_unlogged(self) -> None:
+        while self._unlogged:
+            seq = self.wal.write(CATALOG, 0, 0, self._unlogged[0])
+            self._unlogged.popleft()
+            self.wal.note(seq, CATALOG, 0)
+
+    def _count_log(self) -> None:
+        first_error, _, n_fsyncs, us_total = self._committer.status()
+        self.slot.set("wal_bytes", self.wal.bytes_written)
+        self.slot.set("wal_blocks", self.wal.written)
+        self.slot.set("fsyncs", n_fsyncs)
+        self.slot.set("fsync_us_total", us_total)
+        self.slot.set("samples_bytes", self.samples.used_bytes())
+        if first_error:
+            self.slot.set("fsync_errors", 1)
+
+    def _hold(self, error: MstoreError) -> None:
+        """Senders wait: their bytes stay in the rings, nothing is acknowledged, and it is tried again soon."""
+        flag = layout.FLAG_FULL if isinstance(error, StoreFull) else layout.FLAG_DEGRADED
+        if not self.control.flags & flag:
+            log.error("holding back all writes: %s", error)
+        self.control.set_flag(flag, True)
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._retry_now)
+
+    def _retry_now(self) -> None:
+        self._retry = None
+        self._drain_some()
+
+    def _held_no_more(self) -> None:
+        if self.control.flags & layout.FLAG_FULL:
+            self.control.set_flag(layout.FLAG_FULL, False)
+            log.info("writing again")
+
+    def _commit_failed(self) -> None:
+        """The commit thread met a failing disk and sleeps; the log moves to a new file, or the store is degraded."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._notify_fd)
+        if self.wal.poll():
+            log.error("an fdatasync failed; everything not yet durable was written to a new file and synced there")
+            self.control.set_flag(layout.FLAG_DEGRADED, False)
+            return
+        self.control.set_flag(layout.FLAG_DEGRADED, True)
+        log.error("the log cannot be made durable, nothing is acknowledged: %s", self.wal.failure)
+        asyncio.get_running_loop().call_later(_RETRY_S, self._commit_failed)
+
+    # --- supervisor
+
+    def _command(self, packet: list[Any], fd: int | None) -> None:
+        if packet[0] == "worker" and fd is not None:
+            asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd), packet[1]))
+        elif packet[0] == "reload":
+            self._reload()
+        elif packet[0] == "snapshot":
+            self.housekeeping.snapshot(lambda details, error: self._answer(packet[1], details, error))
+        elif packet[0] == "stop":
+            self._stopping.set()
+
+    def _answer(self, command: int, details: dict[str, Any], error: MstoreError | None) -> None:
+        if error is None:
+            self._channel.send(["done", command, details])
+        else:
+            self._channel.send(["failed", command, str(error)])
+
+    def _reload(self) -> None:
+        try:
+            self.config = configuration.load(self._spec.config_path)
+        except MstoreError as error:
+            log.error("configuration not reloaded: %s", error)
+            return
+        self._apply_policy_as(self.control.config_version + 1)
+
+    def _apply_policy_as(self, version: int) -> None:
+        self.control.config_version = version
+        self._apply_policy()
+        for ack_fd in self._spec.ack_fds:
+            os.eventfd_write(ack_fd, 1)  # ingest workers look at the version when woken
+
+    async def _serve(self, sock: socket.socket, hello: bytes) -> None:
+        sock.setblocking(False)
+        try:
+            _, protocol = await asyncio.get_running_loop().connect_accepted_socket(lambda: InternConnection(self), sock)
+        except OSError:
+            sock.close()
+            return
+        protocol.data_received(hello)
+
+    def opened(self, connection: InternConnection) -> None:
+        self._connections.add(connection)
+
+    def closed(self, connection: InternConnection) -> None:
+        self._connections.discard(connection)
+
+    @property
+    def spec(self) -> WorkerSpec:
+        return self._spec
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._open()
+        except MstoreError as error:
+            self._channel.send(["fatal", f"cannot start: {error}"])
+            raise
+        self._channel.serve(loop, self._command, self._stopping.set)
+        loop.add_reader(self._spec.doorbell_fd, self.drain)
+        loop.add_reader(self._notify_fd, self._commit_failed)
+        self.housekeeping.start()
+        self.slot.state = WORKER_READY
+        self._channel.send(["ready"])
+        self.drain()
+        await self._stopping.wait()
+        await self._close()
+
+    async def _close(self) -> None:
+        """Everything published is logged, applied and durable; then a last snapshot within its time limit."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._spec.doorbell_fd)
+        while any(ring.drained() != ring.head() for ring in self._rings) and not self.control.flags:
+            self._drain_some()
+            await asyncio.sleep(0)
+        await self.housekeeping.stop()
+        if not self.wal.close(_STOP_FLUSH_S):
+            log.error("the log was not closed cleanly: %s", self.wal.failure or "it took too long")
+        self.slot.release()
+
+
+async def main(spec: WorkerSpec) -> None:
+    await Persister(spec).run()
+
+
+if __name__ == "__main__":
+    run_worker(main)

@@ -1,0 +1,249 @@
+"""The query worker: requests in, answers out, shared memory read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from dataclasses import asdict
+from typing import Any, cast
+
+from mstore import __version__, clock, limits
+from mstore.errors import LimitExceeded, MstoreError, ProtocolError, Timeout, UnknownMessage
+from mstore.frames import Series
+from mstore.ipc import framing, messages as m
+from mstore.query.catalog import MetricInfo
+from mstore.query.reader import Reader
+from mstore.shm.control import WORKER_READY, Control
+from mstore.shm.layout import WORKER_QUERY
+from mstore.workers import memory
+from mstore.workers.channel import Channel
+from mstore.workers.info import store_info
+from mstore.workers.process import run_worker
+from mstore.workers.spec import WorkerSpec
+
+log = logging.getLogger(__name__)
+
+
+
+class QueryConnection(asyncio.BufferedProtocol):
+    """One client: requests are answered in order, each by one look at shared memory."""
+
+    def __init__(self, worker: QueryWorker) -> None:
+        self._worker = worker
+        self._decoder = framing.FrameDecoder(limits.FRAME_BYTES_MAX, m.TAGS)
+        self._transport: asyncio.Transport | None = None
+        self._greeted = False
+        self._cancelled: set[int] = set()
+        self._stalled: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not derive from asyncio.Transport but are used as one.
+        self._transport = cast(asyncio.Transport, transport)
+        self._worker.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._stalled, self._watch):
+            if timer is not None:
+                timer.cancel()
+        self._worker.closed(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.receive_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._worker.slot.add("bytes_in", nbytes)
+        try:
+            frames = [(frame.request_id, m.decode_frame(frame)) for frame in self._decoder.received(nbytes)]
+            # A Cancel that is already here when its request has not begun takes effect.
+            self._cancelled.update(message.target for _, message in frames if isinstance(message, m.Cancel))
+            for request_id, message in frames:
+                self._handle(request_id, message)
+            self._cancelled.clear()
+        except ProtocolError as error:
+            self._worker.slot.add("errors")
+            log.info("connection closed: %s", error)
+            self._send(m.Error.of(error), 0)
+            self.close()
+        self._watch_unfinished()
+
+    def _handle(self, request_id: int, message: m.Message) -> None:
+        if isinstance(message, m.Cancel):
+            return
+        if not self._greeted:
+            if not isinstance(message, m.Hello):
+                raise ProtocolError("the first message of a connection must be Hello")
+            self._greeted = True
+            self._send(self._worker.welcome(message), request_id)
+            return
+        if request_id in self._cancelled:
+            self._worker.slot.add("cancelled")
+            self._send(m.Error("cancelled", "cancelled by its sender"), request_id)
+            return
+        try:
+            reply = self._worker.answer(message)
+        except ProtocolError:
+            raise
+        except MstoreError as error:
+            reply = m.Error.of(error)
+        except Exception as error:
+            # One question must not take the other clients' worker down, nor leave its own sender waiting.
+            log.exception("no answer to %s", message)
+            reply = m.Error("error", f"the query worker failed: {type(error).__name__}: {error}")
+        self._send(reply, request_id)
+
+    def _send(self, message: m.Message, request_id: int) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            parts = m.encode_parts(message, request_id)
+            self._worker.slot.add("bytes_out", sum(map(len, parts)))
+            self._transport.writelines(parts)
+
+    def pause_writing(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stalled = loop.call_later(limits.STALLED_READER_S_MAX, self._reader_stalled)
+        assert self._transport is not None
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _reader_stalled(self) -> None:
+        log.info("connection closed: it took none of its answers for %d s", limits.STALLED_READER_S_MAX)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _watch_unfinished(self) -> None:
+        if self._decoder.pending_since is not None and self._watch is None:
+            loop = asyncio.get_running_loop()
+            self._watch = loop.call_later(limits.UNFINISHED_FRAME_S_MAX, self._check_unfinished)
+
+    def _check_unfinished(self) -> None:
+        self._watch = None
+        since = self._decoder.pending_since
+        if since is None:
+            return
+        if clock.monotonic_s() - since >= limits.UNFINISHED_FRAME_S_MAX:
+            error = Timeout(f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole")
+            self._send(m.Error.of(error), 0)
+            self.close()
+        else:
+            self._watch_unfinished()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class QueryWorker:
+    """A Reader behind a socket."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        control = memory.attach(spec, "control", writable=True)
+        directory = memory.attach(spec, "directory")
+        samples = memory.attach(spec, "samples")
+        self._control = Control(control)
+        self.slot = self._control.worker(spec.slot)
+        self.slot.claim(WORKER_QUERY, spec.index, os.getpid())
+        self._reader = Reader(directory.segment, samples.segment)
+        self._samples = samples
+        self._channel = Channel.from_fd(spec.channel_fd)
+        self._connections: set[QueryConnection] = set()
+        self._stopping = asyncio.Event()
+
+    def opened(self, connection: QueryConnection) -> None:
+        self._connections.add(connection)
+        self.slot.add("connections_open")
+        self.slot.add("connections_total")
+
+    def closed(self, connection: QueryConnection) -> None:
+        self._connections.discard(connection)
+        self.slot.add("connections_open", -1)
+
+    def welcome(self, hello: m.Hello) -> m.Message:
+        return m.Welcome(
+            min(hello.version, m.VERSION),
+            self._spec.instance,
+            {"frame_bytes": limits.FRAME_BYTES_MAX, "answer_bytes": limits.ANSWER_BYTES_MAX},
+            hello.ack,
+            [[0, "query.sock"]],
+            f"mstore {__version__}",
+        )
+
+    def answer(self, message: m.Message) -> m.Message:
+        """The reply to one request; raises typed errors."""
+        if isinstance(message, m.Query):
+            return self._query(message)
+        if isinstance(message, m.Children):
+            return m.Names(self._reader.children(*message.path))
+        if isinstance(message, m.Paths):
+            return m.Names([list(path) for path in self._reader.paths(message.depth)])
+        if isinstance(message, m.Metrics):
+            return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])
+        if isinstance(message, m.Info):
+            return m.InfoReply(store_info(self._spec, self._control, self._reader, self._samples))
+        if isinstance(message, m.Ping):
+            return m.Done({})
+        raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
+
+    def _query(self, q: m.Query) -> m.Message:
+        began = clock.now_ns()
+        found = self._reader.query(
+            q.cluster, q.host, q.metric, q.start, q.end, type=q.type, type_ids=q.type_ids, subtype=q.subtype,
+            subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution,
+        )  # fmt: skip
+        many = isinstance(found, list)
+        series: list[Series] = found if isinstance(found, list) else [found]
+        n_bytes = sum(one.values.nbytes for one in series)
+        if n_bytes > limits.ANSWER_BYTES_MAX:
+            raise LimitExceeded(
+                f"an answer of {n_bytes} bytes; at most {limits.ANSWER_BYTES_MAX}: ask for less at a time",
+                limit=limits.ANSWER_BYTES_MAX,
+            )
+        self.slot.add("queries")
+        self.slot.add("query_series", len(series))
+        self.slot.add("query_samples", sum(len(one) for one in series))
+        self.slot.add("query_us_total", (clock.now_ns() - began) // 1000)
+        return m.Answer(many, [one.to_wire() for one in series])
+
+    def _command(self, packet: list[Any], fd: int | None) -> None:
+        if packet[0] == "serve" and fd is not None:
+            asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
+        elif packet[0] == "stop":
+            self._stopping.set()
+
+    async def _serve(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: QueryConnection(self), sock)
+        except OSError as error:
+            log.info("a connection was gone before it was served: %s", error)
+            sock.close()
+
+    async def run(self) -> None:
+        self._channel.serve(asyncio.get_running_loop(), self._command, self._stopping.set)
+        self.slot.state = WORKER_READY
+        self._channel.send(["ready"])
+        await self._stopping.wait()
+        for connection in list(self._connections):
+            connection.close()
+        await asyncio.sleep(0)
+        self.slot.release()
+
+
+def _plain(metric: MetricInfo) -> dict[str, Any]:
+    return {**asdict(metric), "columns": [list(column) for column in metric.columns]}
+
+
+async def main(spec: WorkerSpec) -> None:
+    await QueryWorker(spec).run()
+
+
+if __name__ == "__main__":
+    run_worker(main)

@@ -1,0 +1,44 @@
+"""What the supervisor tells a child process: one JSON argument, and inherited file descriptors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a child needs to find its place. File descriptors are inherited under the same numbers."""
+
+    kind: str
+    """persister, ingest or query."""
+    index: int
+    """Among the workers of its kind; also the ring of an ingest worker."""
+    slot: int
+    """Row of the worker table in the control segment."""
+    store_dir: str
+    config_path: str | None
+    instance: int
+    segments: dict[str, str]
+    """control, directory, samples, ring-0 ... -> name in /dev/shm."""
+    channel_fd: int
+    """Socket pair to the supervisor: connections to serve come down, readiness goes up."""
+    doorbell_fd: int
+    """eventfd: something was published into a ring (written by ingest workers, read by the persister)."""
+    ack_fds: tuple[int, ...]
+    """eventfd of each ingest worker: a position has moved."""
+    parent_pid: int
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.store_dir)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkerSpec:
+        fields = json.loads(text)
+        fields["ack_fds"] = tuple(fields["ack_fds"])
+        return cls(**fields)

@@ -1,0 +1,48 @@
+"""The Cython extension list; everything else about the package is in pyproject.toml.
+
+MSTORE_KERNELS_ONLY=_lines,_ring builds just those modules (a developer's shortcut).
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+if not (shutil.which(os.environ.get("CC", "").split(" ")[0] or "cc") or shutil.which("gcc")):
+    sys.exit("mstore needs a C compiler to build its kernels: install one, e.g. `apt-get install gcc libc6-dev python3-dev`")
+
+KERNELS = Path("mstore") / "kernels"
+only = [name for name in os.environ.get("MSTORE_KERNELS_ONLY", "").split(",") if name]
+modules = sorted(path.stem for path in KERNELS.glob("_*.pyx") if not only or path.stem in only)
+
+# -ffp-contract=off: a fused multiply-add would make results differ between machines and from the reference twins.
+flags = ["-O3", "-std=gnu11", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-unused-function"]
+flags += os.environ.get("MSTORE_CFLAGS", "").split()
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"mstore.kernels.{name}",
+                [str(KERNELS / f"{name}.pyx")],
+                extra_compile_args=flags,
+                extra_link_args=os.environ.get("MSTORE_LDFLAGS", "").split(),
+                depends=[str(path) for path in KERNELS.glob("*.h")],
+                include_dirs=[str(KERNELS)],
+            )
+            for name in modules
+        ],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+        nthreads=os.cpu_count() or 1 if not only else 0,
+    )
+)

@@ -1,0 +1,127 @@
+"""What every test is held to: no process, no shared memory, no open file stays behind; random tests repeat.
+
+MSTORE_SEED=n repeats a random test; without it a fresh seed is drawn and printed with every failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("mstore", deadline=None, max_examples=100, print_blob=True)
+settings.load_profile("mstore")
+
+SETTLE_S = 5.0
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw hypothesis' examples from MSTORE_SEED too; become the parent of whatever orphans a test leaves."""
+    seed = os.environ.get("MSTORE_SEED")
+    if seed is not None and getattr(config.option, "hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = seed
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def pytest_sessionstart() -> None:
+    """libuv opens a pipe with its first loop and keeps it as long as the process lives: no test's leak."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.new_event_loop().close()
+
+
+def pytest_report_header() -> str:
+    return f"MSTORE_SEED={os.environ.get('MSTORE_SEED', 'drawn per test')}"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """For the test's own random generator: MSTORE_SEED, or a new one that is shown when the test fails."""
+    value = int(os.environ.get("MSTORE_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"MSTORE_SEED={value} {request.node.nodeid}")
+    return value
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What this process holds at one moment."""
+
+    children: dict[int, str]
+    """Command line by pid, orphans of killed children included."""
+    descriptors: set[str]
+    """"number target" each: a number that is used again for another file is another entry."""
+    segments: set[str]
+
+    @classmethod
+    def now(cls) -> _Held:
+        return cls(_children(), _descriptors(), {n for n in os.listdir("/dev/shm") if n.startswith("mstore")})
+
+    def more_than(self, before: _Held) -> list[str]:
+        new = [f"child process {pid}: {self.children[pid]}" for pid in self.children.keys() - before.children]
+        new += [f"open descriptor {entry}" for entry in self.descriptors - before.descriptors]
+        segments = self.segments - before.segments
+        return new + [f"shared memory /dev/shm/{name}" for name in segments if not _mapped_by_strangers(name)]
+
+
+def _children() -> dict[int, str]:
+    found = {}
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in _read(path).split():
+            found[int(pid)] = _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").strip()
+    return found
+
+
+def _reap_the_dead(before: _Held) -> None:
+    """Orphans that ended meanwhile are only waiting for their new parent, which is this process."""
+    for pid in _children().keys() - before.children:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the descriptor that listdir itself used
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+    return found
+
+
+def _mapped_by_strangers(name: str) -> bool:
+    """Whether a process outside this test run uses the segment: another run, or a store on this machine."""
+    ours = {os.getpid(), *_children()}
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        if int(path.parent.name) not in ours and f"/dev/shm/{name}" in _read(path):
+            return True
+    return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves a child process, a descriptor or a segment, after a while to settle."""
+    before = _Held.now()
+    yield
+    deadline = time.monotonic() + SETTLE_S
+    while left := _Held.now().more_than(before):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{request.node.nodeid} left behind:\n  " + "\n  ".join(left), pytrace=False)
+        gc.collect()
+        _reap_the_dead(before)
+        time.sleep(0.01)

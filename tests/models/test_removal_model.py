@@ -1,0 +1,182 @@
+"""Removing a series that a worker may be looking up: no accepted sample is lost or put in another series.
+
+    worker      epoch odd, (full fence), load the key's reference, append to the ring, (release) head, even
+    persister   hide the reference, (full fence), wait for an odd epoch to change, load head, drain up to it,
+                look again: used meanwhile = publish the reference again; else log the removal and reuse the
+                slot with the next generation
+
+The hidden word is the reference itself (a key entry's `ref`, or what a holder of a handle must look at before
+every use): a worker finds it without passing the key table, by its hint of the next key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.models.weakmemory import DEAD, RELAXED, RELEASE, Broken, Explored, State, Step, explore
+
+REF, EPOCH, HEAD, GENERATION, RING = 0, 1, 2, 3, 4
+RECORDS = 3
+HIDDEN = 0
+
+
+class Ghost(NamedTuple):
+    applied: int = 0
+    """Records taken from the ring; each is acknowledged then."""
+    used: bool = False
+    """Whether the series got a sample since its removal began."""
+    life: int = 1
+    """Which series really lives in the slot, whatever its generation says."""
+    removals: int = 2
+    kills: int = 1
+
+
+class Protocol(NamedTuple):
+    """One field a piece that may be left out."""
+
+    enter_fence: bool = True
+    hide_fence: bool = True
+    waits_for_epoch: bool = True
+    drains: bool = True
+    looks_again: bool = True
+    next_generation: bool = True
+    by_hidden_word: bool = True
+    """False: a holder of a handle compares generations only."""
+    buries: bool = True
+    """Whether the supervisor ends the epoch of a dead worker."""
+
+
+def worker(protocol: Protocol) -> Callable[..., Iterator[Step]]:
+    """regs: (epoch, head, reference in hand, batches left); a reference is (generation, life)"""
+
+    def step(pc: int, regs: Any, read: Callable[[int], Any], ghost: Ghost) -> Iterator[Step]:
+        epoch, head, ref, batches = regs
+        if pc == DEAD:
+            if protocol.buries and read(EPOCH) % 2:
+                stores = ((EPOCH, read(EPOCH) + 1, RELEASE),)
+                yield Step("the supervisor ends its epoch", DEAD, regs, stores, drained=True)
+            return
+        if ghost.kills:
+            yield Step("killed", DEAD, (0, 0, None, 0), ghost=ghost._replace(kills=ghost.kills - 1))
+        if pc == 0 and batches and head < RECORDS:
+            stores = ((EPOCH, epoch + 1, RELAXED),)
+            yield Step("enter", 1 if protocol.enter_fence else 2, (epoch + 1, head, ref, batches - 1), stores)
+        elif pc == 1:
+            yield Step("full fence", 2, regs, drained=True)
+        elif pc == 2:
+            found = look_up(protocol, read, ref)
+            yield Step(f"look up: {found}", 3 if found else 5, (epoch, head, found or ref, batches))
+        elif pc == 3:
+            yield Step("append", 4, regs, ((RING + head, ref, RELAXED),))
+        elif pc == 4:
+            yield Step("publish", 5, (epoch, head + 1, ref, batches), ((HEAD, head + 1, RELEASE),))
+        elif pc == 5:
+            yield Step("exit", 0, (epoch + 1, head, ref, batches), ((EPOCH, epoch + 1, RELEASE),))
+
+    return step
+
+
+def look_up(protocol: Protocol, read: Callable[[int], Any], handle: Any) -> Any:
+    """The reference to use, None when it is hidden: the worker then asks the persister for the series."""
+    if protocol.by_hidden_word or handle is None:
+        return None if read(REF) == HIDDEN else read(REF)
+    return handle if read(GENERATION) == handle[0] else None
+
+
+IDLE, FENCING, EPOCHS, WAITING, HEADS, DRAINING, LOOKING, REMOVING = range(8)
+
+
+def persister(protocol: Protocol) -> Callable[..., Iterator[Step]]:
+    """regs: the epoch waited for, or the head to be drained up to"""
+
+    def step(pc: int, regs: Any, read: Callable[[int], Any], ghost: Ghost) -> Iterator[Step]:
+        if pc in (IDLE, WAITING, DRAINING) and ghost.applied < read(HEAD):
+            yield Step("apply", pc, regs, ghost=apply(read(RING + ghost.applied), read(GENERATION), ghost))
+        if pc == IDLE and ghost.removals and read(REF) != HIDDEN:
+            begun = ghost._replace(removals=ghost.removals - 1, used=False)
+            after = FENCING if protocol.hide_fence else EPOCHS
+            yield Step("hide the reference", after, read(REF), ((REF, HIDDEN, RELEASE),), begun)
+        elif pc == FENCING:
+            yield Step("full fence", EPOCHS, regs, drained=True)
+        elif pc == EPOCHS:
+            seen = read(EPOCH)
+            wait = protocol.waits_for_epoch and seen % 2
+            yield Step(f"load epoch {seen}", WAITING if wait else HEADS, (regs, seen))
+        elif pc == WAITING and read(EPOCH) != regs[1]:
+            yield Step("the epoch has changed", HEADS, regs)
+        elif pc == HEADS:
+            yield Step(f"load head {read(HEAD)}", DRAINING, (regs[0], read(HEAD)))
+        elif pc == DRAINING and (ghost.applied >= regs[1] or not protocol.drains):
+            yield Step("drained", LOOKING, regs)
+        elif pc == LOOKING and protocol.looks_again and ghost.used:
+            yield Step("used: publish it again", IDLE, (), ((REF, regs[0], RELEASE),))
+        elif pc == LOOKING:
+            yield Step("not used: log the removal", REMOVING, regs)
+        elif pc == REMOVING:
+            if ghost.used:
+                raise Broken("an acknowledged sample is removed with its series")
+            generation = regs[0][0] + (1 if protocol.next_generation else 0)
+            new = (generation, ghost.life + 1)
+            stores = ((GENERATION, generation, RELEASE), (REF, new, RELEASE))
+            yield Step("reuse the slot", IDLE, (), stores, ghost._replace(life=ghost.life + 1))
+
+    return step
+
+
+def apply(ref: tuple[int, int], generation: int, ghost: Ghost) -> Ghost:
+    """What applying one record does; the record carries the generation only, `life` is for the model."""
+    if ref[0] != generation:
+        raise Broken("an accepted sample is dropped as stale")
+    if ref[1] != ghost.life:
+        raise Broken("a sample is stored in another series")
+    return ghost._replace(applied=ghost.applied + 1, used=True)
+
+
+def nothing_wrong(state: State) -> str:
+    return ""
+
+
+def who_is_stuck(state: State) -> str:
+    pc = state.threads[1][0]
+    if pc != IDLE:
+        return "the removal waits for ever"
+    return "" if state.ghost.applied == state.memory[HEAD] else "published records are never applied"
+
+
+def run(protocol: Protocol) -> Explored:
+    memory = ((1, 1), 0, 0, 1, *((None,) * RECORDS))
+    threads = [
+        ("worker", worker(protocol), 0, (0, 0, None, RECORDS)),
+        ("persister", persister(protocol), IDLE, ()),
+    ]
+    return explore(memory, threads, Ghost(), nothing_wrong, who_is_stuck)
+
+
+def test_removal_loses_no_accepted_sample_and_always_ends() -> None:
+    found = run(Protocol())
+    print(found.told())
+    assert not found.broken, found.told()
+    assert found.states > 1_000
+
+
+@pytest.mark.parametrize(
+    ("left_out", "broken"),
+    [
+        ({"enter_fence": False}, "dropped as stale"),
+        ({"hide_fence": False}, "dropped as stale"),
+        ({"waits_for_epoch": False}, "dropped as stale"),
+        ({"drains": False}, "dropped as stale"),
+        ({"looks_again": False}, "acknowledged sample is removed"),
+        ({"by_hidden_word": False}, "dropped as stale"),
+        ({"drains": False, "next_generation": False}, "stored in another series"),
+        ({"buries": False}, "waits for ever"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_model_finds_the_fault_when_a_piece_is_missing(left_out: dict[str, Any], broken: str) -> None:
+    found = run(Protocol()._replace(**left_out))
+    print(found.told())
+    assert broken in found.broken, found.told()

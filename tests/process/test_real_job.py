@@ -1,0 +1,89 @@
+"""A real 24-hour job of ClusterCockpit's archive (where the fixture is), and one of our own in the same form, through a whole store."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.stores import Server
+
+Serve = Callable[..., Server]
+Job = dict[str, Any]
+
+
+def own_job() -> tuple[Job, Job]:
+    """Two hosts, two metrics, gaps; statistics computed from the numbers here."""
+    data = {"cpu_load": [[0.25, None, 3.5, 4.125] * 50, [1.0, 2.0, None, None] * 50], "ipc": [[0.5] * 200, [None] * 199 + [0.75]]}
+    hosts = ["n1", "n2"]
+    job = {
+        name: {"node": {"timestep": 60, "series": [{"hostname": host, "data": values} for host, values in zip(hosts, rows, strict=True)]}}
+        for name, rows in data.items()
+    }
+    statistics = {}
+    for name, rows in data.items():
+        present = np.array([value for row in rows for value in row if value is not None])
+        statistics[name] = {"min": present.min(), "max": present.max(), "avg": present.mean()}
+    return job, {"cluster": "own", "startTime": 1_700_000_000, "statistics": statistics}
+
+
+def real_job(fixtures: Path) -> tuple[Job, Job]:
+    job = json.load(gzip.open(fixtures / "jobs" / "emmy-1404397.json.gz"))
+    meta = json.loads((fixtures / "jobs" / "emmy-1404397.meta.json").read_text())
+    return job, meta
+
+
+def lines_of(job: Job, meta: Job) -> str:
+    start = meta["startTime"]
+    found = []
+    for name, scopes in job.items():
+        for scope in scopes.values():
+            step = scope["timestep"]
+            for series in scope["series"]:
+                head = f"{name},cluster={meta['cluster']},hostname={series['hostname']},type=node value="
+                found += [f"{head}{value!r} {start + i * step}\n" for i, value in enumerate(series["data"]) if value is not None]
+    return "".join(found)
+
+
+def check_job(server: Server, job: Job, meta: Job, dtype: str, avg_tolerance: float) -> int:
+    start, n_series = meta["startTime"], 0
+    with server.client() as client:
+        assert client.write(lines_of(job, meta)).rejected == 0
+        for name, scopes in job.items():
+            present = []
+            for series in scopes["node"]["series"]:
+                data = np.array([np.nan if value is None else value for value in series["data"]])
+                # The grid begins with the first sample: nominal times are the samples' own.
+                found = client.query(meta["cluster"], series["hostname"], name, start, start + 60 * len(data))
+                assert found.times.tolist() == list(range(start, start + 60 * len(data), 60))
+                assert np.array_equal(found.values, data.astype(dtype), equal_nan=True), (name, series["hostname"])
+                present.append(np.asarray(found.values, dtype=float)[~np.isnan(found.values)])
+                n_series += 1
+            values, expected = np.concatenate(present), meta["statistics"][name]
+            if name != "ipc" or meta["cluster"] == "own":  # the real file's statistics of ipc contradict its own data
+                rounded = np.array([expected["min"], expected["max"]]).astype(dtype).astype(float)
+                assert [values.min(), values.max()] == rounded.tolist(), name
+                assert values.mean() == pytest.approx(expected["avg"], abs=avg_tolerance), name
+    return n_series
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_a_job_of_our_own_comes_back_equal(serve: Serve, dtype: str) -> None:
+    job, meta = own_job()
+    metrics = "".join(f'[metrics.{name}]\ntype = "{dtype}"\n' for name in job)
+    server = serve(f'retention = "0"\n{metrics}')
+    assert check_job(server, job, meta, {"f32": "float32", "f64": "float64"}[dtype], 1e-6) == 4
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_the_real_job_comes_back_equal_in_all_288_series(serve: Serve, fixtures: Path | None, dtype: str) -> None:
+    job, meta = real_job(fixtures) if fixtures else own_job()
+    metrics = "".join(f'[metrics.{name}]\ntype = "{dtype}"\n' for name in job)
+    server = serve(f'retention = "0"\n{metrics}')
+    n_series = check_job(server, job, meta, {"f32": "float32", "f64": "float64"}[dtype], 0.01)
+    assert n_series == (288 if fixtures else 4)

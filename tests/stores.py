@@ -1,0 +1,114 @@
+"""A real store for tests: `mstore serve` in a directory of its own, and what a test does to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mstore
+
+READY_S_MAX = 60.0
+
+
+class Server:
+    """One store. `config` is TOML text; None = no configuration at all."""
+
+    def __init__(self, directory: Path, config: str | None = None, *arguments: str) -> None:
+        self.directory = directory
+        self.arguments = ["--dir", str(directory), *arguments]
+        if config is not None:
+            path = directory / "mstore.toml"
+            path.write_text(config)
+            self.arguments += ["--config", str(path)]
+        self.process: subprocess.Popen[str] | None = None
+        self.log = directory / "server.log"
+
+    def start(self) -> Server:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mstore", "serve", *self.arguments], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        line = self._first_line()
+        assert line == f"mstore ready {self.directory}\n", f"{line!r}; its log says:\n{self.log_text()}"
+        return self
+
+    def _first_line(self) -> str:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        timer = threading.Timer(READY_S_MAX, self.process.kill)
+        timer.start()
+        try:
+            return self.process.stdout.readline()
+        finally:
+            timer.cancel()
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        try:
+            code = self.process.wait(120)
+        finally:
+            if self.process.poll() is None:
+                self.kill()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL the supervisor; its children die with it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def client(self, **options: Any) -> mstore.Client:
+        return mstore.connect(self.directory, **options)
+
+    def info(self) -> dict[str, Any]:
+        with self.client() as client:
+            return client.info()
+
+    def worker_pid(self, kind: str, index: int = 0) -> int:
+        return next(one["pid"] for one in self.info()["workers"] if (one["kind"], one["index"]) == (kind, index))
+
+    def connect(self, which: str) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(30)
+        sock.connect(str(self.directory / "run" / f"{which}.sock"))
+        return sock
+
+    def send_text(self, text: bytes) -> bytes:
+        """What a sender without any library does: connect, send, shut down, read the reply."""
+        with self.connect("ingest") as sock:
+            sock.sendall(text)
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    found = b""
+    while piece := sock.recv(65536):
+        found += piece
+    return found
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    """Wait for something that has no event to wait for."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,545 @@
+"""The command line, against a stand-in for the client: output, status, and never a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mstore
+from mstore.cli import common, write
+from mstore.cli import main as cli
+from mstore.client.results import Metric, WriteResult
+from mstore.errors import Unavailable
+from mstore.frames import Series
+from mstore.model import MetricSpec
+
+START_S = 1_700_000_000
+TREE: dict[str, Any] = {"fritz": {"f10": {"core0": {}, "core10": {}, "core2": {}}, "f2": {}}}
+
+
+class FakeWriter:
+    """Takes columns and remembers them by path."""
+
+    def __init__(self, client: FakeClient) -> None:
+        self.client = client
+        self.paths: list[Any] = []
+        self.n = 0
+
+    def open(self, series: list[Any], spec: MetricSpec | None = None) -> Any:
+        first = len(self.paths)
+        self.paths += series
+        self.client.specs.append(spec)
+        return np.arange(first, len(self.paths), dtype=np.uint32)
+
+    def write(self, handles: Any, times: Any, values: Any) -> None:
+        assert values.shape == (len(times), len(handles))
+        self.n += values.size
+        for column, handle in enumerate(handles.tolist()):
+            for row, t in enumerate(times.tolist()):
+                self.client.samples[self.paths[handle], t] = float(values[row, column])
+
+    def flush(self) -> WriteResult:
+        n, self.n = self.n, 0
+        return WriteResult(written=n)
+
+
+class FakeClient:
+    """A store of one cluster that accepts what begins with a letter."""
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.calls: list[tuple[Any, ...]] = []
+        self.specs: list[MetricSpec | None] = []
+        self.samples: dict[tuple[Any, int], float] = {}
+        self.answer: Any = None
+        self.options: dict[str, Any] = {}
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def write(self, lines: bytes, cluster: str | None = None, precision: str | None = None) -> WriteResult:
+        self.text += lines
+        self.calls.append(("write", cluster, precision))
+        bad = sum(line.startswith(b"?") for line in lines.splitlines())
+        ignored = sum(line.startswith(b"!") for line in lines.splitlines())
+        reasons = {name: n for name, n in (("bad_syntax", bad), ("unknown_metric", ignored)) if n}
+        return WriteResult(len(lines.splitlines()) - bad - ignored, bad, ignored, reasons)
+
+    def writer(self) -> FakeWriter:
+        return FakeWriter(self)
+
+    def query(self, *args: Any, **options: Any) -> Any:
+        self.calls.append(("query", args, options))
+        return self.answer(*args) if callable(self.answer) else self.answer
+
+    def children(self, *path: str) -> list[str]:
+        place: dict[str, Any] = TREE
+        for part in path:
+            place = place.get(part, {})
+        return list(place)
+
+    def metrics(self, cluster: str | None = None) -> list[Metric]:
+        grid, stamped = ("mem_bw", 60, "sum", "f32", "GB/s"), ("job_bytes", 0, "none", "u64")
+        return [Metric("fritz", *grid), Metric("fritz", *stamped)]
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "state": "ready",
+            "uptime_s": 12,
+            "memory": {"samples_bytes": 3 << 30, "series": 20000},
+            "workers": [{"kind": "ingest", "lines": 5}, {"kind": "query", "lines": 0}],
+            "locked": True,
+            "now_s": START_S,
+            "counters": {"lines": 5, "errors": 0},
+        }
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    fake = FakeClient()
+
+    def open_client(args: Any, **options: Any) -> FakeClient:
+        fake.options = options
+        return fake
+
+    monkeypatch.setattr(common, "open_client", open_client)
+    return fake
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line: (status, what it printed, what it said to standard error)."""
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main(list(argv))
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+def series(values: list[float], **fields: Any) -> Series:
+    names = {"cluster": "fritz", "host": "f2", "metric": "mem_bw", "unit": "GB/s"} | fields
+    return Series(np.array(values, np.float32), START_S, 60, **names)
+
+
+# --- the whole
+
+
+def test_version_is_the_packages(run: Run) -> None:
+    assert run("--version") == (0, f"mstore {mstore.__version__}\n", "")
+
+
+def test_without_a_command_the_help_says_where_to_start(run: Run) -> None:
+    status, out, _ = run()
+    assert status == 0
+    assert "Start here:  mstore demo" in out
+
+
+COMMANDS = [name for module in cli._COMMANDS for name in module.NAMES]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_with_an_example(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run(command, "--help")
+    assert max(map(len, out.splitlines())) <= 80
+    assert status == 0
+    assert f"Example:\n  mstore {command}" in out or f"| mstore {command}" in out
+    assert "--dir DIR" in out
+
+
+def test_the_help_lists_every_command(run: Run) -> None:
+    expected = "demo serve stop restart reload snapshot check config write query ls info simulate collect"
+    assert expected.split() == COMMANDS
+    assert all(command in run()[1] for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["serv"], "there is no command 'serv'; did you mean 'serve'?"),
+        (["query", "a"], "required: HOST, METRIC"),
+        (["write"], "required: FILE"),
+        (["write", "x", "--ack", "never"], "durable"),
+        (["simulate", "--gaps", "2"], "expected 0 up to"),
+        (["simulate", "--span", "1y"], "expected a duration"),
+        (["simulate", "--nodes", "0"], "whole number from 1"),
+        (["collect", "moon"], "host"),
+        (["ls", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(run: Run, argv: list[str], told: str) -> None:
+    status, out, err = run(*argv)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert told in err
+    assert "--help)" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (Unavailable("no store\nanswers"), 1, "mstore: no store answers\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.lp"),
+            1,
+            "mstore: x.lp: No such file or directory\n",
+        ),
+        (mstore.errors.ConfigError("bad key"), 2, "mstore: bad key\n"),
+        (mstore.errors.InvalidTimeRange("no time"), 2, "mstore: no time\n"),
+        (KeyboardInterrupt(), 130, "mstore: interrupted\n"),
+        (IndexError("bug"), 70, "mstore: internal error: IndexError: bug (MSTORE_TRACEBACK=1 shows where)\n"),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, told: str
+) -> None:
+    def fail(args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(common, "open_client", fail)
+    assert run("info") == (status, "", told)
+
+
+def test_the_directory_may_stand_before_or_after_the_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def note(args: Any, **options: Any) -> FakeClient:
+        seen.append(common.store_dir(args))
+        return FakeClient()
+
+    monkeypatch.setattr(common, "open_client", note)
+    monkeypatch.setenv("MSTORE_DIR", "/from/environment")
+    run("--dir", "/a", "ls")
+    run("ls", "--dir", "/b")
+    run("--dir", "/a", "ls", "--dir", "/b")
+    run("ls")
+    assert [str(path) for path in seen] == ["/a", "/b", "/b", "/from/environment"]
+
+
+# --- write
+
+
+def test_write_sends_a_file_and_says_how_fast(run: Run, client: FakeClient, tmp_path: Path) -> None:
+    (tmp_path / "x.lp").write_bytes(b"a value=1\nb value=2\n")
+    path = str(tmp_path / "x.lp")
+    status, out, err = run("write", path, "--cluster", "fritz", "--precision", "ms", "--ack", "memory")
+    assert (status, err) == (0, "")
+    assert out.startswith("2 lines written in ")
+    assert "lines/s" in out
+    assert client.text == b"a value=1\nb value=2\n"
+    assert client.calls == [("write", "fritz", "ms")]
+    assert client.options == {"ack": "memory"}
+
+
+def test_refused_lines_are_counted_and_make_the_status_1(
+    run: Run, client: FakeClient, tmp_path: Path
+) -> None:
+    (tmp_path / "x.lp").write_bytes(b"a value=1\n?\n?\n!\n")
+    status, out, _ = run("write", str(tmp_path / "x.lp"))
+    assert status == 1
+    assert out.splitlines()[1] == "2 rejected and 1 ignored: bad_syntax 2, unknown_metric 1"
+    (tmp_path / "x.lp").write_bytes(b"a value=1\n!\n")
+    assert run("write", str(tmp_path / "x.lp"))[0] == 0
+
+
+def test_write_reads_standard_input_and_compressed_files(
+    run: Run, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a value=1\nb value=2")))
+    assert run("write", "-", "--quiet") == (0, "", "")
+    with gzip.open(tmp_path / "x.lp.gz", "wb") as file:
+        file.write(b"\nc value=3\n")
+    assert run("write", str(tmp_path / "x.lp.gz"), "--quiet")[0] == 0
+    assert client.text == b"a value=1\nb value=2\nc value=3\n"
+
+
+def test_a_missing_file_is_one_line(run: Run, client: FakeClient) -> None:
+    status, out, err = run("write", "/no/such/file")
+    assert (status, out, err) == (1, "", "mstore: /no/such/file: No such file or directory\n")
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 7, 100, 1 << 20])
+def test_blocks_hold_whole_lines_whatever_their_size(block_bytes: int) -> None:
+    text = b"a value=1\n\nbb value=2\r\n# comment\nccc value=3"
+    found = list(write.blocks(io.BytesIO(text), block_bytes))
+    assert b"".join(found) == text
+    assert all(block.endswith(b"\n") for block in found[:-1])
+
+
+@pytest.mark.parametrize("block_bytes", [1000, 65_000, 70_000, 200_000])
+def test_an_endless_line_is_cut_and_the_next_one_is_whole(block_bytes: int) -> None:
+    text = b"a value=1\n" + b"x" * 300_000 + b"\nb value=2\n" + b"y" * 300_000
+    found = b"".join(write.blocks(io.BytesIO(text), block_bytes)).split(b"\n")
+    assert [line for line in found if len(line) < 100 and line] == [b"a value=1", b"b value=2"]
+    assert all(len(line) > 65_536 for line in found if len(line) >= 100)
+
+
+# --- ls and info
+
+
+def test_ls_lists_levels_in_natural_order(run: Run, client: FakeClient) -> None:
+    assert run("ls")[1] == "fritz\n"
+    assert run("ls", "fritz")[1] == "f2\nf10\n"
+    assert run("ls", "/fritz/f10/")[1] == "core0\ncore2\ncore10\n"
+    assert run("ls", "fritz", "f10")[1] == "core0\ncore2\ncore10\n"
+    assert run("ls", "fritz", "f2") == (0, "", "")
+    assert json.loads(run("ls", "fritz", "--json")[1]) == ["f2", "f10"]
+
+
+def test_ls_of_something_missing_says_what_there_is(run: Run, client: FakeClient) -> None:
+    status, out, err = run("ls", "fritz/f3")
+    assert (status, out) == (1, "")
+    assert err == "mstore: fritz has no 'f3'; it has f2, f10\n"
+    assert "the store has no 'alex'; it has fritz" in run("ls", "alex/a1")[2]
+
+
+def test_ls_metrics_is_a_table(run: Run, client: FakeClient) -> None:
+    lines = run("ls", "--metrics", "fritz")[1].splitlines()
+    assert lines[0].split() == ["cluster", "metric", "step", "type", "aggregation", "unit"]
+    assert lines[2].split() == ["fritz", "job_bytes", "stamped", "u64", "none"]
+    assert lines[3].split() == ["fritz", "mem_bw", "60", "s", "f32", "sum", "GB/s"]
+    assert json.loads(run("ls", "--metrics", "--json")[1])[1]["step_s"] == 60
+
+
+def test_info_shows_quantities_with_their_units(run: Run, client: FakeClient) -> None:
+    out = run("info")[1]
+    assert "  uptime  12 s" in out
+    assert "  samples  3 GiB" in out
+    assert "  series   20,000" in out
+    assert "  ingest      5" in out
+    assert "  locked  yes" in out
+    assert "2023-11-1" in out
+    assert "errors" not in out
+    assert json.loads(run("info", "--json")[1]) == client.info()
+
+
+# --- query
+
+
+def query(run: Run, *more: str) -> tuple[int, str, str]:
+    times = ("--from", str(START_S), "--to", str(START_S + 240), "--utc")
+    return run("query", "fritz", "f2", "mem_bw", *times, *more)
+
+
+def test_a_table_has_a_row_for_every_slot(run: Run, client: FakeClient) -> None:
+    client.answer = series([1.5, float("nan"), 0.1, 1e6])
+    status, out, err = query(run)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "fritz/f2  mem_bw [GB/s]  every 60 s, 2023-11-14 22:13 to 22:17 UTC",
+        "time        value",
+        "────────  ───────",
+        "22:13:20      1.5",
+        "22:14:20        -",
+        "22:15:20      0.1",
+        "22:16:20  1000000",
+    ]
+
+
+def test_several_series_stand_side_by_side_or_are_summed_up(run: Run, client: FakeClient) -> None:
+    client.answer = [series([1.0, 2.0], type="socket", type_id=str(i)) for i in range(2)]
+    assert query(run, "--type", "socket")[1].splitlines()[1].split() == ["time", "socket0", "socket1"]
+    client.answer = [series([1.0, 2.0], type="hwthread", type_id=str(i)) for i in range(72)]
+    out = query(run, "--type", "hwthread")[1]
+    assert out.splitlines()[3].split() == ["hwthread0", "2", "1", "1.5", "2", "2", "▁█"]
+    assert "--format csv prints every value" in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_a_long_table_leaves_out_its_middle_unless_asked(run: Run, client: FakeClient) -> None:
+    client.answer = series([float(i) for i in range(100)])
+    lines = query(run, "--rows", "5")[1].splitlines()[3:]
+    assert [line.split()[-1] for line in lines[:3] + lines[4:]] == ["0", "1", "2", "98", "99"]
+    assert "95 rows left out" in lines[3]
+    assert len(query(run, "--rows", "0")[1].splitlines()) == 103
+
+
+def test_csv_has_every_value_as_it_is_stored(run: Run, client: FakeClient) -> None:
+    values = ([0.1, float("nan")], [2.0, 3.0])
+    client.answer = [series(values[i], type="core", type_id=str(i)) for i in range(2)]
+    assert query(run, "--format", "csv")[1] == f"time,core0,core1\n{START_S},0.1,2.0\n{START_S + 60},,3.0\n"
+
+
+def test_json_is_valid_and_missing_is_null(run: Run, client: FakeClient) -> None:
+    client.answer = series([0.1, float("nan")])
+    assert json.loads(query(run, "--format", "json")[1]) == [
+        {"cluster": "fritz", "host": "f2", "metric": "mem_bw", "unit": "GB/s", "start": START_S, "step": 60,
+         "values": [0.1, None]}
+    ]  # fmt: skip
+
+
+def test_large_counters_are_exact(run: Run, client: FakeClient) -> None:
+    values = np.array([2**64 - 2, 0], np.uint64)
+    valid = np.array([True, False])
+    client.answer = Series(values, START_S, 60, valid=valid, cluster="fritz", host="f2", metric="m")
+    assert json.loads(query(run, "--format", "json")[1])[0]["values"] == [2**64 - 2, None]
+    assert query(run, "--format", "csv")[1].splitlines()[1:] == [f"{START_S},{2**64 - 2}", f"{START_S + 60},"]
+
+
+def test_stamped_rows_keep_their_milliseconds_and_columns(run: Run, client: FakeClient) -> None:
+    values = np.array([(1.5, 7), (2.5, 9)], [("seconds", "<f8"), ("bytes", "<u8")])
+    stamps = np.array([START_S * 1000 + 250, START_S * 1000 + 1750], np.int64)
+    client.answer = Series(values, START_S, 0, stamps_ms=stamps, cluster="fritz", host="f2", metric="job")
+    assert query(run, "--format", "csv")[1].splitlines() == [
+        "time_ms,seconds,bytes", f"{START_S * 1000 + 250},1.5,7", f"{START_S * 1000 + 1750},2.5,9",
+    ]  # fmt: skip
+    assert query(run)[1].splitlines()[3].split() == ["22:13:20.250", "1.5", "7"]
+    document = json.loads(query(run, "--format", "json")[1])[0]
+    assert document["columns"] == {"seconds": [1.5, 2.5], "bytes": [7, 9]}
+    assert document["times_ms"] == stamps.tolist()
+
+
+def test_a_plot_fits_the_terminal_and_names_its_series(run: Run, client: FakeClient) -> None:
+    values = [float(i % 7) for i in range(50)]
+    client.answer = [series(values, type="core", type_id=str(j)) for j in range(40)]
+    lines = query(run, "--format", "plot")[1].splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert any("⠀" < char <= "⣿" for char in "".join(lines))
+    assert "core0  core1" in lines[-4]
+    assert lines[-1].strip().endswith("more")
+
+
+def test_no_samples_say_why_and_make_the_status_1(run: Run, client: FakeClient) -> None:
+    client.answer = series([float("nan")] * 4, why="no such host")
+    assert query(run) == (1, "", "mstore: fritz/f2 mem_bw: no such host\n")
+    status, out, err = query(run, "--format", "csv")
+    assert (status, err) == (1, "mstore: fritz/f2 mem_bw: no such host\n")
+    assert out.startswith(f"time,value\n{START_S},\n")
+
+
+def test_a_hostlist_asks_for_every_host_and_the_same_range(run: Run, client: FakeClient) -> None:
+    client.answer = lambda cluster, host, metric, start, end: series([1.0], host=host)
+    more = ("--from", "-2h", "--resolution", "5m", "--type", "core", "--type-id", "0", "1", "--aggregate")
+    status, out, _ = run("query", "fritz", "f[1-3]", "mem_bw", *more)
+    assert status == 0
+    assert "f1  f2  f3" in out.splitlines()[1]
+    ranges = {args[3:] for _, args, _ in client.calls}
+    assert [args[1] for _, args, _ in client.calls] == ["f1", "f2", "f3"]
+    assert len(ranges) == 1
+    start, end = next(iter(ranges))
+    assert end - start == 7201
+    chosen = {"type": "core", "type_ids": ["0", "1"], "subtype": None, "subtype_ids": None}
+    assert client.calls[0][2] == chosen | {"aggregate": True, "resolution": 300}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--from", "yesterday"], "yesterday"),
+        (["--from", "200", "--to", "100"], "--from 200 is after --to 100"),
+    ],
+)
+def test_a_bad_range_is_one_line(run: Run, client: FakeClient, argv: list[str], told: str) -> None:
+    status, out, err = run("query", "fritz", "f2", "mem_bw", *argv)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+# --- simulate and collect
+
+
+def test_simulate_writes_text_that_parses(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert cli.main(["simulate", "--text", "--span", "20s", "--seed", "5"]) == 0
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert len(lines) > 614
+    assert all(line.count(b" ") == 2 and b",hostname=" in line for line in lines)
+
+
+def test_simulate_sends_lines_or_columns_to_the_store(run: Run, client: FakeClient) -> None:
+    status, out, _ = run("simulate", "--span", "30s", "--nodes", "2", "--seed", "5")
+    assert status == 0
+    assert out.startswith(f"{len(client.text.splitlines()):,} samples of 130 series in ")
+    assert run("simulate", "--span", "30s", "--nodes", "2", "--seed", "5", "--columns")[0] == 0
+    assert len({path for path, _ in client.samples}) == 130
+    assert {spec.step_s for spec in client.specs if spec} == {1, 5, 10, 30}
+
+
+def test_collect_once_stores_every_reading_with_interval_and_unit(run: Run, client: FakeClient) -> None:
+    status, out, _ = run("collect", "host", "--once", "--host", "box", "--interval", "30")
+    assert status == 0
+    assert out.endswith("written to local/box\n")
+    metrics = {path.metric for path, _ in client.samples}
+    assert {"cpu_load", "mem_used", "cpu_busy"} <= metrics
+    specs = {spec.name: spec for spec in client.specs if spec}
+    assert specs["mem_used"] == MetricSpec("mem_used", 30, "sum", "f32", "B")
+
+
+# --- config
+
+
+def test_the_example_configuration_is_printed_and_parses(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("config", "--example")
+    assert status == 0
+    (tmp_path / "mstore.toml").write_text(out)
+    status, shown, _ = run("config", "--config", str(tmp_path / "mstore.toml"))
+    assert status == 0
+    assert 'retention = "48h"' in shown
+
+
+def test_a_bad_configuration_is_one_line_and_status_2(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mstore.toml").write_text('retenton = "1h"')
+    status, out, err = run("config", "--config", str(tmp_path / "mstore.toml"))
+    assert (status, out) == (2, "")
+    assert "unknown key retenton" in err
+    assert err.count("\n") == 1
+
+
+def test_the_metrics_of_a_cluster_are_listed_as_configured(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mstore.toml").write_text('[metrics.a]\nunit = "W"\n[clusters.c.metrics.a]\nstep = 5')
+    out = run("config", "--config", str(tmp_path / "mstore.toml"), "--cluster", "c")[1]
+    assert out.splitlines()[2].split() == ["a", "5", "s", "f32", "avg", "W"]
+
+
+# --- commands to a store
+
+
+def test_stop_and_reload_say_what_was_done(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent = []
+
+    def send(directory: Path, verb: str, timeout_s: float) -> dict[str, Any]:
+        sent.append((directory, verb, timeout_s))
+        return {"needs_restart": ["max_series"], "warnings": ["x"]} if verb == "reload" else {}
+
+    monkeypatch.setattr(common, "send_command", send)
+    assert run("stop", "--dir", str(tmp_path), "--timeout", "5s")[1].startswith("stopped in 0.0")
+    assert run("reload", "--dir", str(tmp_path))[1].splitlines()[1:] == [
+        "warning: x", "not taken over until `mstore restart`: max_series",
+    ]  # fmt: skip
+    assert sent == [(tmp_path, "stop", 5), (tmp_path, "reload", 600)]
+
+
+def test_stopping_nothing_is_one_line(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("stop", "--dir", str(tmp_path))
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    assert str(tmp_path) in err
+
+
+def test_checking_a_missing_directory_is_one_line(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("check", "--dir", str(tmp_path / "nothing"))
+    assert (status, out) == (1, "")
+    assert "no such directory" in err

@@ -1,0 +1,231 @@
+"""Hostlists and ClusterCockpit's cluster.json."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mstore.errors import ConfigError
+from mstore.model import MetricSpec, SeriesPath
+from mstore.simulate.generator import builtin_path
+from mstore.topology import expand, fold, load_cluster, natural_key, parse_cluster
+
+DOCUMENT: dict[str, Any] = {
+    "name": "tiny",
+    "metricConfig": [
+        {"name": "cpu_load", "unit": {"base": ""}, "scope": "node", "aggregation": "avg", "timestep": 60,
+         "peak": 8},
+        {"name": "mem_bw", "unit": {"prefix": "G", "base": "B/s"}, "scope": "socket", "aggregation": "sum",
+         "timestep": 30, "peak": 100, "subClusters": [{"name": "old", "remove": True}]},
+        {"name": "acc_power", "unit": {"base": "W"}, "scope": "accelerator", "aggregation": None,
+         "timestep": 10},
+    ],
+    "subClusters": [
+        {"name": "new", "nodes": "n[1-2]", "topology": {
+            "node": [0, 1, 2, 3], "socket": [[0, 1], [2, 3]], "memoryDomain": [[0, 1], [2, 3]],
+            "core": [[0, 1], [2, 3]],
+            "accelerators": [{"id": "0:01"}, {"id": "0:02"}]}},
+        {"name": "old", "nodes": "o1", "topology": {"node": [0], "socket": [[0]], "core": [[0]]}},
+    ],
+}  # fmt: skip
+
+
+def changed(**steps: Any) -> dict[str, Any]:
+    """DOCUMENT with some values replaced: metricConfig__0__timestep=..."""
+    document = copy.deepcopy(DOCUMENT)
+    for path, value in steps.items():
+        place: Any = document
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split("__")]
+        for part in parents:
+            place = place[part]
+        place[last] = value
+    return document
+
+
+# --- hostlists
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("", []),
+        ("login", ["login"]),
+        ("f[0101-0103,0201]", ["f0101", "f0102", "f0103", "f0201"]),
+        ("a[1-2],b3", ["a1", "a2", "b3"]),
+        ("n[8-11]", ["n8", "n9", "n10", "n11"]),
+        ("n[08-11]", ["n08", "n09", "n10", "n11"]),
+        ("n[098-101]", ["n098", "n099", "n100", "n101"]),
+        ("r[1-2]n[1-2]-ib", ["r1n1-ib", "r1n2-ib", "r2n1-ib", "r2n2-ib"]),
+        ("a, b", ["a", "b"]),
+        ("[3-4]", ["3", "4"]),
+        ("n[5]", ["n5"]),
+    ],
+)
+def test_hostlists_expand_in_the_order_written(text: str, hosts: list[str]) -> None:
+    assert expand(text) == hosts
+
+
+@pytest.mark.parametrize(
+    "text", ["a[", "a]", "a[1-2", "a[[1]]", "a[3-1]", "a[]", "a[1-]", "a[x]", "a,,b", "a,", "a[-1]"]
+)
+def test_broken_hostlists_are_refused_with_their_text(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand(text)
+    assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["a[1-99999999]", "a[1-1000]b[1-1001]", "a[0-600000,0-600000]"])
+def test_a_hostlist_of_more_than_a_million_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="more than 1000000"):
+        expand(text)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "text"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["n3", "n1", "n2", "n1"], "n[1-3]"),
+        (["n08", "n09", "n10"], "n[08-10]"),
+        (["n8", "n9", "n10"], "n[8-10]"),
+        (["n01", "n1"], "n[1,01]"),
+        (["n1-ib", "n2-ib"], "n[1-2]-ib"),
+        (["n7"], "n7"),
+        (["f0101", "f0103", "login"], "f[0101,0103],login"),
+    ],
+)
+def test_hosts_fold_to_a_short_list(hosts: list[str], text: str) -> None:
+    assert fold(hosts) == text
+
+
+@pytest.mark.parametrize("host", ["", "a[1]", "a,b", "a b"])
+def test_names_that_a_hostlist_cannot_hold_are_refused(host: str) -> None:
+    with pytest.raises(ConfigError):
+        fold([host])
+
+
+def test_natural_order_counts_numbers() -> None:
+    assert sorted(["core10", "core2", "core", "a1b10", "a1b9"], key=natural_key) == [
+        "a1b9",
+        "a1b10",
+        "core",
+        "core2",
+        "core10",
+    ]
+
+
+# --- cluster.json
+
+
+def test_a_cluster_has_its_metrics_hosts_and_topology() -> None:
+    cluster = parse_cluster(DOCUMENT)
+    assert cluster.name == "tiny"
+    assert cluster.hosts() == ["n1", "n2", "o1"]
+    assert cluster.metrics["cpu_load"].spec == MetricSpec("cpu_load", 60, "avg", "f32", "")
+    assert cluster.metrics["mem_bw"].spec == MetricSpec("mem_bw", 30, "sum", "f32", "GB/s")
+    assert cluster.metrics["acc_power"].spec == MetricSpec("acc_power", 10, "none", "f32", "W")
+    assert cluster.metrics["mem_bw"].removed_from == {"old"}
+    assert cluster.subclusters["new"].topology.cores == ((0, 1), (2, 3))
+    assert cluster.warnings == ()
+
+
+def test_the_series_of_a_node_follow_scope_and_topology() -> None:
+    cluster = parse_cluster(DOCUMENT)
+    assert list(cluster.paths(cluster.subclusters["new"], "n1")) == [
+        SeriesPath("tiny", "n1", "cpu_load", "node"),
+        SeriesPath("tiny", "n1", "mem_bw", "socket", "0"),
+        SeriesPath("tiny", "n1", "mem_bw", "socket", "1"),
+        SeriesPath("tiny", "n1", "acc_power", "accelerator", "0:01"),
+        SeriesPath("tiny", "n1", "acc_power", "accelerator", "0:02"),
+    ]
+    assert [path.metric for path in cluster.paths(cluster.subclusters["old"], "o1")] == ["cpu_load"]
+    assert cluster.n_series() == 11
+
+
+@pytest.mark.parametrize(
+    ("scope", "ids"),
+    [("node", ()), ("hwthread", ("0", "1", "2", "3")), ("core", ("0", "1")), ("memoryDomain", ("0", "1")),
+     ("socket", ("0", "1")), ("accelerator", ("0:01", "0:02"))],
+)  # fmt: skip
+def test_every_scope_has_its_ids(scope: str, ids: tuple[str, ...]) -> None:
+    assert parse_cluster(DOCUMENT).subclusters["new"].topology.ids(scope) == ids
+
+
+def test_a_unit_may_be_a_plain_text_or_missing() -> None:
+    cluster = parse_cluster(changed(metricConfig__0__unit="load", metricConfig__1__unit=None))
+    assert cluster.metrics["cpu_load"].spec.unit == "load"
+    assert cluster.metrics["mem_bw"].spec.unit == ""
+
+
+def test_an_unknown_aggregation_is_none_with_a_warning() -> None:
+    cluster = parse_cluster(changed(metricConfig__0__aggregation="median"))
+    assert cluster.metrics["cpu_load"].spec.aggregation == "none"
+    assert len(cluster.warnings) == 1
+    assert "median" in cluster.warnings[0]
+
+
+def test_a_node_in_two_subclusters_belongs_to_the_first() -> None:
+    cluster = parse_cluster(changed(subClusters__1__nodes="n[2-3]"))
+    assert cluster.subclusters["new"].hosts == ("n1", "n2")
+    assert cluster.subclusters["old"].hosts == ("n3",)
+    assert "n2 also in new" in cluster.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": 3}, "name"),
+        ({"metricConfig": {}}, "metricConfig"),
+        ({"subClusters": None}, "subClusters"),
+        ({"metricConfig__0": 1}, "metricConfig[0]"),
+        ({"metricConfig__0__name": None}, "metricConfig[0].name"),
+        ({"metricConfig__1__name": "cpu_load"}, "metricConfig[1].name"),
+        ({"metricConfig__0__timestep": 0}, "metricConfig[0] (cpu_load).timestep"),
+        ({"metricConfig__0__timestep": "60"}, "metricConfig[0] (cpu_load).timestep"),
+        ({"metricConfig__0__scope": "sockets"}, "metricConfig[0] (cpu_load).scope"),
+        ({"metricConfig__0__unit": 3}, "metricConfig[0] (cpu_load).unit"),
+        ({"subClusters__0__topology__node": ["0"]}, "subClusters[0].topology.node"),
+        ({"subClusters__0__topology__socket": [0]}, "subClusters[0].topology.socket[0]"),
+        ({"subClusters__0__topology__accelerators": [{}]}, "subClusters[0].topology.accelerators[0].id"),
+    ],
+)
+def test_a_bad_cluster_file_is_refused_at_its_place(changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_cluster(changed(**changes), Path("tiny.json"))
+    assert caught.value.details["key"] == where
+    assert caught.value.message.startswith("tiny.json: ")
+
+
+def test_a_file_that_is_no_json_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        load_cluster(tmp_path / "x.json")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(ConfigError):
+        load_cluster(tmp_path / "deep.json")
+    (tmp_path / "tiny.json").write_text(json.dumps(DOCUMENT))
+    assert load_cluster(tmp_path / "tiny.json").source == tmp_path / "tiny.json"
+
+
+# (subcluster, its hosts, series a node); the real ones are read where MSTORE_FIXTURES says they are.
+OWN = {"cluster": ("gpu", 2, 71)}
+REAL = {"fritz": ("main", 992, 519), "alex": ("a40", 44, 694), "emmy": ("haswell", 38, 27)}
+
+
+def test_whole_cluster_files_are_read_as_they_are() -> None:
+    fixtures = os.environ.get("MSTORE_FIXTURES")
+    files = {builtin_path(): OWN["cluster"]}
+    if fixtures:
+        files |= {Path(fixtures) / "clusters" / f"{name}.json": expected for name, expected in REAL.items()}
+    for path, (subcluster, n_hosts, n_series) in files.items():
+        cluster = load_cluster(path)
+        found = cluster.subclusters[subcluster]
+        assert len(found.hosts) == n_hosts
+        assert sum(1 for _ in cluster.paths(found, found.hosts[0])) == n_series
+        assert expand(fold(cluster.hosts())) == sorted(cluster.hosts(), key=natural_key)
