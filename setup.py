@@ -12,14 +12,23 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 if not (shutil.which(os.environ.get("CC", "").split(" ")[0] or "cc") or shutil.which("gcc")):
-    sys.exit("mstore needs a C compiler to build its kernels: install one, e.g. `apt-get install gcc libc6-dev python3-dev`")
+    sys.exit(
+        "mstore needs a C compiler to build its kernels: install one, e.g. `apt-get install gcc libc6-dev python3-dev`"
+    )
 
 KERNELS = Path("mstore") / "kernels"
 only = [name for name in os.environ.get("MSTORE_KERNELS_ONLY", "").split(",") if name]
 modules = sorted(path.stem for path in KERNELS.glob("_*.pyx") if not only or path.stem in only)
 
 # -ffp-contract=off: a fused multiply-add would make results differ between machines and from the reference twins.
-flags = ["-O3", "-std=gnu11", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-unused-function"]
+flags = [
+    "-O3",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-Wno-unused-function",
+]
 flags += os.environ.get("MSTORE_CFLAGS", "").split()
 
 setup(

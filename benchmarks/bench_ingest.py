@@ -14,7 +14,8 @@ import mstore
 from benchmarks.common import Report, Result, Store, bare_socket_bytes_per_s, quiet_fdatasync_ms, store
 from benchmarks.load import CLUSTER, HWTHREADS, METRIC, STEP_S, Load
 
-TICKS = 20
+TICKS = 15
+ROUNDS = 3
 RANDOM_TICKS = 4
 CHUNK_BYTES = 1 << 20
 WINDOW = 8
@@ -34,7 +35,9 @@ def verify(directory: str, load: Load, first: int, stop: int) -> None:
     with mstore.attach(directory) as reader:
         for host in range(load.hosts):
             start = load.t0 + first * STEP_S
-            found = reader.query(CLUSTER, f"f{host:04d}", METRIC, start, start + (stop - first) * STEP_S, type="hwthread")
+            found = reader.query(
+                CLUSTER, f"f{host:04d}", METRIC, start, start + (stop - first) * STEP_S, type="hwthread"
+            )
             values = np.array([series.values for series in found])
             wanted = expected[host * HWTHREADS : (host + 1) * HWTHREADS]
             if len(found) != HWTHREADS or not np.array_equal(values, wanted):
@@ -68,7 +71,8 @@ def send(store_: Store, text: bytes, ack: str = "durable") -> float:
 def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
     """First sight, steady order, random order; `durable`."""
     now = int(time.time()) // STEP_S * STEP_S
-    n_ticks = 1 + sizes.ticks + sizes.random_ticks
+    n_steady = ROUNDS * sizes.ticks
+    n_ticks = 1 + n_steady + sizes.random_ticks
     load = Load(now - n_ticks * STEP_S, n_ticks, seed, sizes.hosts)
     rng = np.random.default_rng(seed)
     with store() as running:
@@ -77,13 +81,14 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
         report.add(Result("first sight of series", load.n_series / took, "series/s", 300_000))
         verify(str(running.directory), load, 0, 1)
 
-        steady = b"".join(load.tick(k) for k in range(1, 1 + sizes.ticks))
-        bare = bare_socket_bytes_per_s(steady)
-        rates = []
-        for _ in range(3):
+        rates, steady = [], b""
+        for round_ in range(ROUNDS):
+            first_tick = 1 + round_ * sizes.ticks
+            steady = b"".join(load.tick(k) for k in range(first_tick, first_tick + sizes.ticks))
             took = send(running, steady)
             rates.append(load.n_series * sizes.ticks / took)
-        verify(str(running.directory), load, 1, 1 + sizes.ticks)
+        verify(str(running.directory), load, 1, 1 + n_steady)
+        bare = bare_socket_bytes_per_s(steady)
         line_bytes = len(steady) / (load.n_series * sizes.ticks)
         share = 100 * max(rates) * line_bytes / bare
         p50, p99 = quiet_fdatasync_ms(running.directory)
@@ -91,15 +96,23 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
         report.add(
             Result("lines, steady order, durable (best of 3)", max(rates), "lines/s", 15e6, reference=disk),
             Result("lines, steady order, durable (median of 3)", float(np.median(rates)), "lines/s"),
-            Result("  share of the bare socket's speed", share, "%", 18, reference=f"bare socket {bare / 1e9:.2f} GB/s"),
+            Result(
+                "  share of the bare socket's speed",
+                share,
+                "%",
+                18,
+                reference=f"bare socket {bare / 1e9:.2f} GB/s",
+            ),
         )
         del steady
         shuffled = b"".join(
-            load.tick(k, rng.permutation(load.n_series)) for k in range(1 + sizes.ticks, n_ticks)
+            load.tick(k, rng.permutation(load.n_series)) for k in range(1 + n_steady, n_ticks)
         )
         took = send(running, shuffled)
-        verify(str(running.directory), load, 1 + sizes.ticks, n_ticks)
-        report.add(Result("lines, random order, durable", load.n_series * sizes.random_ticks / took, "lines/s", 4e6))
+        verify(str(running.directory), load, 1 + n_steady, n_ticks)
+        report.add(
+            Result("lines, random order, durable", load.n_series * sizes.random_ticks / took, "lines/s", 4e6)
+        )
 
 
 def bench_log_bytes(report: Report, sizes: Sizes, seed: int) -> None:
@@ -112,7 +125,9 @@ def bench_log_bytes(report: Report, sizes: Sizes, seed: int) -> None:
         for k in range(1, 11):
             client.write(load.tick(k))
         grown = client.info()["counters"]["wal_bytes"] - before
-        report.add(Result("log, steady f32 stream", grown / (10 * load.n_series), "bytes/sample", 5, at_least=False))
+        report.add(
+            Result("log, steady f32 stream", grown / (10 * load.n_series), "bytes/sample", 5, at_least=False)
+        )
 
 
 def bench_levels(report: Report, sizes: Sizes, seed: int) -> None:
@@ -138,7 +153,11 @@ def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
     now = int(time.time()) // STEP_S * STEP_S
     rng = np.random.default_rng(seed)
     n = sizes.hosts * HWTHREADS
-    names = [(CLUSTER, f"f{host:04d}", METRIC, "hwthread", str(thread)) for host in range(sizes.hosts) for thread in range(HWTHREADS)]
+    names = [
+        (CLUSTER, f"f{host:04d}", METRIC, "hwthread", str(thread))
+        for host in range(sizes.hosts)
+        for thread in range(HWTHREADS)
+    ]
     values = rng.random((sizes.column_ticks, n), dtype=np.float32)
     t0 = now - (sizes.column_ticks + 1) * STEP_S
     with store() as running, mstore.connect(running.directory) as client:
@@ -154,7 +173,9 @@ def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
         assert result.rejected == 0, result
         with mstore.attach(running.directory) as reader:
             for host in range(0, sizes.hosts, max(1, sizes.hosts // 100)):
-                found = reader.query(CLUSTER, f"f{host:04d}", METRIC, t0, t0 + sizes.column_ticks * STEP_S, type="hwthread")
+                found = reader.query(
+                    CLUSTER, f"f{host:04d}", METRIC, t0, t0 + sizes.column_ticks * STEP_S, type="hwthread"
+                )
                 stored = np.array([series.values for series in found]).T
                 assert np.array_equal(stored, values[:, host * HWTHREADS : (host + 1) * HWTHREADS])
     report.add(Result("columnar frames, durable", n * (sizes.column_ticks - 1) / took, "samples/s", 40e6))

@@ -23,7 +23,9 @@ def shm_bytes(running: Store) -> int:
     from mstore.shm.segment import SHM_DIR, name_prefix
 
     prefix = name_prefix(running.directory)
-    return sum(path.stat().st_blocks * 512 for path in Path(SHM_DIR).iterdir() if path.name.startswith(prefix))
+    return sum(
+        path.stat().st_blocks * 512 for path in Path(SHM_DIR).iterdir() if path.name.startswith(prefix)
+    )
 
 
 def bench_full_chunks(report: Report, n_series: int, n_chunks: int) -> None:
@@ -35,7 +37,12 @@ def bench_full_chunks(report: Report, n_series: int, n_chunks: int) -> None:
     with store() as running, mstore.connect(running.directory) as client:
         with client.writer() as writer:
             for first in range(0, n_series, block):
-                handles = writer.open([("c", f"h{(first + i) // 8:05d}", "m", "hwthread", str((first + i) % 8)) for i in range(block)])
+                handles = writer.open(
+                    [
+                        ("c", f"h{(first + i) // 8:05d}", "m", "hwthread", str((first + i) % 8))
+                        for i in range(block)
+                    ]
+                )
                 for row in range(0, n, 2048):
                     times = t0 + STEP_S * np.arange(row, min(row + 2048, n))
                     writer.write(handles, times, values[row : row + 2048])
@@ -50,7 +57,10 @@ def bench_full_chunks(report: Report, n_series: int, n_chunks: int) -> None:
 def bench_short_series(report: Report, n_series: int) -> None:
     """Bytes a series of 16 samples sent as text, one level each: all segments, rings and tables included."""
     t0 = int(time.time()) // STEP_S * STEP_S - 20 * STEP_S
-    heads = [f"job_reads,cluster=fritz,hostname=oss{i % 16:02d},type=job,type-id={4_000_000 + i},unit=1/s value=" for i in range(n_series)]
+    heads = [
+        f"job_reads,cluster=fritz,hostname=oss{i % 16:02d},type=job,type-id={4_000_000 + i},unit=1/s value="
+        for i in range(n_series)
+    ]
     with store() as running, mstore.connect(running.directory) as client:
         for k in range(16):
             result = client.write("".join([f"{head}{k}.5 {t0 + k * STEP_S}\n" for head in heads]))
@@ -84,7 +94,9 @@ def bench_import(report: Report) -> None:
         took = []
         for _ in range(7):
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""})
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+            )
             took.append(time.perf_counter() - began)
         return min(took)
 

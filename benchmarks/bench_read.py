@@ -52,12 +52,16 @@ def run(report: Report, rounds: int = 3000) -> None:
         with client.writer() as writer:
             handles = writer.open([("c", f"h{i:04d}", "load") for i in range(SERIES)])
             for row in range(0, SAMPLES, 1000):
-                writer.write(handles, t0 + STEP_S * np.arange(row, min(row + 1000, SAMPLES)), values[row : row + 1000])
+                writer.write(
+                    handles, t0 + STEP_S * np.arange(row, min(row + 1000, SAMPLES)), values[row : row + 1000]
+                )
             assert writer.flush().written == SAMPLES * SERIES
         order = np.random.default_rng(3).integers(0, SERIES, rounds).tolist()
         end = t0 + SAMPLES * STEP_S
         with mstore.attach(running.directory) as reader:
-            attached = measure(lambda i: reader.query("c", f"h{i:04d}", "load", t0, end).values, order, values)
+            attached = measure(
+                lambda i: reader.query("c", f"h{i:04d}", "load", t0, end).values, order, values
+            )
         column = np.ascontiguousarray(values.T)
         copy = measure(lambda i: column[i].copy(), order, values)
         over_socket = measure(lambda i: client.query("c", f"h{i:04d}", "load", t0, end).values, order, values)

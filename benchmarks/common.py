@@ -157,11 +157,15 @@ class Report:
         return [result for result in self.results if result.verdict == "MISSED"]
 
     def to_json(self) -> str:
-        return json.dumps({"machine": machine(), "results": [vars(result) for result in self.results]}, indent=1)
+        return json.dumps(
+            {"machine": machine(), "results": [vars(result) for result in self.results]}, indent=1
+        )
 
 
 def machine() -> str:
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
+    )
     return f"{platform.machine()}, {os.cpu_count()} cores, {model}, Linux {platform.release()}, Python {platform.python_version()}"
 
 

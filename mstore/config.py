@@ -267,12 +267,11 @@ class Config:
         return {name: spec for name, spec in found if spec is not None}
 
     def worker_counts(self, n_cores: int) -> tuple[int, int]:
-        """(ingest, query) processes: as configured, else one for every four cores of each kind, 1 to 8.
+        """(ingest, query) processes: as configured, else half the cores and one more of each kind, 1 to 10.
 
-        The persister and the kernel's socket work need cores of their own, and a parser takes tens of
-        millions of lines a second, so more workers only help machines with hundreds of connections.
+        On one or two cores 1 of each: the persister and the senders need cores, too.
         """
-        automatic = min(8, max(1, n_cores // 4))
+        automatic = 1 if n_cores <= 2 else min(n_cores // 2 + 1, 10)
         return self.ingest_workers or automatic, self.query_workers or automatic
 
     def needs_restart(self, newer: Config) -> list[str]:

@@ -218,7 +218,8 @@ class Series:
         present = self.values[self.valid]
         if not len(present):
             return ""
-        mean = float(np.mean(present, dtype=np.float64))
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = float(np.mean(present, dtype=np.float64))
         return f"   min {present.min():.6g}  mean {mean:.6g}  max {present.max():.6g} {self.unit}".rstrip()
 
 
@@ -230,7 +231,13 @@ def sparkline(values: NDArray[Any], valid: NDArray[np.bool_], width: int = _SPAR
     n = len(values)
     if not n:
         return ""
-    edges = np.linspace(0, n, min(n, width), endpoint=False).astype(np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities, and sums beyond float64
+        return _bars(values, valid, min(n, width))
+
+
+def _bars(values: NDArray[Any], valid: NDArray[np.bool_], width: int) -> str:
+    n = len(values)
+    edges = np.linspace(0, n, width, endpoint=False).astype(np.int64)
     sums = np.add.reduceat(np.where(valid, values, 0).astype(np.float64), edges)
     counts = np.add.reduceat(valid.astype(np.int64), edges)
     means = sums[counts > 0] / counts[counts > 0]
@@ -239,9 +246,8 @@ def sparkline(values: NDArray[Any], valid: NDArray[np.bool_], width: int = _SPAR
     low, high = float(means.min()), float(means.max())
     # A constant is drawn low, not as a division by zero; halves keep the span finite at the ends of float64.
     span = high / 2 - low / 2
-    with np.errstate(invalid="ignore", over="ignore"):
-        shares = (means / 2 - low / 2) / span if span > 0 else np.zeros(len(means))
-        heights = (shares * (len(_BARS) - 1)).round()
+    shares = (means / 2 - low / 2) / span if span > 0 else np.zeros(len(means))
+    heights = (shares * (len(_BARS) - 1)).round()
     bars = iter(np.nan_to_num(heights).clip(0, len(_BARS) - 1).astype(np.int64).tolist())
     return "".join(_BARS[next(bars)] if count else " " for count in counts.tolist())
 

@@ -35,5 +35,7 @@ def set_up_logging(process: str) -> None:
     if os.environ.get("MSTORE_LOG_FORMAT") == "json":
         handler.setFormatter(_JsonFormatter(process))
     else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {process}[%(process)d] %(message)s"))
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s %(levelname)-7s {process}[%(process)d] %(message)s")
+        )
     logging.basicConfig(level=level if level in _LEVELS else "INFO", handlers=[handler], force=True)

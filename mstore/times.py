@@ -87,7 +87,7 @@ def _datetime_seconds(moment: datetime) -> int:
 
 
 def _number_seconds(value: Any) -> int:
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
+    if type(value).__name__ in ("bool", "bool_"):  # also numpy's
         raise InvalidTimeRange(f"{value!r} is no time: expected {_EXPECTED}", value=str(value))
     if type(value).__name__ == "datetime64":
         return _datetime64_seconds(value)

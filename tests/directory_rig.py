@@ -20,17 +20,27 @@ class Rig:
     def __init__(self, max_series: int = 1000, seed: int = SEED) -> None:
         self.max_series, self.seed = max_series, seed
         self.fd = os.memfd_create("directory")
-        n = directory_bytes(max_series)
+        n = directory_bytes(max(1, max_series))
         os.ftruncate(self.fd, n)
-        self.segment = Segment(mmap.mmap(self.fd, n), True)
-        create_directory(SimpleNamespace(segment=self.segment, fd=self.fd), max_series, seed)
+        self.segment_buffer = mmap.mmap(self.fd, n)
+        self.segment = Segment(self.segment_buffer, True)
+        try:
+            create_directory(SimpleNamespace(segment=self.segment, fd=self.fd), max_series, seed)
+        except BaseException:
+            os.close(self.fd)
+            del self.segment, self.segment_buffer
+            raise
         self.writer = DirectoryWriter(self.segment, self.fd)
         self.reader = DirectoryReader(Segment(mmap.mmap(self.fd, n, prot=mmap.PROT_READ), False))
 
     def close(self) -> None:
+        """Close the descriptors; the maps go with the last of the objects."""
         os.close(self.fd)
+        del self.writer, self.reader, self.segment, self.segment_buffer
 
-    def intern(self, keys: list[bytes], t: int = 1000, default: bytes = b"", publish: bool = True) -> tuple[list[int], bytes]:
+    def intern(
+        self, keys: list[bytes], t: int = 1000, default: bytes = b"", publish: bool = True
+    ) -> tuple[list[int], bytes]:
         """(references, log) of keys first seen at t."""
         return self.intern_at(keys, [t] * len(keys), default, publish)
 
@@ -54,7 +64,9 @@ class Rig:
         self.writer.publish()
         return log
 
-    def era(self, slot: int, anchor_s: int, step_s: int = 60, era_start: int = 5000, type_code: int = 1) -> tuple[int, bytes]:
+    def era(
+        self, slot: int, anchor_s: int, step_s: int = 60, era_start: int = 5000, type_code: int = 1
+    ) -> tuple[int, bytes]:
         found = self.writer.begin_era(slot, anchor_s, step_s, era_start, type_code)
         self.writer.publish()
         return found
@@ -77,7 +89,10 @@ def contents(reader: DirectoryReader | DirectoryWriter) -> dict[str, object]:
     region = bytes(memoryview(reader.region_bytes(5)))
     at = 16
     while at < len(region):
-        size, cluster = int.from_bytes(region[at + 24 : at + 26], "little"), int.from_bytes(region[at + 16 : at + 20], "little")
+        size, cluster = (
+            int.from_bytes(region[at + 24 : at + 26], "little"),
+            int.from_bytes(region[at + 16 : at + 20], "little"),
+        )
         text = region[at + 32 : at + 32 + size]
         word = reader.lookup_key(text, cluster)
         if word & 0xFFFFFFFF != 0xFFFFFFFF and word:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -34,7 +33,10 @@ class Server:
     def start(self) -> Server:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mstore", "serve", *self.arguments], stdout=subprocess.PIPE, stderr=log, text=True
+                [sys.executable, "-m", "mstore", "serve", *self.arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         line = self._first_line()
         assert line == f"mstore ready {self.directory}\n", f"{line!r}; its log says:\n{self.log_text()}"
@@ -82,7 +84,9 @@ class Server:
             return client.info()
 
     def worker_pid(self, kind: str, index: int = 0) -> int:
-        return next(one["pid"] for one in self.info()["workers"] if (one["kind"], one["index"]) == (kind, index))
+        """0 while there is none."""
+        workers = self.info()["workers"]
+        return next((one["pid"] for one in workers if (one["kind"], one["index"]) == (kind, index)), 0)
 
     def connect(self, which: str) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)

@@ -29,7 +29,11 @@ MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 def tracked(*suffixes: str) -> list[Path]:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\n")
     return [ROOT / name for name in listed if name.endswith(suffixes) and (ROOT / name).exists()]
 

@@ -158,7 +158,7 @@ _UNITS = ("_bytes", "_s", "_ms", "_us")
 
 def _title(key: str) -> str:
     ending = next((unit for unit in _UNITS if key.endswith(unit)), "")
-    return key.removesuffix(ending).replace("_", " ")
+    return key.removesuffix(ending).removeprefix("n_").replace("_", " ")
 
 
 def _shown(key: str, value: Any) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = ("simulate",)
 BLOCK_BYTES = 8 * limits.MIB
+COLUMNS_VALUES = 256 * 1024
 SPAN_S_DEFAULT = 3600
 
 
@@ -209,6 +210,8 @@ class ColumnsSink:
         self._simulator = simulator
         self._writer = client.writer()
         self._handles = np.zeros(len(simulator.paths), np.uint32)
+        self._waiting: dict[bytes, list[Batch]] = {}
+        self._n_waiting = 0
         by_spec: dict[Any, list[int]] = {}
         for index, spec in enumerate(simulator.specs):
             by_spec.setdefault(spec, []).append(index)
@@ -216,15 +219,23 @@ class ColumnsSink:
             self._handles[places] = self._writer.open([simulator.paths[place] for place in places], spec=spec)
 
     def take(self, batch: Batch) -> None:
-        import numpy as np
-
-        values = self._simulator.values(batch).astype(np.float32)
-        self._writer.write(self._handles[batch.index], np.array([batch.t_s], np.int64), values[np.newaxis, :])
+        self._waiting.setdefault(batch.index.tobytes(), []).append(batch)
+        self._n_waiting += len(batch.index)
         self.sent += len(batch.index)
+        if self._n_waiting >= COLUMNS_VALUES:
+            self.push()
 
     def push(self) -> None:
-        """Frames leave at once; a window of them is under way unacknowledged."""
+        """Ticks of the same series become one frame: a matrix of times by series."""
+        import numpy as np
+
+        for batches in self._waiting.values():
+            times = np.array([batch.t_s for batch in batches], np.int64)
+            values = np.array([self._simulator.values(batch) for batch in batches], np.float32)
+            self._writer.write(self._handles[batches[0].index], times, values)
+        self._waiting, self._n_waiting = {}, 0
 
     def finish(self) -> WriteResult:
+        self.push()
         result: WriteResult = self._writer.flush()
         return result

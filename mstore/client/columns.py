@@ -26,7 +26,7 @@ from mstore.client.window import Window
 from mstore.errors import InvalidRequest, ProtocolError, UnknownHandle
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
-from mstore.model import MetricSpec, SeriesPath
+from mstore.model import MetricSpec, Reason, SeriesPath
 
 FRAME_VALUES = 512 * 1024
 """Values in one frame at most: 2 to 4 MiB, so that a window of frames keeps store and client both busy."""
@@ -67,7 +67,8 @@ class WriterSteps:
         self._on_wire: Handles = np.zeros(0, np.uint32)
         self._translate = False
         self.refused: dict[int, str] = {}
-        """Handles that could not be written when they were opened, with the reason."""
+        """Handles whose series the store refused when they were opened, with the reason. Their samples are
+        not sent but counted here; they are opened again with every new connection."""
 
     def open(self, series: Sequence[PathLike], spec: MetricSpec | None) -> Steps[Handles]:
         self._check_process()
@@ -101,6 +102,10 @@ class WriterSteps:
             raise UnknownHandle(
                 f"handle {int(columns.max())} was never opened by this writer", handle=int(columns.max())
             )
+        if self.refused:
+            columns, matrix = self._without_refused(columns, matrix)
+            if not len(columns):
+                return
         types = self._types[columns]
         if (types == types[0]).all():
             yield from self._write_type(columns, moments, matrix, int(types[0]))
@@ -116,6 +121,9 @@ class WriterSteps:
         words = _row_words(values, len(stamps))
         if not 0 <= int(handle) < len(self._types):
             raise UnknownHandle(f"handle {handle} was never opened by this writer", handle=int(handle))
+        if int(handle) in self.refused:
+            self._count_refused(int(handle), len(stamps))
+            return
         for i in range(0, len(stamps), limits.RUN_VALUES_MAX):
             part = slice(i, i + limits.RUN_VALUES_MAX)
             message = messages.Rows(int(handle), stamps[part].tobytes(), words[part].tobytes())
@@ -151,25 +159,51 @@ class WriterSteps:
                 )
                 yield from self._window.send(message)
 
+    def _without_refused(self, columns: Handles, matrix: NDArray[Any]) -> tuple[Handles, NDArray[Any]]:
+        """The columns that may be sent; the samples of the others are counted."""
+        usable = self._on_wire[columns] != messages.HANDLE_NONE
+        if usable.all():
+            return columns, matrix
+        for handle in columns[~usable].tolist():
+            self._count_refused(handle, len(matrix))
+        return columns[usable], matrix[:, usable]
+
+    def _count_refused(self, handle: int, n: int) -> None:
+        reason = self.refused[handle]
+        ignored = n if reason == Reason.UNKNOWN_METRIC.public else 0
+        self._window.total += WriteResult(0, n - ignored, ignored, {reason: n})
+
     def _add(self, message: messages.Open, reply: messages.Message) -> None:
-        handles, types = _opened(message, reply)
-        assert isinstance(reply, messages.Opened)
-        first = len(self._types)
-        self.refused.update({first + index: reason for index, reason in reply.errors})
+        self._take_opened(message, reply)
         self._opens.append(message)
-        self._types = np.concatenate([self._types, types])
-        self._on_wire = np.concatenate([self._on_wire, handles])
         self._note_translation()
 
     def _reopen(self, session: Session, until_s: float) -> Steps[None]:
         """Open everything again on a new connection, before anything unanswered is sent again."""
-        found = []
+        replies = []
         for message in self._opens:
-            found.append(_opened(message, (yield from session.direct(message, until_s))))
-        if found:
-            self._on_wire = np.concatenate([handles for handles, _ in found])
-            self._types = np.concatenate([types for _, types in found])
-            self._note_translation()
+            replies.append((yield from session.direct(message, until_s)))
+        self._types, self._on_wire = self._types[:0], self._on_wire[:0]
+        self.refused.clear()
+        for message, reply in zip(self._opens, replies, strict=True):
+            self._take_opened(message, reply)
+        self._note_translation()
+
+    def _take_opened(self, message: messages.Open, reply: messages.Message) -> None:
+        if not isinstance(reply, messages.Opened):
+            raise ProtocolError(f"Open was answered by {type(reply).__name__}")
+        handles = np.frombuffer(reply.handles, dtype="<u4")
+        types = np.frombuffer(reply.types, dtype=np.uint8)
+        if not len(handles) == len(types) == len(message.series):
+            raise ProtocolError(
+                f"{len(handles)} handles and {len(types)} types for {len(message.series)} series"
+            )
+        first = len(self._types)
+        reasons = {int(index): str(reason) for index, reason in reply.errors}
+        for index in np.flatnonzero(handles == messages.HANDLE_NONE).tolist():
+            self.refused[first + index] = reasons.get(index, "")
+        self._types = np.concatenate([self._types, types])
+        self._on_wire = np.concatenate([self._on_wire, handles])
 
     def _note_translation(self) -> None:
         self._translate = not np.array_equal(self._on_wire, np.arange(len(self._on_wire), dtype=np.uint32))
@@ -240,16 +274,6 @@ def _row_words(values: ArrayLike, n_rows: int) -> NDArray[np.uint64]:
         )
     kind = messages.TYPE_F64 if array.dtype.kind == "f" else messages.TYPE_U64
     return to_type(array.reshape(n_rows, -1), kind).view("<u8")
-
-
-def _opened(message: messages.Open, reply: messages.Message) -> tuple[Handles, NDArray[np.uint8]]:
-    if not isinstance(reply, messages.Opened):
-        raise ProtocolError(f"Open was answered by {type(reply).__name__}")
-    handles: Handles = np.frombuffer(reply.handles, dtype="<u4")
-    types: NDArray[np.uint8] = np.frombuffer(reply.types, dtype=np.uint8)
-    if not len(handles) == len(types) == len(message.series):
-        raise ProtocolError(f"{len(handles)} handles and {len(types)} types for {len(message.series)} series")
-    return handles, types
 
 
 def _path_list(path: PathLike) -> list[str]:

@@ -41,16 +41,21 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric of one cluster, as the store defines it."""
+    """One metric of one cluster, as the store defines it; the same fields as attach(DIR).metrics()."""
 
     cluster: str
     name: str
     step_s: int
     """Seconds between samples; 0 = stamped."""
-    aggregation: str
-    type: str
     unit: str = ""
+    aggregation: str = "none"
+    type: str = "f32"
+    kind: str = ""
+    """grid or stamped."""
     columns: tuple[tuple[str, str], ...] = ()
+    """Of stamped metrics with several: (name, type) each."""
+    origin: str = ""
+    """Where the definition came from."""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Metric:
@@ -58,8 +63,10 @@ class Metric:
             cluster=str(entry.get("cluster", "")),
             name=str(entry.get("name", "")),
             step_s=int(entry.get("step_s", 0)),
+            unit=str(entry.get("unit", "")),
             aggregation=str(entry.get("aggregation", "none")),
             type=str(entry.get("type", "f32")),
-            unit=str(entry.get("unit", "")),
+            kind=str(entry.get("kind", "")),
             columns=tuple((str(name), str(kind)) for name, kind in entry.get("columns", ())),
+            origin=str(entry.get("origin", "")),
         )

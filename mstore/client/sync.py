@@ -49,7 +49,7 @@ class Client:
 
     Threads     may share a client: every call has a connection to itself (kept for later calls).
     Fork        is safe: a child makes connections of its own. A Writer stays with the process that made it.
-    Interrupt   (Ctrl-C) ends a call at once; the store is told to drop the request. A write so ended may be
+    Interrupt   (Ctrl-C) ends a call at once; the store drops the request. A write so ended may be
                 stored in part; writing it again is safe.
     Reconnect   a broken connection is made again, with pauses of 10 ms to 1 s until `timeout`, and what was
                 not answered is sent again. That is safe: questions change nothing, and a sample with a

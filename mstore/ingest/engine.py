@@ -14,6 +14,7 @@ from mstore.ingest.effects import Effect, NeedReferences, NeedRoom
 from mstore.ingest.tally import Tally
 from mstore.kernels._lines import LineBatch, LineScanner
 from mstore.kernels._ring import RingWriter
+from mstore.model import Reason
 from mstore.shm.control import WorkerSlot
 from mstore.shm.directory import DirectoryReader
 
@@ -51,6 +52,8 @@ class Engine:
 
     A batch is resolved whole before any of it is published, so the order of one connection is the order in
     the ring, and so in the log.
+
+    full  whether the persister has no room and nothing to evict: what arrives then is refused as store_full
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Engine:
         slot: WorkerSlot,
         rules: Rules,
         ring_bell: Callable[[], None],
+        full: Callable[[], bool],
     ) -> None:
         self.scanner = scanner
         self.directory = directory
@@ -68,6 +72,7 @@ class Engine:
         self.slot = slot
         self.rules = rules
         self.ring_bell = ring_bell
+        self.full = full
         self._batches: list[LineBatch] = []
         self._busy = 0
 
@@ -94,7 +99,9 @@ class Engine:
             return 0
         return max(0, self.directory.find_level(0, b"", cluster))
 
-    def take_lines(self, text: memoryview | bytes, state: LineState, *, final: bool) -> Generator[Effect, Any, int]:
+    def take_lines(
+        self, text: memoryview | bytes, state: LineState, *, final: bool
+    ) -> Generator[Effect, Any, int]:
         """Store the whole lines of `text` (with `final`, also a last one without newline).
 
         returns the position of the first byte not used. `text` may be a view of a buffer that the caller
@@ -128,11 +135,15 @@ class Engine:
                 keys, offsets, times = batch.unknown()
                 known = yield NeedReferences(state.cluster, keys, offsets, times)
                 batch.resolve(None, known.refs, known.types, known.kinds)
-            while not batch.encode(self.ring):
-                self.publish()
-                text = bytes(text)
-                yield NEED_ROOM
             counts = batch.counts()
+            if self.full():
+                counts[Reason.STORE_FULL] += counts[0]
+                counts[0] = 0
+            else:
+                while not batch.encode(self.ring):
+                    self.publish()
+                    text = bytes(text)
+                    yield NEED_ROOM
             state.tally.add(counts)
             self.count(batch.n_lines, batch.n_samples, counts)
             batch.clear()

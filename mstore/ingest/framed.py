@@ -26,7 +26,14 @@ Replies = Generator[Effect, Any, None]
 Reply = Callable[[int, Ack | None, m.Message], None]
 """reply(request_id, level, message): send now (None), or once the ring's position has reached that level."""
 
-_PRECISIONS = {"": None, "auto": Precision.AUTO, "s": Precision.S, "ms": Precision.MS, "us": Precision.US, "ns": Precision.NS}
+_PRECISIONS = {
+    "": None,
+    "auto": Precision.AUTO,
+    "s": Precision.S,
+    "ms": Precision.MS,
+    "us": Precision.US,
+    "ns": Precision.NS,
+}
 
 
 class FramedSession:
@@ -111,6 +118,7 @@ class FramedSession:
         handles = np.frombuffer(message.handles, dtype="<u4")
         times = np.frombuffer(message.times, dtype="<i8")
         size = layout.TYPE_DTYPES[message.type].itemsize if message.type in layout.TYPE_DTYPES else 0
+        self._refuse_if_full()
         if not size:
             raise InvalidRequest(f"value type {message.type}: allowed are 1 (f32), 2 (f64), 3 (u64)")
         n = len(handles) * len(times)
@@ -137,6 +145,10 @@ class FramedSession:
         self._engine.count(0, tally.written, tally.counts)
         self._written(request_id, tally)
 
+    def _refuse_if_full(self) -> None:
+        if self._engine.full():
+            raise StoreFull("the store has no room and nothing it may evict: free memory or raise memory_cap")
+
     def _encode(self, encoder: ColumnEncoder, tally: Tally) -> Replies:
         while not encoder.encode(self._engine.ring):
             self._engine.publish()
@@ -148,6 +160,7 @@ class FramedSession:
     def _rows(self, request_id: int, message: m.Rows) -> Replies:
         handles = np.array([message.handle], dtype=np.uint32)
         self._handles.check(handles, None, layout.KIND_STAMPED)
+        self._refuse_if_full()
         stamps = np.frombuffer(message.stamps, dtype="<i8")
         if len(stamps) > limits.RUN_VALUES_MAX:
             raise LimitExceeded(f"{len(stamps)} rows in one message; at most {limits.RUN_VALUES_MAX}")
@@ -175,7 +188,13 @@ class FramedSession:
         self._written(request_id, tally)
 
     def _within_window(
-        self, times: NDArray[np.int64], values: bytes, row_bytes: int, row_samples: int, tally: Tally, per_s: int = 1
+        self,
+        times: NDArray[np.int64],
+        values: bytes,
+        row_bytes: int,
+        row_samples: int,
+        tally: Tally,
+        per_s: int = 1,
     ) -> tuple[NDArray[np.int64], bytes]:
         """Only the rows whose time is accepted; the others are counted."""
         _, oldest, newest = self._engine.window()
@@ -212,7 +231,9 @@ def _check_paths(series: list[Any], specs: list[Any] | None) -> tuple[list[list[
     if specs is not None and len(specs) == 1:
         specs = specs * len(series)
     if specs is not None and len(specs) != len(series):
-        raise InvalidRequest(f"{len(specs)} specs for {len(series)} series: send one for all, one each, or nil")
+        raise InvalidRequest(
+            f"{len(specs)} specs for {len(series)} series: send one for all, one each, or nil"
+        )
     return series, specs
 
 

@@ -32,7 +32,9 @@ class HandleTable:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def add(self, paths: list[list[str]], specs: list[Any] | None, refs: U64, types: bytes, kinds: bytes) -> U64:
+    def add(
+        self, paths: list[list[str]], specs: list[Any] | None, refs: U64, types: bytes, kinds: bytes
+    ) -> U64:
         """New handles for `paths`; uint64[n] handle numbers. raises LimitExceeded beyond the connection's bound."""
         first, n = len(self._paths), len(paths)
         if first + n > limits.HANDLES_PER_CONNECTION_MAX:

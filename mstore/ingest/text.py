@@ -62,7 +62,13 @@ class TextSession:
         head = bytes(data[: limits.KEY_BYTES_MAX])
         if not final and len(head) < len(_HEADER) and _HEADER.startswith(head):
             return None
-        if head.startswith(_HEADER) and head[len(_HEADER) : len(_HEADER) + 1] in (b" ", b"\t", b"\r", b"\n", b""):
+        if head.startswith(_HEADER) and head[len(_HEADER) : len(_HEADER) + 1] in (
+            b" ",
+            b"\t",
+            b"\r",
+            b"\n",
+            b"",
+        ):
             end = head.find(b"\n")
             if end < 0 and not final:
                 if len(head) >= limits.KEY_BYTES_MAX:

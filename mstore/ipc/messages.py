@@ -33,12 +33,15 @@ ACKS: Final = ("durable", "memory")
 PRECISIONS: Final = ("", "auto", "s", "ms", "us", "ns")
 """Unit of timestamps; "auto": told apart by magnitude; "": in Hello the same, in Lines that of Hello."""
 
+HANDLE_NONE: Final = 0xFFFF_FFFF
+"""In Opened.handles: this series cannot be written as things are; Opened.errors says why."""
+
 TYPE_F32, TYPE_F64, TYPE_U64 = 1, 2, 3
 """Numbers of the value types in Opened.types and Columns.type."""
 TYPE_BYTES: Final = {TYPE_F32: 4, TYPE_F64: 8, TYPE_U64: 8}
 
 # Bins of at least this many bytes go to the socket as they are; smaller ones are copied into the frame.
-BULK_BYTES_MIN = 4096
+BULK_BYTES_MIN = 65_536
 # Array elements a body may announce: msgpack allocates 8 bytes for each before it has seen any.
 ITEMS_MAX = 65_536
 
@@ -123,7 +126,7 @@ class Open(Message):
 
 @dataclass(frozen=True, slots=True)
 class Opened(Message):
-    """handles u32[n], types u8[n]; errors: [index, reason] of those that cannot be written as things are."""
+    """handles u32[n] (HANDLE_NONE = refused), types u8[n]; errors: [index, reason] of the refused."""
 
     TAG: ClassVar[int] = 6
     MANY: ClassVar[bool] = True

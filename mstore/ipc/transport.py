@@ -14,23 +14,27 @@ be trusted.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mstore import clock, limits
 from mstore.errors import NotPermitted, Timeout
 from mstore.ipc import framing, messages
 from mstore.ipc.checks import Bin
 
+if TYPE_CHECKING:
+    import asyncio
+
 T = TypeVar("T")
 
 # The system caps it at net.core.wmem_max; more of a frame fits in one system call.
 SEND_BUFFER_BYTES = 1 * limits.MIB
+# Values, and whatever stamps and coverage go with them.
+REPLY_BYTES_MAX = 2 * limits.ANSWER_BYTES_MAX
 
 
 class LinkBroken(Exception):
@@ -42,7 +46,7 @@ class Link:
 
     __slots__ = ("_limit", "_spoiled", "decoder", "sock")
 
-    def __init__(self, limit: int = limits.ANSWER_BYTES_MAX) -> None:
+    def __init__(self, limit: int = REPLY_BYTES_MAX) -> None:
         self._limit = limit
         self.sock: socket.socket | None = None
         self._spoiled = False
@@ -119,6 +123,8 @@ class _OnLink(Effect):
 
     async def perform_async(self) -> Any:
         try:
+            import asyncio  # here and not above: the blocking client starts in half the time without it
+
             async with asyncio.timeout(self._remaining()):
                 return await self._waiting()
         except OSError as error:
@@ -175,7 +181,7 @@ class Connect(_OnLink):
         sock = self._open()
         try:
             sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, self.path)
+            await _running_loop().sock_connect(sock, self.path)
         except BaseException:
             sock.close()
             raise
@@ -202,7 +208,7 @@ class Send(_OnLink):
                 parts[0] = memoryview(parts[0])[n:]
 
     async def _waiting(self) -> None:
-        sock, loop = self._sock(), asyncio.get_running_loop()
+        sock, loop = self._sock(), _running_loop()
         for part in self.parts:
             await loop.sock_sendall(sock, part)
 
@@ -222,7 +228,7 @@ class Receive(_OnLink):
         return self._decode(sock.recv_into(self.link.decoder.receive_buffer()))
 
     async def _waiting(self) -> list[tuple[int, messages.Message]]:
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         return self._decode(await loop.sock_recv_into(self._sock(), self.link.decoder.receive_buffer()))
 
     def _decode(self, n: int) -> list[tuple[int, messages.Message]]:
@@ -248,7 +254,15 @@ class Sleep(Effect):
         time.sleep(self.seconds)
 
     async def perform_async(self) -> None:
+        import asyncio
+
         await asyncio.sleep(self.seconds)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    import asyncio
+
+    return asyncio.get_running_loop()
 
 
 def run(steps: Steps[T]) -> T:

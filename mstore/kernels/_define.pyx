@@ -225,7 +225,9 @@ cdef class Definer(DirectoryReader):
         cdef ms_level* level = &self.levels_p[id]
         cdef ms_level* above = &self.levels_p[parent]
         cdef int64_t at
-        if not self.ensure_table(MS_TABLE_LEVELS, 1) or not self.commit(MS_REGION_LEVELS, (self.n_levels + 1) * sizeof(ms_level)):
+        if not self.ensure_table(MS_TABLE_LEVELS, 1):
+            return -1
+        if not self.commit(MS_REGION_LEVELS, (self.n_levels + 1) * sizeof(ms_level)):
             return -1
         at = self.store_text(name, n)
         if at < 0:

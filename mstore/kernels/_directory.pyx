@@ -15,7 +15,7 @@ What a reader may see while the writer works:
   - ids at or above the published counts and series that are not LIVE are not yet in the log: reported as absent
   - a table that has grown leaves its old place, which may be reused for another table; hence a probe that finds nothing
     looks whether the table word is still the same, and probes again if not
-  - a series slot may be reused under another level while its list is walked: every step checks level and generation again
+  - a series slot may be reused under another level while its list is walked: every step checks level and generation
 Readers never write, not even hints: the segment may be mapped PROT_READ.
 """
 
@@ -27,7 +27,7 @@ from libc.stdint cimport INT64_MAX
 from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size)
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
     WALK_ATTEMPTS = 64   # a list under change is walked again at most this often before the walk gives up
@@ -302,7 +302,7 @@ cdef class DirectoryReader:
         return self.series_c(level, metric, ms_load_acquire_u64(&self.head.n_series), False)
 
     def find_series_path(self, cluster, host, metric, type="", type_id="", subtype="", subtype_id=""):
-        """Reference (generation << 32 | slot) of a path's series, or which part is missing (a negative MISSING_* code)."""
+        """Reference (generation << 32 | slot) of a path's series, or a negative MISSING_* code: which part is missing."""
         cdef uint64_t bound = ms_load_acquire_u64(&self.head.n_levels)
         cdef Py_ssize_t n = 0
         cdef const char* name
@@ -329,7 +329,7 @@ cdef class DirectoryReader:
         return <uint64_t>ms_load_relaxed_u32(&self.series_p[slot].generation) << 32 | <uint64_t>slot
 
     def find_children_series(self, uint32_t level, uint32_t metric):
-        """(child level, slot) of every direct child that holds the metric, in no particular order: list[tuple[int, int]]."""
+        """list of (child level, slot) of every direct child that holds the metric, in no particular order."""
         cdef uint64_t bound = ms_load_acquire_u64(&self.head.n_series)
         cdef int64_t slot
         found = []
@@ -368,7 +368,7 @@ cdef class DirectoryReader:
         return found
 
     def level_series(self, uint32_t level, bint eras=False):
-        """Slots of the level's series: list[int], newest first. eras=True adds the ended ones, False only the newest era."""
+        """Slots of the level's series: list[int], newest first; only newest eras unless eras=True."""
         if level >= ms_load_acquire_u64(&self.head.n_levels):
             raise IndexError(f"level {level} does not exist")
         cdef int attempt
@@ -491,7 +491,7 @@ cdef class DirectoryReader:
         cdef RegionBytes found = RegionBytes()
         found.segment, found.at = self.segment, self.base + self.head.region[region].offset
         found.n = <Py_ssize_t>ms_load_acquire_u64(&self.head.region[region].used)
-        return found
+        return memoryview(found)
 
     def table_bytes(self, int table):
         """The slots of a hash table (index into layout.TABLE_NAMES) as uint64, read-only, for numpy.frombuffer."""
@@ -503,7 +503,7 @@ cdef class DirectoryReader:
         if found.at == NULL:
             raise ValueError(f"hash table {table} lies outside the directory")
         found.n = <Py_ssize_t>(mask + 1) * 8
-        return found
+        return memoryview(found)
 
     def table_hash(self, int table, uint32_t first, bytes text=b"", uint32_t second=0):
         """The hash of a key (text), level (parent, name; second = type_len), series (level; second = metric) or metric

@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore.kernels._directory import DirectoryReader
-from mstore.kernels._segment import Segment
+from mstore.kernels._gather_runs import RunReader
 
 GONE: int
 BUSY: int
@@ -14,10 +13,7 @@ LIMIT: int
 NO_MEMORY: int
 OTHER_KIND: int
 
-class Gatherer:
-    directory: DirectoryReader
-    samples: Segment
-    def __init__(self, directory: DirectoryReader, samples: Segment) -> None: ...
+class Gatherer(RunReader):
     def grid(
         self, ref: int, start: int, end: int, limit: int
     ) -> tuple[NDArray[Any], int, int, int, int, int] | int: ...

@@ -177,9 +177,10 @@ cdef class Interner(Definer):
     cdef ms_series* live_at(self, uint64_t ref) noexcept:
         """The series of a reference, NULL when the slot is free or of another generation."""
         cdef uint32_t slot = <uint32_t>ref
-        if slot >= self.n_series or self.series_p[slot].generation != ref >> 32 or self.series_p[slot].level == MS_NO_LEVEL:
+        cdef ms_series* s = &self.series_p[slot]
+        if slot >= self.n_series or s.generation != ref >> 32 or s.level == MS_NO_LEVEL:
             return NULL
-        return &self.series_p[slot]
+        return s
 
     cdef void add_key(self, const char* key, size_t n, uint64_t hash, uint32_t cluster, uint64_t ref, uint8_t type,
                       uint8_t kind, uint32_t step_s) except *:
@@ -499,7 +500,7 @@ cdef class Interner(Definer):
         cdef int64_t made
         cdef pending_era* p
         cdef size_t i
-        if slot >= self.n_series or not self.series_p[slot].flags & SERIES_LIVE or self.series_p[slot].flags & SERIES_ENDED:
+        if slot >= self.n_series or self.series_p[slot].flags & (SERIES_LIVE | SERIES_ENDED) != SERIES_LIVE:
             raise ValueError(f"series slot {slot} is not a newest era")
         if slot in self.removing:
             raise ValueError(f"series slot {slot} is being removed")
@@ -540,7 +541,7 @@ cdef class Interner(Definer):
         self.set_flags(old, SERIES_LIVE | SERIES_ENDED)
         if not new.flags & SERIES_ENDED:
             self.table_series(new_slot)
-        self.move_keys(old, new)
+        self.move_keys(old, self.live_at(self.newest_era(<uint64_t>new.generation << 32 | new_slot)))
 
     cdef void move_keys(self, ms_series* old, ms_series* new) noexcept:
         cdef uint64_t ref = <uint64_t>new.generation << 32 | <uint64_t>(new - self.series_p)

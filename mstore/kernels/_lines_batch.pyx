@@ -90,10 +90,7 @@ cdef class LineBatch:
 
     def counts(self):
         """int64[N_REASONS], a copy: [0] lines written, [reason] lines refused or ignored; final once n_unknown is 0."""
-        found = np.empty(N_REASONS, dtype=np.int64)
-        cdef int64_t[::1] view = found
-        memcpy(&view[0], self.count, sizeof(self.count))
-        return found
+        return np.frombuffer((<char*>self.count)[:sizeof(self.count)], dtype=np.int64).copy()
 
     def unknown(self):
         """The waiting keys: (their bytes joined, int64[n + 1] offsets, int64[n] first time in seconds), all as bytes."""

@@ -306,6 +306,7 @@ cdef class DirectoryWriter(Interner):
         bumped; a worker that sees it change forgets its hints.
         """
         cdef uint64_t read = KEYS_START, write = KEYS_START, size, before = self.n_keys, slot
+        cdef uint32_t low
         cdef ms_key* entry
         cdef ms_series* s
         cdef uint64_t* slots
@@ -329,7 +330,8 @@ cdef class DirectoryWriter(Interner):
                 self.n_keys += 1
                 entry.index, entry.next_key = <uint32_t>self.n_keys, 0
                 self.chain_key(entry, entry.ref)
-                self.put_slot(MS_TABLE_KEYS, self.entry_hash(MS_TABLE_KEYS, <uint32_t>(write >> 3)), <uint32_t>(write >> 3))
+                low = <uint32_t>(write >> 3)
+                self.put_slot(MS_TABLE_KEYS, self.entry_hash(MS_TABLE_KEYS, low), low)
                 write += size
             read += size
         memset(self.keys_p + write, 0, self.keys_used - write)

@@ -14,6 +14,19 @@ cdef uint64_t MIX = 0x9E3779B97F4A7C15u
 cdef uint64_t APART = 0xf0000000u  # keys of other things than chunks: above any (n, class)
 
 
+cdef inline bint fits(ms_series* s, uint32_t generation, int64_t t) noexcept nogil:
+    """Whether a sample goes into the current chunk of its series as it is: nearly every one does."""
+    cdef uint64_t span, distance
+    if (s.generation != generation or s.kind != KIND_GRID or s.flags != SERIES_LIVE or t < s.last_t
+            or s.cur_link == 0 or s.step_s == 0):
+        return False
+    span = <uint64_t>s.step_s << SLOTS_LOG2
+    distance = <uint64_t>t - (<uint64_t>s.anchor_s + <uint64_t>s.cur_n * span)
+    if distance >= span or distance >> 32:
+        return False
+    return <uint32_t>distance / s.step_s < grid_slots(MS_LINK_CLASS(s.cur_link), s.type)
+
+
 cdef class Room(Expiry):
     """See Chunks for the arguments."""
 
@@ -77,10 +90,13 @@ cdef class Room(Expiry):
         self.wanted[table_class(log2)] += 1
 
     cdef void want_grid(self, uint32_t slot, uint32_t generation, int64_t t) noexcept nogil:
-        cdef ms_series* s = self.resolve(&slot, generation, t, KIND_GRID)
+        cdef ms_series* s
         cdef ms_chunk* chunk
         cdef int64_t index, n
         cdef uint32_t place
+        if slot < self.n_series and fits(self.table + slot, generation, t):
+            return
+        s = self.resolve(&slot, generation, t, KIND_GRID)
         if s == NULL:
             return
         index = floor_div(t - s.anchor_s, s.step_s)

@@ -40,7 +40,8 @@ cdef enum:
     BAD = 4
     OTHER = 5
     SHIFTS_MAX = 4096
-    AHEAD = 24          # series fetched ahead of use
+    AHEAD = 24          # series records fetched ahead of use
+    NEAR = 12           # values' cache lines fetched ahead of use
 
 # Generation, kind, type and flags of a series as one word; the number of columns is left out.
 cdef uint64_t HEAD_MASK = 0xff00ffffffffffffu
@@ -60,13 +61,14 @@ cdef struct memo:        # neighbours in a run mostly share step and place: save
 
 
 cdef inline char* quick(char* base, ms_series* s, uint64_t head, int64_t t, memo* last) noexcept nogil:
-    """Where the value of a sample in order goes, noting it in the series; NULL: take the slow path.
+    """Where the value of a sample goes, if its series' newest chunk holds the slot, noting it; NULL: the slow path.
 
-    Valid for t >= last_t only: an earlier sample may belong to an earlier era.
+    A sample before the newest one may belong to an earlier era: era_start tells, on the record's other line.
     """
     cdef uint64_t span, start, distance
     cdef uint32_t step, place, rest, edge
-    if (ms_load_relaxed_u64(s) & HEAD_MASK) != head or t < s.last_t or s.cur_link == 0:
+    cdef int64_t nominal
+    if (ms_load_relaxed_u64(s) & HEAD_MASK) != head or s.cur_link == 0 or (t < s.last_t and t < s.era_start):
         return NULL
     step = s.step_s
     span = <uint64_t>step << SLOTS_LOG2
@@ -84,7 +86,9 @@ cdef inline char* quick(char* base, ms_series* s, uint64_t head, int64_t t, memo
     if s.n_seen != 0xffff:
         s.n_seen += 1
         s.n_edge += rest < edge or rest >= step - edge
-    ms_store_relaxed_u64(&s.last_t, start + <uint64_t>place * step + (step >> 1))
+    nominal = <int64_t>(start + <uint64_t>place * step + (step >> 1))
+    if nominal > s.last_t:
+        ms_store_relaxed_u64(&s.last_t, <uint64_t>nominal)
     return base + MS_LINK_OFFSET(s.cur_link) + HEADER + (place << (2 if s.type == TYPE_F32 else 3))
 
 
@@ -237,6 +241,9 @@ cdef class Samples(Room):
             known = <uint32_t>min(<uint64_t>count, self.n_series - run.slot)
         for i in range(count):
             ms_prefetch_write(s + i + AHEAD)
+            if i + NEAR < known:
+                # Its record is here by now; the value most likely goes to the same place as its neighbours'.
+                ms_prefetch_write(base + MS_LINK_OFFSET(s[i + NEAR].cur_link) + HEADER + last.place * width)
             at = quick(base, s + i, head, t, &last) if i < known else NULL
             if at != NULL:
                 put(at, value, narrow)
@@ -263,6 +270,9 @@ cdef class Samples(Room):
         for i in range(count):
             if i + AHEAD < count:
                 ms_prefetch_write(self.table + refs[2 * (i + AHEAD)])
+            if i + NEAR < count and refs[2 * (i + NEAR)] < self.n_series:
+                ms_prefetch_write(
+                    base + MS_LINK_OFFSET(self.table[refs[2 * (i + NEAR)]].cur_link) + HEADER + last.place * width)
             slot = refs[2 * i]
             at = NULL
             if slot < self.n_series:

@@ -3,9 +3,12 @@
 Passing one such object costs 0.03 us, eight memoryview arguments cost up to 1 us: so every kernel class takes Segments.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 
 
+# The collector must not take the buffer's owner away before __dealloc__ has released the buffer.
+@cython.no_gc_clear
 cdef class Segment:
     """Hold `buffer` (mmap, bytearray, numpy uint8) for as long as this object lives.
 

@@ -142,6 +142,11 @@ cdef class Committer:
         pthread_cond_destroy(&self.changed)
         pthread_mutex_destroy(&self.mutex)
 
+    cpdef wrote(self, uint64_t seq):
+        """Publish that block `seq` is in the log, before it is applied; the word never goes back."""
+        if seq > ms_load_acquire_u64(self.control.base + MS_STORE_WRITTEN):
+            ms_store_release_u64(self.control.base + MS_STORE_WRITTEN, seq)
+
     def note_written(self, int fd, uint64_t seq, int ring, uint64_t stop, bint new_name) -> bool:
         """A block is in the file: make it durable soon. False after a failure (the block is not queued).
 
@@ -153,7 +158,7 @@ cdef class Committer:
         cdef bint queued
         if ring >= self.n_rings:
             raise IndexError(f"ring {ring} of {self.n_rings}")
-        ms_store_release_u64(self.control.base + MS_STORE_WRITTEN, seq)
+        self.wrote(seq)
         with nogil:
             pthread_mutex_lock(&self.mutex)
             queued = self.enqueue(fd, seq, ring, stop, new_name)

@@ -1,8 +1,8 @@
-"""The directory's naive twin: dicts and lists, no bytes, no tables. Says what the compiled writer must answer and log.
+"""The directory's naive twin: dicts and lists, no tables. Says what the compiled writer must answer and log.
 
-It gives the same references, types, kinds and log records, bit for bit, for any sequence of intern, intern_items, define,
-publish, new_era and removal. Space never runs out here. Keys are taken apart by kernels/_keys.parse, which has a
-twin of its own.
+It gives the same references and log records, bit for bit, for any sequence of intern, intern_items, define,
+publish, new_era and removal. Space never runs out here. Keys are taken apart by kernels/_keys.parse, which
+has a twin of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,16 @@ class Series:
     def body(self, slot: int) -> bytes:
         flags = LIVE | (ENDED if self.next else 0)
         head = struct.pack("<IIII", slot, self.generation, self.level, self.metric)
-        grid = struct.pack("<BBBBIqq", self.kind, self.type, self.n_columns, flags, self.step_s, self.anchor_s, self.era_start)
+        grid = struct.pack(
+            "<BBBBIqq",
+            self.kind,
+            self.type,
+            self.n_columns,
+            flags,
+            self.step_s,
+            self.anchor_s,
+            self.era_start,
+        )
         return head + grid + struct.pack("<QQ", self.prev, self.next)
 
 
@@ -101,12 +110,18 @@ class ReferenceDirectory:
         return found
 
     def _log_metric(self, index: int) -> None:
-        cluster, name, (step, type_code, kind, aggregation, n_columns, origin, retention, unit, columns) = self.metrics[index]
-        head = struct.pack("<IIIBBBBBB", index, cluster, step, kind, type_code, aggregation, n_columns, origin, 0)
+        cluster, name, (step, type_code, kind, aggregation, n_columns, origin, retention, unit, columns) = (
+            self.metrics[index]
+        )
+        head = struct.pack(
+            "<IIIBBBBBB", index, cluster, step, kind, type_code, aggregation, n_columns, origin, 0
+        )
         lengths = struct.pack("<HHHq", len(name), len(unit), len(columns), retention)
         self.log += record(METRIC, head + lengths + name + unit + columns)
 
-    def _metric(self, cluster: int, path: Path, unit: bytes, spec: Definition | None, create: bool) -> tuple[int, int, int]:
+    def _metric(
+        self, cluster: int, path: Path, unit: bytes, spec: Definition | None, create: bool
+    ) -> tuple[int, int, int]:
         """(cluster, metric index, reason): index is -1 when there is a reason."""
         index = self.metric_ids.get((cluster, path[6]), -1)
         if index >= 0:
@@ -137,12 +152,16 @@ class ReferenceDirectory:
         self.generations.append(1)
         return len(self.slots) - 1
 
-    def _resolve(self, path: Path, unit: bytes, t: int, spec: Definition | None, text: bool) -> tuple[int, int]:
+    def _resolve(
+        self, path: Path, unit: bytes, t: int, spec: Definition | None, text: bool
+    ) -> tuple[int, int]:
         """(reference, 0) or (0, reason)."""
         if not path[0]:
             return 0, NO_CLUSTER
         create = self.live() < self.max_series
-        cluster, index, reason = self._metric(self.level_ids.get((0, b"", path[0]), -1), path, unit, spec, create)
+        cluster, index, reason = self._metric(
+            self.level_ids.get((0, b"", path[0]), -1), path, unit, spec, create
+        )
         if reason:
             return 0, reason
         step, type_code, kind, _, n_columns, *_ = self.metrics[index][2]
@@ -196,7 +215,9 @@ class ReferenceDirectory:
         if reason:
             return self.ignore(reason)
         defaulted = "cluster" not in parts
-        names = [parts.get(name, b"") for name in ("host", "type", "type_id", "subtype", "subtype_id", "metric")]
+        names = [
+            parts.get(name, b"") for name in ("host", "type", "type_id", "subtype", "subtype_id", "metric")
+        ]
         path: Path = (parts.get("cluster", default), *names)  # type: ignore[assignment]  # six names make seven with it
         ref, reason = self._resolve(path, parts.get("unit", b""), t, None, True)
         if reason:
@@ -207,11 +228,15 @@ class ReferenceDirectory:
         if not reason:
             series = self.slots[ref & IGNORE_SLOT]
             assert series is not None
-            self.log += record(KEY, struct.pack("<QIHBB", ref, cluster, len(key), series.type, series.kind) + key)
+            self.log += record(
+                KEY, struct.pack("<QIHBB", ref, cluster, len(key), series.type, series.kind) + key
+            )
         self.pending.append((key, cluster, ref))
         return ref
 
-    def intern_items(self, paths: list[Path], times: list[int], specs: list[Definition | None]) -> tuple[list[int], bytes]:
+    def intern_items(
+        self, paths: list[Path], times: list[int], specs: list[Definition | None]
+    ) -> tuple[list[int], bytes]:
         """Paths with well-formed names only: check_text has unit tests."""
         found = []
         for path, t, spec in zip(paths, times, specs, strict=True):
@@ -249,12 +274,16 @@ class ReferenceDirectory:
             return
         self.keys[key] = ref
 
-    def new_era(self, slot: int, anchor_s: int, step_s: int, era_start: int, type_code: int) -> tuple[int, bytes]:
+    def new_era(
+        self, slot: int, anchor_s: int, step_s: int, era_start: int, type_code: int
+    ) -> tuple[int, bytes]:
         old = self.slots[slot]
         assert old is not None
         made = self._take_slot()
         kind, generation = (1 if step_s else 2), self.generations[made]
-        new = Series(generation, old.level, old.metric, kind, type_code, old.n_columns, step_s, anchor_s, era_start)
+        new = Series(
+            generation, old.level, old.metric, kind, type_code, old.n_columns, step_s, anchor_s, era_start
+        )
         new.prev = old.generation << 32 | slot
         self.slots[made] = new
         self.eras.append((slot, made))

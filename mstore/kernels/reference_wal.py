@@ -42,8 +42,8 @@ class ReferenceCommitter:
         notify_fd: int,
         durable: int,
         dir_fd: int,
-        sync_file: Callable[[int], None] = os.fdatasync,
-        sync_directory: Callable[[int], None] = os.fsync,
+        sync_file: Callable[[int], None],
+        sync_directory: Callable[[int], None],
     ) -> None:
         self._control = _words(control)
         self._rings = [_words(ring) for ring in rings]
@@ -60,8 +60,11 @@ class ReferenceCommitter:
         self._control[STORE_WRITTEN // 8] = durable
         self._control[STORE_DURABLE // 8] = durable
 
+    def wrote(self, seq: int) -> None:
+        self._control[STORE_WRITTEN // 8] = max(int(self._control[STORE_WRITTEN // 8]), seq)
+
     def note_written(self, fd: int, seq: int, ring: int, stop: int, new_name: bool) -> bool:
-        self._control[STORE_WRITTEN // 8] = seq
+        self.wrote(seq)
         if ring >= 0:
             self._noted[ring] = stop
         if self._error:

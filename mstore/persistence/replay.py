@@ -277,7 +277,7 @@ def finish_replay(files: Files, directory: Path, report: LogReport) -> int:
     """Make all that was read durable and end the old log there; returns the next sequence.
 
     The tail is written again as one segment of its own. Only when its name is durable the segments go that
-    begin behind D, which it replaces, and those behind a cut: they would end it, or the new log's first segment.
+    begin behind D, which it replaces, and those behind a cut: they would end it, or the new log's first one.
     raises  StorageError; nothing may be promised then, and the next start finds what this one found
     """
     folder = wal_dir(directory)

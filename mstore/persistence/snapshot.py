@@ -3,7 +3,7 @@
     [BEGIN][DEFINITIONS] .. [CHUNKS] .. [END]         blocks of a 40-byte header and a payload
 
 A snapshot is valid iff
-    1. every block is: magic, version, the file's snapshot id, its place as index, crc32c of header and payload
+    1. every block is: magic, version, this snapshot's id, its place as index, crc32c of header and payload
     2. the first block is BEGIN and the last END, and nothing follows,
     3. END's crc32c equals that of all bytes before the END block, and its sequence is BEGIN's and the name's.
 
@@ -57,7 +57,6 @@ _BEGIN = struct.Struct("<QQ")  # log sequence, reserved
 # log sequence, created_ns, series, chunks, slots, definition bytes, t_min, t_max, crc of all before, reserved
 _END = struct.Struct("<QQQQQQqqII")
 _ENTRY = struct.Struct("<IIq40xQ")  # series, generation, n, ..., payload bytes
-_RECORD = struct.Struct("<HBBI")
 ENTRY_HEADER_BYTES = 64
 
 assert _BLOCK_BYTES == 40
@@ -93,7 +92,7 @@ class SnapshotInfo:
 class Loaded:
     """What loading one put into the store."""
 
-    n_definitions: int = 0
+    definition_bytes: int = 0
     n_chunks: int = 0
     n_stale: int = 0
     """Chunks of series that were removed or replaced while the snapshot was written; the log has the rest."""
@@ -238,9 +237,9 @@ def check_snapshot(files: Files, path: Path, log_seq: int) -> SnapshotInfo:
 def load_snapshot(
     files: Files, path: Path, log_seq: int, apply_definition: ApplyDefinition, load_chunk: LoadChunk
 ) -> tuple[SnapshotInfo, Loaded]:
-    """Hand on a snapshot's definitions, record by record, and then its chunks; all of it is checked before.
+    """Hand on a snapshot's definitions, block by block, and then its chunks; all of it is checked before.
 
-    apply_definition  one log record
+    apply_definition  whole log records, up to 1 MiB at once, parents first
     load_chunk        (slot, generation, n, 64-byte header, payload) -> LOADED, STALE or NO_ROOM
     raises            CorruptRecord before anything was handed on
     """
@@ -248,22 +247,11 @@ def load_snapshot(
     loaded = Loaded()
     for kind, payload, _ in _read(files, path, log_seq):
         if kind == DEFINITIONS:
-            loaded.n_definitions += _each_record(payload, apply_definition)
+            apply_definition(payload)
+            loaded.definition_bytes += len(payload)
         elif kind == CHUNKS:
             _each_chunk(payload, load_chunk, loaded)
     return info, loaded
-
-
-def _each_record(payload: memoryview, apply: ApplyDefinition) -> int:
-    offset = n_records = 0
-    while offset < len(payload):
-        length = _RECORD.unpack_from(payload, offset)[3]
-        if length < _RECORD.size or length % 8 or offset + length > len(payload):
-            raise CorruptRecord(f"a definition of {length} bytes inside a sound block: a bug in its writer")
-        apply(payload[offset : offset + length])
-        offset += length
-        n_records += 1
-    return n_records
 
 
 def _each_chunk(payload: memoryview, load_chunk: LoadChunk, loaded: Loaded) -> None:

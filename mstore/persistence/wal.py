@@ -190,6 +190,7 @@ class Wal:
         self._write(seq, ring, start, stop, payload)
         self._next = seq + 1
         self._pending.append(_Pending(seq, ring, start, stop, payload, True))
+        self._committer.wrote(seq)
         self._unnoted = seq
         return seq
 
@@ -217,6 +218,8 @@ class Wal:
         """Look after durable blocks and failures; call it every now and then. True while all is well."""
         if not self._committer.failed():
             self._prune()
+            if not self._pending:
+                self._retry_wait = 0.0
             return True
         if not self.failure:
             code = self._committer.failed()
@@ -343,7 +346,7 @@ class Wal:
         """After a failed sync: write every block that is not durable to new files, in order.
 
         Files that hold no durable block lose their names; one directory sync, done by the commit thread
-        before the first moved block is durable, makes both changes. If this raises, the next call starts over.
+        before the first moved block is durable, does both. If this raises, the next call starts over.
         """
         durable = self._committer.durable()
         self._prune()

@@ -2,7 +2,7 @@
 
 One segment holds seven regions, reserved for the largest store and committed as they fill:
 
-    header | words | levels 64 B | series 128 B | metrics 64 B | lives 32 B | names | keys 32 B + text | hash tables
+    header | words | levels 64 B | series 128 B | metrics 64 B | lives 32 B | names | keys | hash tables
 
     reader = DirectoryReader(mapping.segment)           any process, read-only mapping
     writer = DirectoryWriter(mapping.segment, fd)       the persister alone
@@ -11,8 +11,9 @@ One segment holds seven regions, reserved for the largest store and committed as
     ... append log to the write-ahead log ...
     writer.publish()                                    now readers see it
 
-Look-ups and the writing itself are compiled (kernels/_directory.pyx says how the tables work, kernels/_intern.pyx how a
-change becomes visible); this module adds sizes, the describing dataclasses and typed errors.
+Look-ups and the writing itself are compiled (kernels/_directory.pyx says how the tables work,
+kernels/_intern.pyx how a change becomes visible); this module adds sizes, the describing dataclasses and
+typed errors.
 """
 
 from __future__ import annotations
@@ -166,20 +167,28 @@ def create_directory(mapping: Mapped, max_series: int, seed: int) -> None:
         raise ConfigError(f"a directory of {max_series} series needs {directory_bytes(max_series)} bytes")
     sizes = region_bytes(max_series)
     try:
-        _replay.create(mapping.segment, mapping.fd, [sizes[name] for name in layout.REGION_NAMES], max_series, seed)
+        _replay.create(
+            mapping.segment, mapping.fd, [sizes[name] for name in layout.REGION_NAMES], max_series, seed
+        )
     except MemoryError as error:
         raise StoreFull("no room in shared memory for an empty directory") from error
 
 
 def definition(spec: MetricSpec, origin: int, retention_s: int = -1) -> Definition:
-    """A MetricSpec as the kernel takes it. Stamped values have 8 bytes: f32 means f64 there. ConfigError if impossible."""
+    """A MetricSpec as the kernel takes it. Stamped: f32 means f64. Raises ConfigError."""
     columns = spec.columns
     if len(columns) > limits.STAMPED_COLUMNS_MAX or (columns and spec.step_s):
-        raise ConfigError(f"metric {spec.name}: columns are for stamped metrics, at most {limits.STAMPED_COLUMNS_MAX}")
+        raise ConfigError(
+            f"metric {spec.name}: columns are for stamped metrics, at most {limits.STAMPED_COLUMNS_MAX}"
+        )
     if spec.type not in _TYPES or any(kind not in ("f64", "u64") for _, kind in columns):
-        raise ConfigError(f"metric {spec.name}: type must be one of {', '.join(_TYPES)}; of columns f64 or u64")
+        raise ConfigError(
+            f"metric {spec.name}: type must be one of {', '.join(_TYPES)}; of columns f64 or u64"
+        )
     if spec.aggregation not in _AGGREGATIONS or not 0 <= spec.step_s < 2**31:
-        raise ConfigError(f"metric {spec.name}: aggregation {spec.aggregation!r} or step {spec.step_s} is impossible")
+        raise ConfigError(
+            f"metric {spec.name}: aggregation {spec.aggregation!r} or step {spec.step_s} is impossible"
+        )
     if any(not name or "," in name or ":" in name for name, _ in columns):
         raise ConfigError(f"metric {spec.name}: column names must not be empty or contain , or :")
     kind = layout.KIND_STAMPED if spec.stamped else layout.KIND_GRID
@@ -218,7 +227,9 @@ class _Described(_directory.DirectoryReader):
     def metric(self, index: int) -> MetricInfo:
         """IndexError when there is no such metric."""
         fields = self.metric_fields(index)
-        cluster, name, step_s, unit, aggregation, type_code, kind, text, n_columns, origin, _, retention_s = fields
+        cluster, name, step_s, unit, aggregation, type_code, kind, text, n_columns, origin, _, retention_s = (
+            fields
+        )
         columns = tuple(_column(part) for part in text.decode().split(",")) if text else ()
         return MetricInfo(
             index, cluster, name.decode(), step_s, unit.decode(), layout.AGG_NAMES[aggregation],
@@ -247,13 +258,15 @@ class _Described(_directory.DirectoryReader):
         return self._view("metrics", layout.METRIC)
 
     def dump_definitions(self, block_bytes: int = DUMP_BYTES) -> Iterator[bytes]:
-        """LEVEL, METRIC, SERIES, REMOVE and KEY records of the whole directory in blocks of about block_bytes at most.
+        """LEVEL, METRIC, SERIES, REMOVE and KEY records of the directory in blocks of block_bytes at most.
 
-        Parents come before children. The writer may go on meanwhile: what it adds may be missing or present, and the
-        log from the position held before this call started makes the result exact.
+        Parents come before children. The writer may go on meanwhile: what it adds may be missing or
+        present, and the log from the position held before this call started makes the result exact.
         """
         n_levels, n_metrics, n_series, key_bytes = self.dump_bounds()
-        limit = max(1, block_bytes - 16 * 1024)  # a record more than the limit may be begun: the longest is a key of 8 KiB
+        limit = max(
+            1, block_bytes - 16 * 1024
+        )  # a record more than the limit may be begun: the longest is a key of 8 KiB
         at = 0
         while at < n_levels:
             block, at = self.dump_levels(at, n_levels, limit)
@@ -272,7 +285,7 @@ class _Described(_directory.DirectoryReader):
             yield from (block,) if block else ()
 
     def validate(self) -> None:
-        """Check every rule of the structure; only while nothing is unpublished. InvariantBroken names the first broken one."""
+        """Check every rule, while nothing is unpublished. InvariantBroken names the first fault."""
         from mstore.shm.directory_check import check  # only tests and `mstore check` need it
 
         faults = check(self)
@@ -286,14 +299,14 @@ def _column(part: str) -> tuple[str, str]:
 
 
 class DirectoryReader(_Described):
-    """Look-ups, listings and dumps over a mapped directory; see kernels/_directory.pyi for the compiled part."""
+    """Look-ups, listings and dumps over a mapped directory; kernels/_directory.pyi has the compiled part."""
 
 
 class DirectoryWriter(_Described, _replay.DirectoryWriter):
     """The one writer of a directory; see kernels/_intern.pyi and _replay.pyi for the compiled part."""
 
     def set_metric_source(self, source: MetricSource | None) -> None:
-        """source(cluster, metric) is asked once for each metric unknown in a cluster; None = not in the configuration."""
+        """source(cluster, metric) is asked once for each unknown metric; None = not configured."""
         if source is None:
             self.set_source(None)
             return
@@ -310,18 +323,21 @@ class DirectoryWriter(_Described, _replay.DirectoryWriter):
     ) -> bytes:
         """Create or change a metric of a cluster: records for the log, b"" if it is so already.
 
-        Existing series keep the step and type they were made with until new_era(). StoreFull when there is no room.
+        Existing series keep the step and type they were made with until new_era(). Raises StoreFull.
         """
         try:
             return self.define(cluster, spec.name, definition(spec, origin, retention_s))
         except MemoryError as error:
             raise StoreFull(f"metric {spec.name}: {error}") from error
 
-    def intern_paths(self, paths: list[PathItem], times: bytes, specs: list[MetricSpec | None] | None = None) -> Interned:
-        """References of paths (cluster, host, type, type_id, subtype, subtype_id, metric) for handles: no key entries.
+    def intern_paths(
+        self, paths: list[PathItem], times: bytes, specs: list[MetricSpec | None] | None = None
+    ) -> Interned:
+        """References of (cluster, host, type, type_id, subtype, subtype_id, metric), without key entries.
 
-        times  int64[n] as bytes, first time of each, s; specs  the client's definitions, used where nothing else
-        defines the metric. Returns (uint64[n] references or ignore words, uint8[n] types, uint8[n] kinds, log records).
+        times    int64[n] as bytes, first time of each, s
+        specs    the client's definitions, used where nothing else defines the metric
+        returns  (uint64[n] references or ignore words, uint8[n] types, uint8[n] kinds, log records)
         """
         made: dict[MetricSpec, Definition] = {}
         found: list[Definition | None] | None = None
@@ -332,7 +348,9 @@ class DirectoryWriter(_Described, _replay.DirectoryWriter):
             found = [None if spec is None else made[spec] for spec in specs]
         return self.intern_items(paths, times, found)
 
-    def begin_era(self, slot: int, anchor_s: int, step_s: int, era_start: int, type_code: int) -> tuple[int, bytes]:
+    def begin_era(
+        self, slot: int, anchor_s: int, step_s: int, era_start: int, type_code: int
+    ) -> tuple[int, bytes]:
         """new_era() with StoreFull instead of MemoryError."""
         try:
             return self.new_era(slot, anchor_s, step_s, era_start, type_code)

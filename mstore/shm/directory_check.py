@@ -1,16 +1,18 @@
-"""Every rule of the directory's structure, checked in numpy: for tests after each step and for `mstore check`.
+"""Every rule of the directory's structure: checked by tests after each step and by `mstore check`.
 
 Valid iff
     1. published counts and used bytes agree, used <= committed <= reserved, no change is under way,
-    2. every level but the root hangs below an earlier one, is linked exactly once in its parent's list, and its depth,
-       cluster, n_children and n_series are what the links say; its name is a name,
+    2. every level but the root hangs below an earlier one, is linked exactly once in its parent's list,
+       and its depth, cluster, n_children and n_series are what the links say; its name is a name,
     3. every metric belongs to a cluster, (cluster, name) once,
-    4. every live series has a level and a metric of the same cluster and is linked exactly once in its level's list;
-       free slots are not linked; live_series counts them; of one (level, metric) exactly one series has no later era,
+    4. every live series has a level and a metric of the same cluster and is linked exactly once in its
+       level's list; free slots are not linked; live_series counts them; of one (level, metric) exactly one
+       series has no later era,
     5. eras lead to each other: next and prev of live neighbours agree, ended iff a next era is named,
-    6. each hash table finds every entry: levels, metrics, newest eras, keys with a reference or a reason; and nothing else,
-    7. a key with a reference leads to a live series of that generation, newest era, and is in that series' list once;
-       type, kind and step are the series'.
+    6. each hash table finds every entry: levels, metrics, newest eras, keys with a reference or a reason; and
+       nothing else,
+    7. a key with a reference leads to a live series of that generation, newest era, and is in that series'
+       list once; type, kind and step are the series'.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class _State:
         self.live = self.series["flags"] & layout.SERIES_LIVE != 0
         self.ended = self.series["flags"] & layout.SERIES_ENDED != 0
 
-    def keys(self) -> Iterator[tuple[int, Any, bytes]]:
+    def entries(self) -> Iterator[tuple[int, Any, bytes]]:
         """(offset in the region, header, text) of every entry."""
         region = np.frombuffer(self.directory.region_bytes(layout.REGION_NAMES.index("keys")), np.uint8)
         at = KEYS_START
@@ -74,7 +76,7 @@ def _counts(state: _State) -> Iterator[str]:
             yield f"{counts[f'n_{name}']} {name} do not fill {counts[f'{name}_used']} bytes"
     for name in layout.REGION_NAMES:
         if counts[f"{name}_used"] > counts[f"{name}_committed"]:
-            yield f"region {name}: {counts[f'{name}_used']} bytes used of {counts[f'{name}_committed']} committed"
+            yield f"region {name} uses more than its {counts[f'{name}_committed']} committed bytes"
     if counts["live_series"] != int(state.live.sum()):
         yield f"live_series is {counts['live_series']}, {int(state.live.sum())} slots are live"
 
@@ -98,7 +100,9 @@ def _levels(state: _State) -> Iterator[str]:
         return
     seen: Counter[int] = Counter()
     for level_id, level in enumerate(levels):
-        children = _linked(int(level["first_child"]), lambda i: int(levels[i]["next_sibling"]), levels.size - 1)
+        children = _linked(
+            int(level["first_child"]), lambda i: int(levels[i]["next_sibling"]), levels.size - 1
+        )
         if children is None:
             yield f"the children of level {level_id} do not end"
             return
@@ -122,7 +126,9 @@ def _is_name(text: bytes) -> bool:
         decoded = text.decode()
     except UnicodeDecodeError:
         return False
-    return 0 < len(text) <= limits.NAME_BYTES_MAX and not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in decoded)
+    return 0 < len(text) <= limits.NAME_BYTES_MAX and not any(
+        ord(c) < 32 or 127 <= ord(c) < 160 for c in decoded
+    )
 
 
 def _level(state: _State, level_id: int) -> Iterator[str]:
@@ -132,7 +138,8 @@ def _level(state: _State, level_id: int) -> Iterator[str]:
     above = state.levels[level["parent"]]
     cluster = level_id if level["parent"] == 0 else above["cluster"]
     if level["depth"] != above["depth"] + 1 or level["cluster"] != cluster or level["generation"] == 0:
-        yield f"level {level_id} has depth {level['depth']} and cluster {level['cluster']} below level {level['parent']}"
+        where = f"depth {level['depth']} and cluster {level['cluster']}"
+        yield f"level {level_id} has {where} below level {level['parent']}"
     text = _text(state, level, "name")
     kind, own = text[: level["type_len"]], text[level["type_len"] :]
     if not _is_name(kind or b"-") or not _is_name(own or b"-") or not text:
@@ -218,7 +225,10 @@ def _tables(state: _State) -> Iterator[str]:
     for level_id in range(1, state.levels.size):
         level = state.levels[level_id]
         text = _text(state, level, "name")
-        if find.find_level(int(level["parent"]), text[: level["type_len"]], text[level["type_len"] :]) != level_id:
+        if (
+            find.find_level(int(level["parent"]), text[: level["type_len"]], text[level["type_len"] :])
+            != level_id
+        ):
             yield f"level {level_id} is not found by its name"
     if set(_table(state, "metrics")) != set(range(2, state.metrics.size + 2)):
         yield "the metric table does not hold every metric once"
@@ -236,9 +246,9 @@ def _tables(state: _State) -> Iterator[str]:
 def _keys(state: _State) -> Iterator[str]:
     series = state.series
     words = set(_table(state, "keys"))
-    heads = {at >> 3: entry for at, entry, _ in state.keys()}
+    heads = {at >> 3: entry for at, entry, _ in state.entries()}
     expected, count = set(), 0
-    for at, entry, text in state.keys():
+    for at, entry, text in state.entries():
         count += 1
         ref, slot = int(entry["ref"]), int(entry["ref"]) & LOW
         if entry["index"] != count:
@@ -268,4 +278,3 @@ def _keys(state: _State) -> Iterator[str]:
         seen.update(link - 1 for link in links)
     if not expected <= set(seen) or any(number != 1 for number in seen.values()):
         yield "not every key is in its series' list exactly once"
-

@@ -161,7 +161,9 @@ SERIES = np.dtype(
     ]
 )  # fmt: skip
 
-LIFE = np.dtype([("start_ms", "i8"), ("end_ms", "i8"), ("why", "u4"), ("generation", "u4"), ("reserved", "u8")])
+LIFE = np.dtype(
+    [("start_ms", "i8"), ("end_ms", "i8"), ("why", "u4"), ("generation", "u4"), ("reserved", "u8")]
+)
 
 KEY = np.dtype(
     [
@@ -184,7 +186,15 @@ REC_LEVEL, REC_METRIC, REC_SERIES, REC_KEY, REC_REMOVE, REC_ERA = 16, 17, 18, 19
 REC_FREE, REC_EVICT = 24, 25
 REC_LIFE, REC_METADATA, REC_TASK_REPORT, REC_PROTECTION, REC_METRIC_CHANGE = 32, 33, 34, 35, 36
 RUN = np.dtype(
-    [("type", "u2"), ("vtype", "u1"), ("flags", "u1"), ("count", "u4"), ("slot", "u4"), ("generation", "u4"), ("t", "i8")]
+    [
+        ("type", "u2"),
+        ("vtype", "u1"),
+        ("flags", "u1"),
+        ("count", "u4"),
+        ("slot", "u4"),
+        ("generation", "u4"),
+        ("t", "i8"),
+    ]
 )
 RECORD = np.dtype([("type", "u2"), ("vtype", "u1"), ("flags", "u1"), ("length", "u4")])
 
@@ -195,7 +205,20 @@ _ALL = (SEGMENT_HEADER, WORKER, REGION, DIRECTORY, LEVEL, METRIC, SERIES, LIFE, 
 
 def describe() -> str:
     """Every dtype with names, formats and offsets: what the fingerprint is taken of."""
-    names = ("header", "worker", "region", "directory", "level", "metric", "series", "life", "key", "chunk", "run", "record")
+    names = (
+        "header",
+        "worker",
+        "region",
+        "directory",
+        "level",
+        "metric",
+        "series",
+        "life",
+        "key",
+        "chunk",
+        "run",
+        "record",
+    )
     lines = []
     for name, dtype in zip(names, _ALL, strict=True):
         fields = dtype.fields or {}
@@ -207,7 +230,13 @@ def describe() -> str:
 FINGERPRINT = LAYOUT_VERSION << 32 | zlib.crc32(describe().encode())
 
 assert SEGMENT_HEADER.itemsize == PAGE_BYTES
-assert (LEVEL.itemsize, METRIC.itemsize, SERIES.itemsize, LIFE.itemsize, KEY.itemsize) == (64, 64, 128, 32, 32)
+assert (LEVEL.itemsize, METRIC.itemsize, SERIES.itemsize, LIFE.itemsize, KEY.itemsize) == (
+    64,
+    64,
+    128,
+    32,
+    32,
+)
 assert CHUNK.itemsize == CHUNK_HEADER_BYTES
 assert SIZE_CLASS_BYTES[CLASS_FULL_4] == CHUNK_HEADER_BYTES + CHUNK_SLOTS * 4
 assert SIZE_CLASS_BYTES[CLASS_FULL_8] == CHUNK_HEADER_BYTES + CHUNK_SLOTS * 8

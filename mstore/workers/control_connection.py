@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from mstore import __version__, limits
 from mstore.errors import MstoreError, NotPermitted, ProtocolError, UnknownMessage
-from mstore.ipc import framing, messages as m
+from mstore.ipc import framing
+from mstore.ipc import messages as m
 
 if TYPE_CHECKING:
     from mstore.workers.supervisor import Supervisor
@@ -56,7 +57,9 @@ class ControlConnection(asyncio.Protocol):
             self._watch = None
 
     def _unfinished(self) -> None:
-        log.info("control connection closed: a frame stayed unfinished for %d s", limits.UNFINISHED_FRAME_S_MAX)
+        log.info(
+            "control connection closed: a frame stayed unfinished for %d s", limits.UNFINISHED_FRAME_S_MAX
+        )
         self.close()
 
     def _handle(self, request_id: int, message: m.Message) -> None:
@@ -82,7 +85,14 @@ class ControlConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self.send(
-            m.Welcome(min(hello.version, m.VERSION), self._supervisor.instance, {}, hello.ack, [], f"mstore {__version__}"),
+            m.Welcome(
+                min(hello.version, m.VERSION),
+                self._supervisor.instance,
+                {},
+                hello.ack,
+                [],
+                f"mstore {__version__}",
+            ),
             request_id,
         )
 

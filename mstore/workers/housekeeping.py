@@ -68,7 +68,11 @@ class Housekeeping:
                 await self._snapshot_task
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
-        now_due = [timer for timer in self._timers if not timer.cancelled() and timer.when() > asyncio.get_running_loop().time()]
+        now_due = [
+            timer
+            for timer in self._timers
+            if not timer.cancelled() and timer.when() > asyncio.get_running_loop().time()
+        ]
         self._timers = [*now_due, asyncio.get_running_loop().call_later(delay_s, call)]
 
     # --- retention
@@ -126,7 +130,9 @@ class Housekeeping:
             series = self._persister.directory.series(slot)
             if series is None or series.next:
                 continue
-            _, records = self._persister.directory.begin_era(slot, t - series.step_s // 2, series.step_s, t, series.type)
+            _, records = self._persister.directory.begin_era(
+                slot, t - series.step_s // 2, series.step_s, t, series.type
+            )
             self._persister.append_catalog(records)
             self._persister.directory.publish()
             self._persister.slot.add("eras_started")
@@ -176,9 +182,22 @@ class Housekeeping:
         """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its file is exact."""
         persister = self._persister
         seq, n_bytes = persister.wal.written, persister.wal.bytes_written
-        job = json.dumps({"store_dir": persister.spec.store_dir, "instance": persister.spec.instance, "segments": persister.spec.segments, "seq": seq, "parent_pid": os.getpid()})
+        job = json.dumps(
+            {
+                "store_dir": persister.spec.store_dir,
+                "instance": persister.spec.instance,
+                "segments": persister.spec.segments,
+                "seq": seq,
+                "parent_pid": os.getpid(),
+            }
+        )
         self._snapshot_process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mstore.workers.snapshot", job, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "mstore.workers.snapshot",
+            job,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await self._snapshot_process.communicate()
         if self._snapshot_process.returncode != 0:
@@ -189,7 +208,10 @@ class Housekeeping:
         persister.slot.add("snapshot_bytes", details["bytes"])
         # The older of the two kept generations must stay usable: only what it covers is retired.
         retired = persister.wal.retire(details["oldest_kept_seq"])
-        log.info("snapshot of %d series, %d bytes, %d log segments retired", details["series"], details["bytes"], retired)
+        log.info(
+            "snapshot of %d series, %d bytes, %d log segments retired",
+            details["series"],
+            details["bytes"],
+            retired,
+        )
         return {**details, "retired_segments": retired}
-
-

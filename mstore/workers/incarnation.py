@@ -66,7 +66,9 @@ def create(store_dir: Path, config: Config, n_rings: int) -> Incarnation:
     made: dict[str, Mapping] = {}
 
     def make(role: str, kind: int, n_bytes: int, commit: int | None = None) -> Mapping:
-        made[role] = segment.create(f"{prefix}-{role}", kind, n_bytes, instance, commit_bytes=commit, group=group)
+        made[role] = segment.create(
+            f"{prefix}-{role}", kind, n_bytes, instance, commit_bytes=commit, group=group
+        )
         return made[role]
 
     try:
@@ -75,7 +77,10 @@ def create(store_dir: Path, config: Config, n_rings: int) -> Incarnation:
             ring = make(f"ring-{k}", layout.SEG_RING, layout.RING_DATA + config.ring_bytes)
             create_ring_words(ring.segment, config.ring_bytes)
         directory = make(
-            "directory", layout.SEG_DIRECTORY, directory_bytes(config.max_series), commit=2 * layout.PAGE_BYTES
+            "directory",
+            layout.SEG_DIRECTORY,
+            directory_bytes(config.max_series),
+            commit=2 * layout.PAGE_BYTES,
         )
         create_directory(directory, config.max_series, secrets.randbits(63))
         make("samples", layout.SEG_SAMPLES, samples_bytes(config), commit=layout.SAMPLES_DATA)

@@ -26,8 +26,11 @@ def store_info(spec: WorkerSpec, control: Control, reader: Reader, samples: Mapp
         "full": bool(control.flags & layout.FLAG_FULL),
         "degraded": bool(control.flags & layout.FLAG_DEGRADED),
         "now_s": clock.now_s(),
-        "counts": reader.counts(),
-        "memory": {"samples_committed_bytes": samples.committed_bytes, "samples_used_bytes": totals["samples_bytes"]},
+        "counts": reader.directory.counts(),
+        "memory": {
+            "samples_committed_bytes": samples.committed_bytes,
+            "samples_used_bytes": totals["samples_bytes"],
+        },
         "log": {"written_seq": control.written, "durable_seq": control.durable},
         "counters": totals,
         "workers": [

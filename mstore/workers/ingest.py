@@ -19,9 +19,9 @@ from mstore.ipc import messages as m
 from mstore.kernels._lines import LineScanner
 from mstore.kernels._ring import RingReader, RingWriter
 from mstore.model import Ack, FieldMode
+from mstore.shm import layout
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.directory import DirectoryReader
-from mstore.shm.layout import WORKER_INGEST
 from mstore.workers import memory
 from mstore.workers.channel import Channel
 from mstore.workers.ingest_connection import IngestConnection
@@ -44,7 +44,7 @@ class IngestWorker:
         ring = memory.attach(spec, f"ring-{spec.index}", writable=True)
         self._control = Control(control)
         self.slot = self._control.worker(spec.slot)
-        self.slot.claim(WORKER_INGEST, spec.index, os.getpid())
+        self.slot.claim(layout.WORKER_INGEST, spec.index, os.getpid())
         self._ring_reader = RingReader(ring.segment)
         self.engine = Engine(
             LineScanner(directory.segment),
@@ -53,6 +53,7 @@ class IngestWorker:
             self.slot,
             self._rules(),
             self._ring_bell,
+            lambda: bool(self._control.flags & layout.FLAG_FULL),
         )
         self.buffer = memoryview(bytearray(limits.RECEIVE_BYTES))
         self._acks = AckQueue()
@@ -65,7 +66,12 @@ class IngestWorker:
 
     def _rules(self) -> Rules:
         settings = config.load(self._spec.config_path)
-        return Rules(settings.retention_s, settings.max_future_s, settings.fields is FieldMode.JOIN, self._control.config_version)
+        return Rules(
+            settings.retention_s,
+            settings.max_future_s,
+            settings.fields is FieldMode.JOIN,
+            self._control.config_version,
+        )
 
     def _ring_bell(self) -> None:
         os.eventfd_write(self._spec.doorbell_fd, 1)

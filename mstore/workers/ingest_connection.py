@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from collections.abc import Generator
-from typing import Any, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mstore import limits
 from mstore.errors import MstoreError, ProtocolError, Timeout
 from mstore.ingest.effects import Effect
 from mstore.ingest.framed import FramedSession
 from mstore.ingest.text import TextSession
-from mstore.ipc import framing, messages as m
+from mstore.ipc import framing
+from mstore.ipc import messages as m
 from mstore.model import Ack
 
 if TYPE_CHECKING:
@@ -74,9 +76,19 @@ class IngestConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         if self._text is not None or (self._decoder is None and not self._carry):
             session = self._text or TextSession(self._worker.engine)
+            if self._peer_is_gone():
+                # Not shut down but closed: nobody vouches for the line that is not finished.
+                self._carry = b""
             self._run(self._finish_text(session))
             return True  # the reply line is still to be written
         return False
+
+    def _peer_is_gone(self) -> bool:
+        """Whether the peer closed both directions. Half-closed (it waits for the reply) shows as RDHUP without HUP."""
+        assert self._transport is not None
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def pause_writing(self) -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +126,9 @@ class IngestConnection(asyncio.BufferedProtocol):
         yield from session.finish(carry)
         self._ending = True
         durable = session.ack is Ack.DURABLE
-        self._worker.when(session.ack, session.position, lambda: self._write_and_close(session.reply(durable)))
+        self._worker.when(
+            session.ack, session.position, lambda: self._write_and_close(session.reply(durable))
+        )
 
     def _handle_frames(self, frames: Any) -> Work:
         assert self._framed is not None
@@ -206,7 +220,9 @@ class IngestConnection(asyncio.BufferedProtocol):
             return
         age = self._worker.monotonic_s() - self._decoder.pending_since
         if self._task is None and age >= limits.UNFINISHED_FRAME_S_MAX:
-            self._fail(Timeout(f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole"))
+            self._fail(
+                Timeout(f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole")
+            )
             return
         loop = asyncio.get_running_loop()
         self._watch = loop.call_later(max(1.0, limits.UNFINISHED_FRAME_S_MAX - age), self._check_unfinished)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from mstore import __version__, limits
 from mstore.errors import MstoreError, ProtocolError, UnknownMessage
-from mstore.ipc import framing, messages as m
+from mstore.ipc import framing
+from mstore.ipc import messages as m
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
@@ -47,12 +48,21 @@ class InternConnection(asyncio.Protocol):
             if isinstance(message, m.Intern):
                 directory = self._persister.directory
                 return self._interned(
-                    directory.intern(bytes(message.keys), bytes(message.offsets), bytes(message.times), bytes(message.cluster))
+                    directory.intern(
+                        bytes(message.keys),
+                        bytes(message.offsets),
+                        bytes(message.times),
+                        bytes(message.cluster),
+                    )
                 )
             if isinstance(message, m.InternPaths):
-                return self._interned(self._persister.interner.paths(message.paths, bytes(message.times), message.specs))
+                return self._interned(
+                    self._persister.interner.paths(message.paths, bytes(message.times), message.specs)
+                )
             if isinstance(message, m.Hello):
-                return m.Welcome(m.VERSION, self._persister.spec.instance, {}, message.ack, [], f"mstore {__version__}")
+                return m.Welcome(
+                    m.VERSION, self._persister.spec.instance, {}, message.ack, [], f"mstore {__version__}"
+                )
         except ProtocolError:
             raise
         except MstoreError as error:
@@ -65,4 +75,3 @@ class InternConnection(asyncio.Protocol):
             self._persister.append_catalog(records)
         self._persister.directory.publish()
         return m.Interned(refs, types, kinds)
-

@@ -13,7 +13,8 @@ import numpy as np
 from mstore import limits
 from mstore.errors import MstoreError, ProtocolError, Unavailable
 from mstore.ingest.effects import NeedPaths, NeedReferences, References
-from mstore.ipc import framing, messages as m
+from mstore.ipc import framing
+from mstore.ipc import messages as m
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,9 @@ class Interner(asyncio.Protocol):
         elif isinstance(message, m.Error):
             future.set_exception(message.exception())
         else:
-            future.set_exception(MstoreError(f"the persister answered {type(message).__name__} to an interning request"))
+            future.set_exception(
+                MstoreError(f"the persister answered {type(message).__name__} to an interning request")
+            )
 
     def close(self) -> None:
         self._lost = False

@@ -17,4 +17,6 @@ def attach(spec: WorkerSpec, role: str, *, writable: bool = False) -> Mapping:
 
 def ring_roles(spec: WorkerSpec) -> list[str]:
     """ring-0, ring-1, ... in order."""
-    return sorted((role for role in spec.segments if role.startswith("ring-")), key=lambda role: int(role[5:]))
+    return sorted(
+        (role for role in spec.segments if role.startswith("ring-")), key=lambda role: int(role[5:])
+    )

@@ -18,7 +18,9 @@ Source = Callable[[str, str], MetricSpec | None]
 class PathInterner:
     """Interns the paths of columns frames; `source` is the configuration, `register` the rule for unknown metrics."""
 
-    def __init__(self, directory: DirectoryWriter, source: Source, register: bool, default_step_s: int) -> None:
+    def __init__(
+        self, directory: DirectoryWriter, source: Source, register: bool, default_step_s: int
+    ) -> None:
         self._directory = directory
         self._source = source
         self._register = register
@@ -30,7 +32,9 @@ class PathInterner:
         paths  [cluster, host, metric, type, type_id, subtype, subtype_id] each
         times  int64[n]: first sample, seconds; LOOK_UP_ONLY in all: nothing is made, an unknown series has reference 0
         """
-        wanted = None if specs is None else [_spec(path[2], spec) for path, spec in zip(paths, specs, strict=True)]
+        wanted = (
+            None if specs is None else [_spec(path[2], spec) for path, spec in zip(paths, specs, strict=True)]
+        )
         if len(times) and np.frombuffer(times, dtype=np.int64)[0] == LOOK_UP_ONLY:
             return self._look_up(paths, wanted)
         items = [(cluster, host, *below, metric) for cluster, host, metric, *below in paths]
@@ -74,4 +78,6 @@ def _spec(metric: str, wire: Any) -> MetricSpec | None:
     if wire is None:
         return None
     step_s, aggregation, type_name, unit, columns = wire
-    return MetricSpec(metric, step_s, aggregation, type_name, unit, tuple((name, kind) for name, kind in columns or ()))
+    return MetricSpec(
+        metric, step_s, aggregation, type_name, unit, tuple((name, kind) for name, kind in columns or ())
+    )

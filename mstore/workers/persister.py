@@ -10,7 +10,8 @@ import socket
 from collections import deque
 from typing import Any
 
-from mstore import clock, config as configuration
+from mstore import clock
+from mstore import config as configuration
 from mstore.apply.store import Store, split_records
 from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
 from mstore.kernels._ring import RingReader
@@ -57,7 +58,11 @@ class Persister:
         self.config = configuration.load(spec.config_path)
         self.directory = DirectoryWriter(self._directory.segment, self._directory.fd)
         self.samples = Samples(
-            self._directory.segment, self._samples_mapping.segment, self._samples_mapping.fd, self._cap_bytes(), True
+            self._directory.segment,
+            self._samples_mapping.segment,
+            self._samples_mapping.fd,
+            self._cap_bytes(),
+            True,
         )
         self.store = Store(self.directory, self.samples)
         self.interner: PathInterner
@@ -74,7 +79,9 @@ class Persister:
         """What samples may use of the memory cap: all but the other segments; 0 = no cap."""
         if not self.config.memory_cap_bytes:
             return 0
-        others = len(self._control_mapping.buffer) + sum(len(mapping.buffer) for mapping in self._ring_mappings)
+        others = len(self._control_mapping.buffer) + sum(
+            len(mapping.buffer) for mapping in self._ring_mappings
+        )
         return max(1 << 20, self.config.memory_cap_bytes - others)
 
     # --- start
@@ -232,7 +239,9 @@ class Persister:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._notify_fd)
         if self.wal.poll():
-            log.error("an fdatasync failed; everything not yet durable was written to a new file and synced there")
+            log.error(
+                "an fdatasync failed; everything not yet durable was written to a new file and synced there"
+            )
             self.control.set_flag(layout.FLAG_DEGRADED, False)
             return
         self.control.set_flag(layout.FLAG_DEGRADED, True)
@@ -274,7 +283,9 @@ class Persister:
     async def _serve(self, sock: socket.socket, hello: bytes) -> None:
         sock.setblocking(False)
         try:
-            _, protocol = await asyncio.get_running_loop().connect_accepted_socket(lambda: InternConnection(self), sock)
+            _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: InternConnection(self), sock
+            )
         except OSError:
             sock.close()
             return

@@ -12,7 +12,8 @@ from typing import Any, cast
 from mstore import __version__, clock, limits
 from mstore.errors import LimitExceeded, MstoreError, ProtocolError, Timeout, UnknownMessage
 from mstore.frames import Series
-from mstore.ipc import framing, messages as m
+from mstore.ipc import framing
+from mstore.ipc import messages as m
 from mstore.query.catalog import MetricInfo
 from mstore.query.reader import Reader
 from mstore.shm.control import WORKER_READY, Control
@@ -24,7 +25,6 @@ from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
 
 log = logging.getLogger(__name__)
-
 
 
 class QueryConnection(asyncio.BufferedProtocol):
@@ -129,7 +129,9 @@ class QueryConnection(asyncio.BufferedProtocol):
         if since is None:
             return
         if clock.monotonic_s() - since >= limits.UNFINISHED_FRAME_S_MAX:
-            error = Timeout(f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole")
+            error = Timeout(
+                f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole"
+            )
             self._send(m.Error.of(error), 0)
             self.close()
         else:

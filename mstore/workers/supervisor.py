@@ -14,7 +14,8 @@ from typing import Any
 
 import uvloop
 
-from mstore import clock, config as configuration, paths
+from mstore import clock, paths
+from mstore import config as configuration
 from mstore.config import Config
 from mstore.errors import ConfigError, MstoreError, StorageError, Unavailable, UnsupportedPlatform
 from mstore.ipc import messages as m
@@ -43,10 +44,13 @@ _MODES = {"ingest": 0o660, "query": 0o660, "control": 0o600}
 class Supervisor:
     """Owns everything that must survive a worker: segments, descriptors, listening sockets, the lock."""
 
-    def __init__(self, store_dir: Path, config_path: Path | None, config: Config, lock_fd: int) -> None:
+    def __init__(
+        self, store_dir: Path, config_path: Path | None, workers: tuple[int | None, int | None], lock_fd: int
+    ) -> None:
         self._dir = store_dir
         self._config_path = config_path
-        self._config = config
+        self._worker_overrides = workers
+        self._config = self._load_config()
         self._lock_fd = lock_fd
         self._policy = RestartPolicy()
         self._listeners: dict[str, socket.socket] = {}
@@ -95,14 +99,18 @@ class Supervisor:
         for which in paths.SOCKETS:
             path = paths.socket_path(self._dir, which)
             Path(path).unlink(missing_ok=True)  # the lock is ours: nobody listens there
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
             try:
                 sock.bind(path)
                 os.chmod(path, _MODES[which])
                 sock.listen(_BACKLOG)
             except OSError as error:
                 sock.close()
-                raise StorageError(f"cannot listen at {path}: {error.strerror}", path=path, errno=error.errno or 0) from error
+                raise StorageError(
+                    f"cannot listen at {path}: {error.strerror}", path=path, errno=error.errno or 0
+                ) from error
             self._listeners[which] = sock
 
     def _begin(self) -> None:
@@ -113,11 +121,17 @@ class Supervisor:
         self._control = Control(self._life.mappings["control"])
         self._control.state = layout.STATE_STARTING
         self._ready.clear()
-        places = [("persister", 0), *(("ingest", k) for k in range(n_ingest)), *(("query", k) for k in range(n_query))]
+        places = [
+            ("persister", 0),
+            *(("ingest", k) for k in range(n_ingest)),
+            *(("query", k) for k in range(n_query)),
+        ]
         self._children = [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(places)]
         loop = asyncio.get_running_loop()
         for child in self._children:
-            child.channel.serve(loop, lambda packet, _fd, child=child: self._report(child, packet), lambda: None)
+            child.channel.serve(
+                loop, lambda packet, _fd, child=child: self._report(child, packet), lambda: None
+            )
         self._start_accepting("control")
         self._spawn(self._children[0])
 
@@ -290,8 +304,11 @@ class Supervisor:
         self._children[0].channel.send([verb, number])
         return await future
 
+    def _load_config(self) -> Config:
+        return configuration.with_workers(configuration.load(self._config_path), *self._worker_overrides)
+
     def _reload(self) -> dict[str, Any]:
-        newer = configuration.load(self._config_path)
+        newer = self._load_config()
         later = self._config.needs_restart(newer)
         self._config = newer
         for child in self._children:
@@ -304,11 +321,14 @@ class Supervisor:
         except ConfigError as error:
             log.error("configuration not reloaded: %s", error)
             return
-        log.info("configuration reloaded%s", f"; restart for {details['needs_restart']}" if details["needs_restart"] else "")
+        log.info(
+            "configuration reloaded%s",
+            f"; restart for {details['needs_restart']}" if details["needs_restart"] else "",
+        )
 
     async def _restart(self) -> None:
         """Stop all workers in order and start them again, with the configuration as it is now."""
-        self._config = configuration.load(self._config_path)
+        self._config = self._load_config()
         self._renewing = True
         self._stop_accepting("ingest", "query")
         await self._stop_children()
@@ -321,8 +341,15 @@ class Supervisor:
 
     async def _stop_children(self) -> None:
         """Ingest first (what it took is still acknowledged), then the persister, then the readers."""
-        by_kind = {kind: [child for child in self._children if child.kind == kind] for kind in ("ingest", "persister", "query")}
-        limits_s = {"ingest": _INGEST_STOP_S_MAX, "persister": _PERSISTER_STOP_S_MAX, "query": _QUERY_STOP_S_MAX}
+        by_kind = {
+            kind: [child for child in self._children if child.kind == kind]
+            for kind in ("ingest", "persister", "query")
+        }
+        limits_s = {
+            "ingest": _INGEST_STOP_S_MAX,
+            "persister": _PERSISTER_STOP_S_MAX,
+            "query": _QUERY_STOP_S_MAX,
+        }
         for kind, children in by_kind.items():
             await asyncio.gather(*(child.stop(limits_s[kind]) for child in children))
 
@@ -367,12 +394,14 @@ def prepare_dir(store_dir: Path) -> Path:
     return store_dir.resolve()
 
 
-def serve(store_dir: Path, config_path: Path | None, ingest_workers: int | None, query_workers: int | None) -> int:
+def serve(
+    store_dir: Path, config_path: Path | None, ingest_workers: int | None, query_workers: int | None
+) -> int:
     """Run a store in the foreground until it is stopped; the exit status. raises MstoreError when it cannot start."""
     check_platform()
     set_up_logging("supervisor")
-    config = configuration.load(config_path)
-    config = configuration.with_workers(config, ingest_workers, query_workers)
+    overrides = (ingest_workers, query_workers)
+    config = configuration.with_workers(configuration.load(config_path), *overrides)
     for warning in config.warnings:
         log.warning("%s", warning)
     store_dir = prepare_dir(store_dir)
@@ -384,6 +413,6 @@ def serve(store_dir: Path, config_path: Path | None, ingest_workers: int | None,
         incarnation.remove_stale(store_dir)
         files.remove_leftovers(files.Files(), store_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(store_dir, config_path, config, lock_fd).run())
+            return runner.run(Supervisor(store_dir, config_path, overrides, lock_fd).run())
     finally:
         os.close(lock_fd)

@@ -89,7 +89,9 @@ def test_a_newer_version_is_answered_with_ours_and_none_at_all_is_refused(serve:
 
 
 @pytest.mark.parametrize("which", ["ingest", "query", "control"])
-def test_garbage_on_every_socket_leaves_the_store_alive(serve: Serve, now: int, seed: int, which: str) -> None:
+def test_garbage_on_every_socket_leaves_the_store_alive(
+    serve: Serve, now: int, seed: int, which: str
+) -> None:
     server = serve()
     rng = random.Random(seed)
     for _ in range(60):
@@ -110,7 +112,9 @@ def test_a_truncated_frame_is_stored_nowhere(serve: Serve, now: int) -> None:
     assert_works(server, now)
 
 
-def test_names_of_no_and_of_64_thousand_bytes_not_utf8_and_with_nul_are_refused(serve: Serve, now: int) -> None:
+def test_names_of_no_and_of_64_thousand_bytes_not_utf8_and_with_nul_are_refused(
+    serve: Serve, now: int
+) -> None:
     server = serve()
     tail = f" value=1 {now}\n".encode()
     lines = [
@@ -129,7 +133,9 @@ def test_names_of_no_and_of_64_thousand_bytes_not_utf8_and_with_nul_are_refused(
 
 def test_more_series_than_allowed_are_refused_by_name_and_the_others_stored(serve: Serve, now: int) -> None:
     server = serve("max_series = 100\n")
-    reply = server.send_text("".join(f"m,cluster=c,hostname=h{i} value={i} {now}\n" for i in range(150)).encode())
+    reply = server.send_text(
+        "".join(f"m,cluster=c,hostname=h{i} value={i} {now}\n" for i in range(150)).encode()
+    )
     assert reply.startswith(b"written=100 rejected=50 ")
     assert b"series_limit=50" in reply
     with server.client() as client:
@@ -154,13 +160,19 @@ def test_a_thousand_connections_at_once_are_all_served(serve: Serve, now: int) -
     server = serve()
     with many_sockets(server, "ingest", 1000) as socks:
         for i, sock in enumerate(socks):
-            sock.sendall(f"m,cluster=c,hostname=h{i % 50},type=core,type-id={i // 50} value={i} {now}\n".encode())
+            sock.sendall(
+                f"m,cluster=c,hostname=h{i % 50},type=core,type-id={i // 50} value={i} {now}\n".encode()
+            )
         for sock in socks:
             sock.shutdown(socket.SHUT_WR)
         replies = [read_all(sock) for sock in socks]
     assert all(reply.startswith(b"written=1 rejected=0") for reply in replies)
     with server.client() as client:
-        found = [series.values[0] for i in range(50) for series in client.query("c", f"h{i}", "m", now, now + 60, type="core")]
+        found = [
+            series.values[0]
+            for i in range(50)
+            for series in client.query("c", f"h{i}", "m", now, now + 60, type="core")
+        ]
     assert sorted(found) == list(range(1000))
 
 
@@ -200,7 +212,9 @@ def test_bad_questions_are_typed_errors(serve: Serve, now: int) -> None:
         assert len(client.query("c", "h", "alive", now, now)) == 0
 
 
-def test_a_full_store_refuses_new_series_or_holds_writes_back_and_keeps_what_it_has(serve: Serve, now: int) -> None:
+def test_a_full_store_refuses_new_series_or_holds_writes_back_and_keeps_what_it_has(
+    serve: Serve, now: int
+) -> None:
     server = serve('memory_cap = "64MiB"\nretention = "0"\nmax_series = 2000000\n')
     written = 0
     with server.client(timeout=5) as client:

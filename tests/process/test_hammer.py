@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,11 +45,11 @@ def write_part(directory: str, first_host: int, stop_host: int, t0: int, seed: i
             tick += n
 
 
-def read_all_the_time(directory: str, t0: int, stop: Path, wrong: Path) -> None:
+def read_all_the_time(directory: str, t0: int, stop: str, wrong: str) -> None:
     """Every value ever seen is that of its series and slot, and none that was seen disappears again."""
     seen = np.zeros((HOSTS, THREADS), dtype=np.int64)
     with mstore.attach(directory) as reader:
-        while not stop.exists():
+        while not Path(stop).exists():
             for host in range(HOSTS):
                 if "c" not in reader.children() or f"h{host}" not in reader.children("c"):
                     continue
@@ -59,36 +60,40 @@ def read_all_the_time(directory: str, t0: int, stop: Path, wrong: Path) -> None:
                     expected = (host * THREADS + thread) * 512.0 + ticks
                     count = int(there.sum())
                     if not np.array_equal(series.values[there], expected) or count < seen[host, thread]:
-                        wrong.write_text(f"host {host} thread {thread}: {series.values.tolist()}")
+                        Path(wrong).write_text(f"host {host} thread {thread}: {series.values.tolist()}")
                         os._exit(1)
                     seen[host, thread] = count
 
 
-def test_writers_on_two_workers_and_readers_at_once_lose_and_tear_nothing(serve: Serve, seed: int, tmp_path: Path) -> None:
+def role(name: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """One of the functions above in a process of its own."""
+    code = f"from tests.process.test_hammer import {name}; {name}(*{arguments!r})"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+
+
+def test_writers_on_two_workers_and_readers_at_once_lose_and_tear_nothing(
+    serve: Serve, seed: int, tmp_path: Path
+) -> None:
     server = serve("[metrics.m]\nstep = 10\n", "--ingest-workers", "2")
     directory = str(server.directory)
     t0 = int(time.time()) // STEP_S * STEP_S - (TICKS + 10) * STEP_S
-    spawn = multiprocessing.get_context("spawn")
     stop, wrong = tmp_path / "stop", tmp_path / "wrong"
-    reader = spawn.Process(target=read_all_the_time, args=(directory, t0, stop, wrong))
+    reader = role("read_all_the_time", directory, t0, str(stop), str(wrong))
     bounds = [0, 10, 20, 30, 40]
     writers = [
-        spawn.Process(target=write_part, args=(directory, first, last, t0, seed + first))
+        role("write_part", directory, first, last, t0, seed + first)
         for first, last in zip(bounds, bounds[1:], strict=False)
     ]
     # A fifth writer sends the same hosts as the first again: same slots, same values.
-    writers.append(spawn.Process(target=write_part, args=(directory, 0, 10, t0, seed + 99)))
-    for process in (reader, *writers):
-        process.start()
-    for process in writers:
-        process.join(120)
+    writers.append(role("write_part", directory, 0, 10, t0, seed + 99))
+    assert [process.wait(120) for process in writers] == [0] * len(writers)
     stop.touch()
-    reader.join(60)
-    assert [process.exitcode for process in writers] == [0] * len(writers)
-    assert reader.exitcode == 0, wrong.read_text() if wrong.exists() else "the reader failed"
+    assert reader.wait(60) == 0, wrong.read_text() if wrong.exists() else "the reader failed"
     with mstore.attach(server.directory) as attached:
         for host in range(HOSTS):
-            found = attached.query("c", f"h{host}", "m", t0, t0 + TICKS * STEP_S, type="core", type_ids=list(range(THREADS)))
+            found = attached.query(
+                "c", f"h{host}", "m", t0, t0 + TICKS * STEP_S, type="core", type_ids=list(range(THREADS))
+            )
             for thread, series in enumerate(found):
                 assert series.values.tolist() == [value_of(host, thread, k) for k in range(TICKS)]
     assert server.info()["counters"]["stale_samples"] == 0
@@ -96,7 +101,9 @@ def test_writers_on_two_workers_and_readers_at_once_lose_and_tear_nothing(serve:
     assert len(connections) == 2
 
 
-def test_a_write_sent_after_anothers_acknowledgement_wins_now_and_after_replay(serve: Serve, now: int) -> None:
+def test_a_write_sent_after_anothers_acknowledgement_wins_now_and_after_replay(
+    serve: Serve, now: int
+) -> None:
     server = serve(None, "--ingest-workers", "2")
     with server.client(ack="memory") as first, server.client() as second:
         for round_ in range(200):

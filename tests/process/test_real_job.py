@@ -19,10 +19,20 @@ Job = dict[str, Any]
 
 def own_job() -> tuple[Job, Job]:
     """Two hosts, two metrics, gaps; statistics computed from the numbers here."""
-    data = {"cpu_load": [[0.25, None, 3.5, 4.125] * 50, [1.0, 2.0, None, None] * 50], "ipc": [[0.5] * 200, [None] * 199 + [0.75]]}
+    data = {
+        "cpu_load": [[0.25, None, 3.5, 4.125] * 50, [1.0, 2.0, None, None] * 50],
+        "ipc": [[0.5] * 200, [None] * 199 + [0.75]],
+    }
     hosts = ["n1", "n2"]
     job = {
-        name: {"node": {"timestep": 60, "series": [{"hostname": host, "data": values} for host, values in zip(hosts, rows, strict=True)]}}
+        name: {
+            "node": {
+                "timestep": 60,
+                "series": [
+                    {"hostname": host, "data": values} for host, values in zip(hosts, rows, strict=True)
+                ],
+            }
+        }
         for name, rows in data.items()
     }
     statistics = {}
@@ -46,7 +56,11 @@ def lines_of(job: Job, meta: Job) -> str:
             step = scope["timestep"]
             for series in scope["series"]:
                 head = f"{name},cluster={meta['cluster']},hostname={series['hostname']},type=node value="
-                found += [f"{head}{value!r} {start + i * step}\n" for i, value in enumerate(series["data"]) if value is not None]
+                found += [
+                    f"{head}{value!r} {start + i * step}\n"
+                    for i, value in enumerate(series["data"])
+                    if value is not None
+                ]
     return "".join(found)
 
 
@@ -61,11 +75,16 @@ def check_job(server: Server, job: Job, meta: Job, dtype: str, avg_tolerance: fl
                 # The grid begins with the first sample: nominal times are the samples' own.
                 found = client.query(meta["cluster"], series["hostname"], name, start, start + 60 * len(data))
                 assert found.times.tolist() == list(range(start, start + 60 * len(data), 60))
-                assert np.array_equal(found.values, data.astype(dtype), equal_nan=True), (name, series["hostname"])
+                assert np.array_equal(found.values, data.astype(dtype), equal_nan=True), (
+                    name,
+                    series["hostname"],
+                )
                 present.append(np.asarray(found.values, dtype=float)[~np.isnan(found.values)])
                 n_series += 1
             values, expected = np.concatenate(present), meta["statistics"][name]
-            if name != "ipc" or meta["cluster"] == "own":  # the real file's statistics of ipc contradict its own data
+            if (
+                name != "ipc" or meta["cluster"] == "own"
+            ):  # the real file's statistics of ipc contradict its own data
                 rounded = np.array([expected["min"], expected["max"]]).astype(dtype).astype(float)
                 assert [values.min(), values.max()] == rounded.tolist(), name
                 assert values.mean() == pytest.approx(expected["avg"], abs=avg_tolerance), name
@@ -81,7 +100,9 @@ def test_a_job_of_our_own_comes_back_equal(serve: Serve, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
-def test_the_real_job_comes_back_equal_in_all_288_series(serve: Serve, fixtures: Path | None, dtype: str) -> None:
+def test_the_real_job_comes_back_equal_in_all_288_series(
+    serve: Serve, fixtures: Path | None, dtype: str
+) -> None:
     job, meta = real_job(fixtures) if fixtures else own_job()
     metrics = "".join(f'[metrics.{name}]\ntype = "{dtype}"\n' for name in job)
     server = serve(f'retention = "0"\n{metrics}')

@@ -37,11 +37,16 @@ def test_a_newcomers_first_line_is_stored_and_answered(serve: Serve, now: int) -
 
 def test_sockets_are_for_the_group_and_control_is_for_the_owner(serve: Serve) -> None:
     server = serve()
-    modes = {name: stat.S_IMODE((server.directory / "run" / f"{name}.sock").stat().st_mode) for name in ("ingest", "query", "control")}
+    modes = {
+        name: stat.S_IMODE((server.directory / "run" / f"{name}.sock").stat().st_mode)
+        for name in ("ingest", "query", "control")
+    }
     assert modes == {"ingest": 0o660, "query": 0o660, "control": 0o600}
 
 
-def test_every_line_is_counted_once_and_good_lines_between_bad_ones_are_stored(serve: Serve, now: int) -> None:
+def test_every_line_is_counted_once_and_good_lines_between_bad_ones_are_stored(
+    serve: Serve, now: int
+) -> None:
     server = serve()
     good = f"m,cluster=c,hostname=h{{}} value={{}} {now}\n"
     lines = [
@@ -72,7 +77,11 @@ def test_every_line_is_counted_once_and_good_lines_between_bad_ones_are_stored(s
 
 def test_a_header_line_sets_cluster_precision_and_level(serve: Serve, now: int) -> None:
     server = serve()
-    reply = fields_of(server.send_text(f"# mstore cluster=alex precision=ns ack=memory\nm,hostname=a1 value=7 {now * 10**9}\n".encode()))
+    reply = fields_of(
+        server.send_text(
+            f"# mstore cluster=alex precision=ns ack=memory\nm,hostname=a1 value=7 {now * 10**9}\n".encode()
+        )
+    )
     assert (reply["written"], reply["durable"]) == ("1", "no")
     with server.client() as client:
         assert client.query("alex", "a1", "m", now, now + 60).values.tolist() == [7.0]
@@ -99,7 +108,11 @@ def test_lines_arriving_byte_by_byte_are_whole(serve: Serve, now: int) -> None:
 def test_an_over_long_line_is_counted_once_and_its_neighbours_are_stored(serve: Serve, now: int) -> None:
     server = serve()
     long = b"m,cluster=c,hostname=h,x=" + b"y" * 300_000 + f" value=1 {now}\n".encode()
-    text = f"m,cluster=c,hostname=a value=1 {now}\n".encode() + long + f"m,cluster=c,hostname=b value=2 {now}".encode()
+    text = (
+        f"m,cluster=c,hostname=a value=1 {now}\n".encode()
+        + long
+        + f"m,cluster=c,hostname=b value=2 {now}".encode()
+    )
     reply = fields_of(server.send_text(text))
     assert (reply["written"], reply["rejected"], reply["too_long"]) == ("2", "1", "1")
 
@@ -109,7 +122,12 @@ def test_unknown_metrics_are_ignored_once_metrics_are_configured(serve: Serve, n
     big = 2**63 + 5
     text = f"known,cluster=c,hostname=h value={big}u {now}\nunknown,cluster=c,hostname=h value=1 {now}\nknown,cluster=c,hostname=h value=-1 {now}\n"
     reply = fields_of(server.send_text(text.encode()))
-    assert (reply["written"], reply["ignored"], reply["unknown_metric"], reply["out_of_range"]) == ("1", "1", "1", "1")
+    assert (reply["written"], reply["ignored"], reply["unknown_metric"], reply["out_of_range"]) == (
+        "1",
+        "1",
+        "1",
+        "1",
+    )
     with server.client() as client:
         series = client.query("c", "h", "known", now, now + 60)
         assert series.step == 30
@@ -131,6 +149,7 @@ def test_levels_keep_type_and_id_apart_and_node_is_the_host(serve: Serve, now: i
     ])  # fmt: skip
     assert fields_of(server.send_text(text.encode()))["written"] == "6"
     with server.client() as client:
+
         def one(metric: str, **where: str) -> float:
             return float(client.query("c", "h", metric, now, now + 60, **where).values[0])
 
@@ -139,7 +158,9 @@ def test_levels_keep_type_and_id_apart_and_node_is_the_host(serve: Serve, now: i
         assert one("n") == 3
         assert one("net", subtype="network", subtype_ids="enp1s0") == 4
         assert one("net", subtype="network", subtype_ids="enp2s0") == 5
-        assert one("nv", type="accelerator", type_ids="00000000:49:00.0", subtype="nvlink", subtype_ids="3") == 6
+        assert (
+            one("nv", type="accelerator", type_ids="00000000:49:00.0", subtype="nvlink", subtype_ids="3") == 6
+        )
 
 
 def test_fields_joined_become_metrics_of_their_own(serve: Serve, now: int) -> None:
@@ -151,7 +172,9 @@ def test_fields_joined_become_metrics_of_their_own(serve: Serve, now: int) -> No
         assert client.query("c", "h", "cpu_system", now, now + 60).values.tolist() == [2.5]
 
 
-def test_a_sender_that_never_shuts_down_gets_no_reply_and_its_lines_are_stored(serve: Serve, now: int) -> None:
+def test_a_sender_that_never_shuts_down_gets_no_reply_and_its_lines_are_stored(
+    serve: Serve, now: int
+) -> None:
     server = serve()
     with server.connect("ingest") as sock, server.client() as client:
         sock.sendall(f"m,cluster=c,hostname=h value=1 {now}\n".encode())
@@ -168,7 +191,9 @@ def test_a_sender_that_never_shuts_down_gets_no_reply_and_its_lines_are_stored(s
 def test_a_stamped_metric_keeps_milliseconds(serve: Serve, now: int) -> None:
     server = serve('unknown_metrics = "register"\n[metrics.event]\nstep = 0\n')
     stamps = [now * 1000 + 7, now * 1000 + 9, now * 1000 + 8]
-    text = "# mstore precision=ms\n" + "".join(f"event,cluster=c,hostname=h value={i} {t}\n" for i, t in enumerate(stamps))
+    text = "# mstore precision=ms\n" + "".join(
+        f"event,cluster=c,hostname=h value={i} {t}\n" for i, t in enumerate(stamps)
+    )
     assert fields_of(server.send_text(text.encode()))["written"] == "3"
     with server.client() as client:
         series = client.query("c", "h", "event", now - 10, now + 10)

@@ -131,6 +131,14 @@ def test_decimals_round_correctly_to_doubles(seed: int) -> None:
         assert doubles_read(texts) == [float(text) for text in texts]
 
 
+def test_quotients_just_above_a_tie_round_up(seed: int) -> None:
+    """One in 2,048 nineteen-digit quotients, cut to 64 bits, looks like a tie: the remainder must tell."""
+    rng = random.Random(seed)
+    for _ in range(5):
+        texts = [b"%de-%d" % (rng.randrange(10**18, 10**19), rng.randint(1, 27)) for _ in range(8000)]
+        assert doubles_read(texts) == [float(text) for text in texts]
+
+
 def test_a_digit_far_behind_decides_a_tie() -> None:
     tie = b"9007199254740993"
     far = b"0" * 900

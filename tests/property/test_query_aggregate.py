@@ -1,4 +1,4 @@
-"""The aggregate kernel and its naive twin agree bit for bit; so do all instruction sets, as far as this machine has them."""
+"""The aggregate kernel and its naive twin agree bit for bit, whatever the bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def naive_sums(rows: list[np.ndarray[Any, Any]]) -> tuple[np.ndarray[Any, Any], 
     sums, coverage = np.zeros(len(rows[0])), np.zeros(len(rows[0]), np.uint32)
     for row in rows:
         present = row != np.uint64(2**64 - 1) if row.dtype.kind == "u" else ~np.isnan(row)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             sums[present] += row[present].astype(np.float64)
         coverage += present
     return sums, coverage

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.samples_rig import Rig, column, pad, row, scatter, stamped
 
 from mstore.kernels._samples import LOADED, STOPPED_DONE
 from mstore.kernels.reference_samples import ReferenceSamples, Series
 from mstore.shm import chunks, layout
+from tests.samples_rig import Rig, column, pad, row, scatter, stamped
 
 MINUTES, SECONDS, ODD, F64, U64, OLD_ERA, NEW_ERA, ROWS1, ROWS3 = range(9)
 ERA_START = 40_000

@@ -1,13 +1,14 @@
-"""Power cuts and failing disks: what was published as durable is there afterwards, and nothing never written.
+"""Power cuts and failing disks: what was published as durable is there afterwards, and nothing never
+written.
 
-`Disk` is a Files object whose files live in memory. It knows what a power cut may leave: of the writes since a
-file's last fdatasync any subset, each torn at sectors; of the changes of names since the directory's last fsync
-any subset.
-A failed fdatasync drops the writes it should have made durable and reports the failure once, as Linux does.
+`Disk` is a Files object with files in memory. It knows what a power cut may leave: of the writes since a
+file's last fdatasync any subset, each torn at sectors; of the changes of names since the directory's
+last fsync any subset. A failed fdatasync drops the writes it should have made durable and reports the
+failure once, as Linux does.
 
-A seed gives one history: appends, commits, failures, retirements, kills and power cuts at any operation (also in
-the middle of recovery), and the next life of the same disk. MSTORE_SEED runs one seed; the seed is in every
-failure message.
+A seed gives one history: appends, commits, failures, retirements, kills and power cuts at any operation
+(also in the middle of recovery), and the next life of the same disk. MSTORE_SEED runs one seed; the seed
+is in every failure message.
 """
 
 from __future__ import annotations

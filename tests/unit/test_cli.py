@@ -90,8 +90,8 @@ class FakeClient:
         return list(place)
 
     def metrics(self, cluster: str | None = None) -> list[Metric]:
-        grid, stamped = ("mem_bw", 60, "sum", "f32", "GB/s"), ("job_bytes", 0, "none", "u64")
-        return [Metric("fritz", *grid), Metric("fritz", *stamped)]
+        grid = Metric("fritz", "mem_bw", 60, aggregation="sum", type="f32", unit="GB/s")
+        return [grid, Metric("fritz", "job_bytes", 0, aggregation="none", type="u64")]
 
     def info(self) -> dict[str, Any]:
         return {

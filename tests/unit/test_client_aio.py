@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import uvloop
-from test_client_store import FakeStore, fake_store
 
 import mstore
 from mstore import errors
 from mstore.client.aio import AsyncClient, connect_async
 from mstore.client.results import Metric, WriteResult
 from mstore.ipc import messages as m
+from tests.unit.test_client_store import FakeStore, fake_store
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def test_every_call_gives_what_the_blocking_client_gives(store: FakeStore, run: 
             assert [len(series) for series in found] == [10, 10]
             assert await client.children() == ["fritz"]
             assert await client.paths(2) == [("fritz", "f0201"), ("fritz", "f0202")]
-            assert await client.metrics() == [Metric("fritz", "mem", 60, "sum", "f64", "GB")]
+            assert await client.metrics() == [Metric("fritz", "mem", 60, "GB", "sum", "f64")]
             assert await client.info() == {"state": "ready"}
             assert await client.control("snapshot") == {"did": "Snapshot"}
             async with client.writer() as writer:
@@ -55,7 +55,7 @@ def test_every_call_gives_what_the_blocking_client_gives(store: FakeStore, run: 
                 await writer.write(handles, [60], [[1.0, 2.0]])
                 await writer.rows(0, [1], [1.0])
                 assert writer.refused == {1: "unknown_metric"}
-                assert (await writer.flush()).written == 3
+                assert await writer.flush() == WriteResult(2, 0, 1, {"unknown_metric": 1})
 
     run(work())
 

@@ -104,6 +104,7 @@ class FakeStore:
         self._handles[number] = first + len(message.series)
         handles = np.arange(first, first + len(message.series), dtype="<u4")
         errors = [[i, "unknown_metric"] for i, path in enumerate(message.series) if path[2] == "nope"]
+        handles[[i for i, _ in errors]] = m.HANDLE_NONE
         return m.Opened(handles.tobytes(), bytes([self.handle_type]) * len(handles), errors)
 
     async def _listen(self) -> None:

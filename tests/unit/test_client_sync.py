@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_client_store import FakeStore, fake_store
 
 import mstore
 from mstore import errors, limits
@@ -21,6 +20,7 @@ from mstore.client.results import Metric, WriteResult
 from mstore.client.sync import Client
 from mstore.ipc import messages as m
 from mstore.model import MetricSpec, SeriesPath
+from tests.unit.test_client_store import FakeStore, fake_store
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_lists_and_info_come_back_as_plain_python(store: FakeStore, client: Clie
     assert client.children() == ["fritz"]
     assert client.children("fritz") == ["a", "b"]
     assert client.paths(2) == [("fritz", "f0201"), ("fritz", "f0202")]
-    assert client.metrics("fritz") == [Metric("fritz", "mem", 60, "sum", "f64", "GB")]
+    assert client.metrics("fritz") == [Metric("fritz", "mem", 60, "GB", "sum", "f64")]
     assert client.info() == {"state": "ready"}
     assert client.control("reload") == {"did": "Reload"}
     with pytest.raises(errors.InvalidRequest, match="stop, restart, reload, snapshot"):
@@ -394,6 +394,7 @@ def test_interrupt_ends_a_call_tells_the_store_and_leaves_the_client_usable(
 
     def interrupt() -> None:
         asked.wait(5)
+        time.sleep(0.2)  # the store may know of the question before the client waits for the answer
         os.kill(os.getpid(), signal.SIGINT)
 
     store.answer = answer
@@ -403,6 +404,9 @@ def test_interrupt_ends_a_call_tells_the_store_and_leaves_the_client_usable(
         client.query("c", "h", "m", 0, 60)
     thread.join(5)
     assert client.info() == {"state": "ready"}
+    until = time.monotonic() + 5
+    while not store.requests(m.Cancel) and time.monotonic() < until:
+        time.sleep(0.005)
     assert len(store.requests(m.Cancel)) == 1
 
 
@@ -447,6 +451,18 @@ def test_spec_is_sent_for_each_series_and_refused_handles_are_told(store: FakeSt
     assert message.specs == [[0, "avg", "f32", "", [["a", "f64"], ["b", "u64"]]]] * 2
     assert message.series[1] == ["c", "h", "nope", "core", "1", "", ""]
     writer.close()
+
+
+def test_samples_of_refused_handles_are_counted_and_not_sent(store: FakeStore, client: Client) -> None:
+    with client.writer() as writer:
+        handles = writer.open([("c", "h", "m"), ("c", "h", "nope"), ("c", "h", "m2")])
+        writer.write(handles, [60, 120], np.arange(6.0).reshape(2, 3))
+        writer.rows(1, [1, 2, 3], [1.0, 2.0, 3.0])
+        writer.write(handles[1:2], [60], [1.0])
+        assert writer.flush() == WriteResult(4, 0, 6, {"unknown_metric": 6})
+    (frame,) = store.requests(m.Columns)
+    assert np.frombuffer(frame.handles, "<u4").tolist() == [0, 2]
+    assert np.frombuffer(frame.values, "<f4").tolist() == [0.0, 2.0, 3.0, 5.0]
 
 
 def test_rows_are_sent_as_eight_byte_words(store: FakeStore, client: Client) -> None:

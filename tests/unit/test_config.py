@@ -259,7 +259,13 @@ def test_every_setting_has_a_field_of_the_configuration() -> None:
 
 
 def test_workers_follow_the_cores_unless_configured() -> None:
-    assert [Config().worker_counts(n) for n in (1, 2, 8, 16, 128)] == [(1, 1), (1, 1), (2, 2), (4, 4), (8, 8)]
+    assert [Config().worker_counts(n) for n in (1, 2, 8, 16, 128)] == [
+        (1, 1),
+        (1, 1),
+        (5, 5),
+        (9, 9),
+        (10, 10),
+    ]
     assert config.with_workers(Config(), 5, None).worker_counts(2) == (5, 1)
     assert config.with_workers(Config(), None, 6).worker_counts(2) == (1, 6)
     with pytest.raises(ConfigError, match="ingest_workers = 100"):

@@ -61,8 +61,7 @@ def test_repr_fits_a_screen_and_draws_the_values() -> None:
 )
 def test_sparkline_of_anything_has_one_mark_a_run(values: np.ndarray[Any, Any], width: int) -> None:
     valid = ~np.isnan(values)
-    with np.errstate(over="ignore", invalid="ignore"):
-        line = sparkline(values, valid, width)
+    line = sparkline(values, valid, width)
     assert len(line) == min(len(values), width)
     assert set(line) <= set(" ▁▂▃▄▅▆▇█")
 

@@ -34,15 +34,15 @@ class DictStore:
 
     def apply(self, payload: memoryview) -> None:
         self.n_blocks += 1
-        for offset in range(0, len(payload), 16):
-            self.define(payload[offset : offset + 16])
+        self.define(payload)
 
-    def define(self, one: memoryview) -> None:
-        kind, _, _, length, key, value = struct.unpack("<HBBIII", one)
-        if kind != 16:
-            raise CorruptRecord(f"record type {kind} is unknown")
-        assert length == 16
-        self.content[key] = value
+    def define(self, payload: memoryview) -> None:
+        for offset in range(0, len(payload), 16):
+            kind, _, _, length, key, value = struct.unpack_from("<HBBIII", payload, offset)
+            if kind != 16:
+                raise CorruptRecord(f"record type {kind} is unknown")
+            assert length == 16
+            self.content[key] = value
 
 
 def empty_segments() -> tuple[Segment, Segment]:

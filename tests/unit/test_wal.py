@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import subprocess
 import sys
 import threading
 import time
@@ -367,3 +368,40 @@ def test_a_descriptor_that_cannot_be_synced_stops_acknowledging() -> None:
     assert not thread.is_alive()
     os.close(reading)
     os.close(writing)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from mstore.kernels._segment import Segment
+from mstore.persistence.files import Files, wal_dir
+from mstore.persistence.wal import Wal
+
+directory, files = Path(sys.argv[1]), Files()
+folder = wal_dir(directory)
+dir_fd = files.open_dir(folder)
+committer = files.committer(Segment(bytearray(8192), True), [], [], -1, 0, dir_fd)
+wal = Wal(files, folder, 1, committer, dir_fd=dir_fd, segment_bytes=64 * 1024)
+while True:
+    seq = wal.append(0xFFFFFFFF, 0, 0, (wal.next_seq).to_bytes(8, "little") * 100)
+    if wal.durable() > 20 and seq % 7 == 0:
+        print(wal.durable(), flush=True)
+"""
+
+
+def test_what_a_killed_process_had_published_as_durable_is_found_again(tmp_path: Path) -> None:
+    Files().mkdir(wal_dir(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for _ in range(30):
+        line = child.stdout.readline()
+    child.kill()
+    rest = child.stdout.read().split("\n")
+    child.wait(10)
+    child.stdout.close()
+    published = int([number for number in [line.strip(), *rest[:-1]] if number][-1])
+    payloads, report = read(tmp_path)
+    assert published > 20
+    assert report.last_seq >= published
+    assert payloads == [seq.to_bytes(8, "little") * 100 for seq in range(1, report.last_seq + 1)]
+    assert report.damage == []

@@ -1,0 +1,110 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from mstore.kernels._directory cimport DirectoryReader, ms_directory, ms_series
+from mstore.kernels._segment cimport Segment
+
+cdef extern from "layout.h" nogil:
+    enum: MS_SAMPLES_DATA
+    enum: MS_CHUNK_SLOTS
+    ctypedef struct ms_segment_header:
+        uint64_t committed_bytes
+    ctypedef struct ms_chunk:
+        uint32_t series
+        uint32_t generation
+        int64_t n
+        uint8_t kind
+        uint8_t type
+        uint8_t n_columns
+        uint32_t capacity
+        uint32_t count
+        uint32_t seq
+    uint64_t MS_LINK_OFFSET(uint64_t word)
+    unsigned MS_LINK_CLASS(uint64_t word)
+
+# One era of a series as it was when the chain was read: what never changes while the generation stays.
+cdef struct era:
+    const ms_series* at
+    uint32_t slot
+    uint32_t generation
+    uint8_t kind
+    uint8_t type
+    uint8_t n_columns
+    int64_t anchor_s
+    int64_t step_s
+    uint32_t level
+    uint32_t metric
+    int64_t start            # the times it covers, [start, stop): seconds; stamped: ms
+    int64_t stop
+
+# Eras of one or many chains, newest first within a chain.
+cdef struct era_pool:
+    era* eras
+    size_t n
+    size_t room
+
+# Where values go: into an array of `type`, or onto sums and coverage.
+cdef struct sink:
+    char* values
+    uint8_t type
+    double* sums
+    uint32_t* coverage
+
+cdef struct word_list:
+    uint64_t* words
+    size_t n
+    size_t room
+
+cdef enum:
+    _OK = 0
+    _GONE = 1
+    _BUSY = 2
+    _BROKEN = 3
+    _LIMIT = 4
+    _NO_MEMORY = 5
+    _OTHER_KIND = 6
+
+cdef enum:
+    RETRIES = 256
+    GRID = 1
+    STAMPED = 2
+    F32 = 1
+    F64 = 2
+    U64 = 3
+    CLASSES = 4               # classes of chunks; higher ones are link tables
+    HEADER = 64
+    SCRATCH_WORDS = 512       # 4096 bytes: the largest chunk's payload
+
+
+cdef inline int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
+    cdef int64_t q = a // b
+    return q - 1 if a % b < 0 else q
+
+cdef inline int64_t ceil_div(int64_t a, int64_t b) noexcept nogil:
+    return -floor_div(-a, b)
+
+cdef inline uint32_t width_of(uint8_t type) noexcept nogil:
+    return 4 if type == F32 else 8
+
+cdef inline int64_t nominal(const era* e) noexcept nogil:
+    return e.anchor_s + e.step_s // 2
+
+
+cdef size_t count_present(const char* values, uint8_t type, size_t n) noexcept nogil
+cdef int push_words(word_list* to, const uint64_t* words, size_t n) noexcept nogil
+
+cdef class RunReader:
+    cdef readonly DirectoryReader directory
+    cdef readonly Segment samples
+    cdef const ms_directory* head
+
+    cdef uint64_t chunk_bytes(self, unsigned size_class) noexcept nogil
+    cdef uint32_t generation_c(self) noexcept nogil
+    cdef uint64_t committed(self) noexcept nogil
+    cdef const ms_series* series_at(self, uint64_t slot) noexcept nogil
+    cdef int load_era(self, uint32_t slot, uint32_t generation, era* out) noexcept nogil
+    cdef int load_chain(self, uint64_t ref, int64_t start_s, era_pool* pool) noexcept nogil
+    cdef int find_link(self, const era* e, int64_t n, uint64_t* table, const uint64_t** at, uint64_t* word) noexcept nogil
+    cdef bint link_holds(self, const era* e, uint64_t table, const uint64_t* at, uint64_t word) noexcept nogil
+    cdef const ms_chunk* chunk_at(self, const era* e, int64_t n, uint64_t word, uint64_t* payload) noexcept nogil
+    cdef int read_run(self, const era* e, int64_t n, uint32_t place, uint32_t count, char* dest) noexcept nogil
+    cdef int map_era(self, const era* e, int64_t t0, int64_t step, int64_t j, int64_t count, sink* to) noexcept nogil
+    cdef int map_chain(self, const era* eras, size_t n_eras, int64_t t0, int64_t step, int64_t count, sink* to) noexcept nogil
