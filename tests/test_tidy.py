@@ -19,8 +19,8 @@ RESERVED = {
     r"\bos\.(fsync|fdatasync|rename|replace)\(": (r"mstore/persistence/files\.py",),
     r"\btime\.(time|time_ns|monotonic|monotonic_ns)\(": (r"mstore/clock\.py",),
     r"^import struct|^from struct": (
-        r"mstore/ipc/framing\.py", r"mstore/persistence/(blocks|records|snapshot.*)\.py", r"mstore/shm/.*\.py",
-        r"mstore/kernels/reference_.*\.py", r"mstore/workers/control_connection\.py",
+        r"mstore/ipc/framing\.py", r"mstore/persistence/(blocks|records|snapshot.*)\.py",
+        r"mstore/shm/.*\.py", r"mstore/kernels/reference_.*\.py", r"mstore/workers/control_connection\.py",
     ),
     r"<stdatomic|__atomic_": (r"mstore/kernels/atomics\.h",),
 }  # fmt: skip
@@ -99,7 +99,7 @@ def test_every_module_and_public_class_says_what_it_is() -> None:
 
 
 def test_every_kernel_has_a_typed_stub() -> None:
-    kernels = [path for path in tracked(".pyx")]
+    kernels = list(tracked(".pyx"))
     assert kernels
     missing = [relative(path) for path in kernels if not path.with_suffix(".pyi").exists()]
     assert not missing, "\n".join(missing)

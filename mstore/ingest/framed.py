@@ -15,6 +15,7 @@ from mstore.ingest.engine import NEED_ROOM, Engine, LineState
 from mstore.ingest.handles import HandleTable
 from mstore.ingest.tally import Tally
 from mstore.ipc import messages as m
+from mstore.ipc.checks import Bin
 from mstore.kernels._columns import ColumnEncoder, encode_rows
 from mstore.model import Ack, Precision, Reason
 from mstore.shm import layout
@@ -101,8 +102,9 @@ class FramedSession:
 
     def _lines(self, request_id: int, message: m.Lines) -> Replies:
         state = LineState(self.cluster, self._precision(message.precision))
-        used = yield from self._engine.take_lines(message.data, state, final=True)
-        assert used == len(message.data), "with final, every byte is used"
+        data = message.data if isinstance(message.data, bytes) else memoryview(message.data)
+        used = yield from self._engine.take_lines(data, state, final=True)
+        assert used == len(data), "with final, every byte is used"
         self._written(request_id, state.tally)
 
     def _open(self, request_id: int, message: m.Open) -> Replies:
@@ -117,7 +119,7 @@ class FramedSession:
     def _columns(self, request_id: int, message: m.Columns) -> Replies:
         handles = np.frombuffer(message.handles, dtype="<u4")
         times = np.frombuffer(message.times, dtype="<i8")
-        size = layout.TYPE_DTYPES[message.type].itemsize if message.type in layout.TYPE_DTYPES else 0
+        size = m.TYPE_BYTES.get(message.type, 0)
         self._refuse_if_full()
         if not size:
             raise InvalidRequest(f"value type {message.type}: allowed are 1 (f32), 2 (f64), 3 (u64)")
@@ -129,6 +131,9 @@ class FramedSession:
             )
         self._handles.check(handles, message.type, layout.KIND_GRID)
         tally = Tally()
+        if not n:
+            self._written(request_id, tally)
+            return
         times, values = self._within_window(times, message.values, len(handles) * size, len(handles), tally)
         self._engine.enter()
         try:
@@ -162,15 +167,19 @@ class FramedSession:
         self._handles.check(handles, None, layout.KIND_STAMPED)
         self._refuse_if_full()
         stamps = np.frombuffer(message.stamps, dtype="<i8")
+        if not len(stamps):
+            self._written(request_id, Tally())
+            return
         if len(stamps) > limits.RUN_VALUES_MAX:
             raise LimitExceeded(f"{len(stamps)} rows in one message; at most {limits.RUN_VALUES_MAX}")
         self._engine.enter()
         try:
             refs = yield from self._current(handles, stamps // 1000, None, layout.KIND_STAMPED)
-            (refused,) = _refusals(refs)[:1] or [None]
-            if refused is not None:
-                raise StoreFull(f"the series cannot be stored: {refused[1]}", reason=refused[1])
-            n_columns = self._engine.directory.series(int(refs[0]) & 0xFFFF_FFFF).n_columns
+            for _, reason in _refusals(refs):
+                raise InvalidRequest(f"the series cannot be stored: {reason}", reason=reason)
+            series = self._engine.directory.series(int(refs[0]) & 0xFFFF_FFFF)
+            assert series is not None, "no series goes away while its reference is in hand"
+            n_columns = series.n_columns
             if len(message.values) != 8 * n_columns * len(stamps):
                 raise InvalidRequest(
                     f"{len(message.values)} bytes of values for {len(stamps)} rows of {n_columns} columns of 8 bytes"
@@ -190,12 +199,12 @@ class FramedSession:
     def _within_window(
         self,
         times: NDArray[np.int64],
-        values: bytes,
+        values: Bin,
         row_bytes: int,
         row_samples: int,
         tally: Tally,
         per_s: int = 1,
-    ) -> tuple[NDArray[np.int64], bytes]:
+    ) -> tuple[NDArray[np.int64], Bin]:
         """Only the rows whose time is accepted; the others are counted."""
         _, oldest, newest = self._engine.window()
         late, ahead = times < oldest * per_s, times >= (newest + 1) * per_s
@@ -243,6 +252,6 @@ def _refusals(refs: NDArray[np.uint64]) -> list[list[Any]]:
     return [[int(i), Reason(int(refs[i]) >> 56).public] for i in ignored]
 
 
-def _drop_columns(values: bytes, usable: NDArray[np.bool_], n_times: int, size: int) -> bytes:
+def _drop_columns(values: Bin, usable: NDArray[np.bool_], n_times: int, size: int) -> bytes:
     matrix = np.frombuffer(values, dtype=np.dtype(("V", size))).reshape(n_times, len(usable))
     return matrix[:, usable].tobytes()

@@ -1,3 +1,6 @@
+from typing import Any
+
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from mstore.kernels._ring import RingWriter
@@ -5,7 +8,11 @@ from mstore.kernels._ring import RingWriter
 class ColumnEncoder:
     n_written: int
     n_bad: int
-    def __init__(self, refs: Buffer, times: Buffer, values: Buffer, vtype: int) -> None: ...
+    def __init__(
+        self, refs: Buffer | NDArray[Any], times: Buffer | NDArray[Any], values: Buffer, vtype: int
+    ) -> None: ...
     def encode(self, ring: RingWriter) -> bool: ...
 
-def encode_rows(ring: RingWriter, ref: int, stamps: Buffer, values: Buffer, n_columns: int) -> bool: ...
+def encode_rows(
+    ring: RingWriter, ref: int, stamps: Buffer | NDArray[Any], values: Buffer, n_columns: int
+) -> bool: ...

@@ -44,6 +44,8 @@ are link tables of 2^3 .. 2^15 words.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -221,7 +223,7 @@ def describe() -> str:
     )
     lines = []
     for name, dtype in zip(names, _ALL, strict=True):
-        fields = dtype.fields or {}
+        fields: Mapping[str, Any] = dtype.fields or {}
         text = " ".join(f"{field}:{fields[field][0].str}@{fields[field][1]}" for field in dtype.names or ())
         lines.append(f"{name}[{dtype.itemsize}] {text}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from mstore.workers.channel import Channel
 from mstore.workers.spec import WorkerSpec
@@ -89,8 +90,8 @@ class Child:
         self.child_end.close()
 
 
-def _is_open(stream: object) -> bool:
+def _is_open(stream: TextIO) -> bool:
     try:
-        return stream.fileno() >= 0  # type: ignore[attr-defined]  # anything may stand in for sys.stderr
+        return os.fstat(stream.fileno()).st_mode != 0
     except (AttributeError, OSError, ValueError):
         return False

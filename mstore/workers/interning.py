@@ -41,7 +41,7 @@ class Interner(asyncio.Protocol):
         """All references of one batch, in the order of its keys."""
         offsets = np.frombuffer(effect.offsets, dtype=np.int64)
         n, step = len(offsets) - 1, limits.INTERN_KEYS_MAX
-        parts = []
+        parts: list[m.Message] = []
         for first in range(0, n, step):
             cut = offsets[first : first + step + 1]
             parts.append(
@@ -101,7 +101,7 @@ class Interner(asyncio.Protocol):
         # uvloop's transports do not derive from asyncio.Transport but are used as one.
         self._transport = cast(asyncio.Transport, transport)
         self._decoder = framing.FrameDecoder(limits.CONTROL_FRAME_BYTES_MAX, m.TAGS)
-        transport.write(m.encode(m.Hello(m.VERSION, "worker"), 0))
+        self._transport.write(m.encode(m.Hello(m.VERSION, "worker"), 0))
 
     def data_received(self, data: bytes) -> None:
         try:

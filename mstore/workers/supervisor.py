@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,7 @@ class Supervisor:
         self._children = [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(places)]
         loop = asyncio.get_running_loop()
         for child in self._children:
-            child.channel.serve(
-                loop, lambda packet, _fd, child=child: self._report(child, packet), lambda: None
-            )
+            child.channel.serve(loop, partial(self._report, child), lambda: None)
         self._start_accepting("control")
         self._spawn(self._children[0])
 
@@ -201,7 +200,7 @@ class Supervisor:
 
     # --- children
 
-    def _report(self, child: Child, packet: list[Any]) -> None:
+    def _report(self, child: Child, packet: list[Any], _fd: int | None) -> None:
         kind = packet[0]
         if kind == "ready":
             child.ready = True

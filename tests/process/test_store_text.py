@@ -145,7 +145,8 @@ def test_levels_keep_type_and_id_apart_and_node_is_the_host(serve: Serve, now: i
         f"n,cluster=c,hostname=h,type=node,type-id=0 value=3 {now}\n",
         f"net,cluster=c,hostname=h,type=node,stype=network,stype-id=enp1s0 value=4 {now}\n",
         f"net,cluster=c,hostname=h,type=node,subtype=network,stype-id=enp2s0 value=5 {now}\n",
-        f"nv,cluster=c,hostname=h,type=accelerator,type-id=00000000:49:00.0,stype=nvlink,stype-id=3 value=6 {now}\n",
+        "nv,cluster=c,hostname=h,type=accelerator,type-id=00000000:49:00.0,stype=nvlink,stype-id=3"
+        f" value=6 {now}\n",
     ])  # fmt: skip
     assert fields_of(server.send_text(text.encode()))["written"] == "6"
     with server.client() as client:
