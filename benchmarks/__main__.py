@@ -1,4 +1,4 @@
-"""Run the benchmarks: python -m benchmarks [ingest|memory|read] [--json FILE] [--seed N]. One at a time, on a quiet machine."""
+"""Run the benchmarks: python -m benchmarks [ingest|memory|read] [--json FILE] [--seed N]; on a quiet machine."""
 
 from __future__ import annotations
 

@@ -163,10 +163,10 @@ class Report:
 
 
 def machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
-    )
-    return f"{platform.machine()}, {os.cpu_count()} cores, {model}, Linux {platform.release()}, Python {platform.python_version()}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {model}, {system}"
 
 
 def number(value: float) -> str:

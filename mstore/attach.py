@@ -60,6 +60,10 @@ class Attached(Reader):
             "samples_committed_bytes": self._mappings["samples"].committed_bytes,
         }
 
+    @property
+    def samples_mapping(self) -> segment.Mapping:
+        return self._mappings["samples"]
+
     def stale(self) -> bool:
         """Whether DIR belongs to another run of the store by now, or to none: attach again."""
         try:

@@ -1,4 +1,4 @@
-"""Supervisor <-> child: one SOCK_SEQPACKET pair a child, one small msgpack list a packet, a descriptor beside it when one is handed over.
+"""Supervisor <-> child: one SOCK_SEQPACKET pair a child, one small msgpack list a packet, perhaps a descriptor beside it.
 
 Packets keep their bounds, so a child that is killed in the middle of a send leaves no half message for its
 successor, which inherits the same pair. Connections that wait in the pair when a child dies are served by the next one.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from mstore import paths
 from mstore.attach import attach
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
@@ -84,9 +86,10 @@ def _check_memory(store_dir: Path) -> tuple[list[str], list[str]]:
             with attach(store_dir) as reader:
                 counts = reader.directory.counts()
                 reader.directory.validate()
-                chunks.validate(
-                    reader.directory.series_table(), reader.samples_bytes(), reader.samples_committed()
-                )
+                samples = reader.samples_mapping
+                seen = np.frombuffer(samples.buffer, np.uint8)
+                chunks.validate(reader.directory.series_table(), seen, samples.committed_bytes)
+                del seen
         except InvariantBroken as error:
             faults = [str(error)]
             continue

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def write_part(directory: str, first_host: int, stop_host: int, t0: int, seed: i
         while tick < TICKS:
             n = int(rng.integers(1, 12))
             text = "".join(
-                f"m,cluster=c,hostname=h{host},type=core,type-id={thread} value={value_of(host, thread, k)} {t0 + STEP_S * k}\n"
+                f"m,cluster=c,hostname=h{host},type=core,type-id={thread}"
+                f" value={value_of(host, thread, k)} {t0 + STEP_S * k}\n"
                 for k in range(tick, min(tick + n, TICKS))
                 for host in range(first_host, stop_host)
                 for thread in range(THREADS)
@@ -81,8 +83,7 @@ def test_writers_on_two_workers_and_readers_at_once_lose_and_tear_nothing(
     reader = role("read_all_the_time", directory, t0, str(stop), str(wrong))
     bounds = [0, 10, 20, 30, 40]
     writers = [
-        role("write_part", directory, first, last, t0, seed + first)
-        for first, last in zip(bounds, bounds[1:], strict=False)
+        role("write_part", directory, first, last, t0, seed + first) for first, last in pairwise(bounds)
     ]
     # A fifth writer sends the same hosts as the first again: same slots, same values.
     writers.append(role("write_part", directory, 0, 10, t0, seed + 99))

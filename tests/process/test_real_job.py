@@ -1,4 +1,4 @@
-"""A real 24-hour job of ClusterCockpit's archive (where the fixture is), and one of our own in the same form, through a whole store."""
+"""A real 24-hour job (where the fixture is), and one of our own in the same form, through a whole store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def own_job() -> tuple[Job, Job]:
 
 
 def real_job(fixtures: Path) -> tuple[Job, Job]:
-    job = json.load(gzip.open(fixtures / "jobs" / "emmy-1404397.json.gz"))
+    job = json.loads(gzip.decompress((fixtures / "jobs" / "emmy-1404397.json.gz").read_bytes()))
     meta = json.loads((fixtures / "jobs" / "emmy-1404397.meta.json").read_text())
     return job, meta
 

@@ -66,7 +66,8 @@ def test_every_line_is_counted_once_and_good_lines_between_bad_ones_are_stored(
     reply = fields_of(server.send_text("".join(lines).encode()))
     counted = {name: int(value) for name, value in reply.items() if name != "durable"}
     assert (counted["written"], counted["rejected"], counted["ignored"]) == (3, 10, 0)
-    assert {name: counted.get(name) for name in ("no_host", "no_cluster", "bad_value", "unknown_field", "too_far_ahead", "too_late")} == {
+    asked = ("no_host", "no_cluster", "bad_value", "unknown_field", "too_far_ahead", "too_late")
+    assert {name: counted.get(name) for name in asked} == {
         "no_host": 1, "no_cluster": 1, "bad_value": 2, "unknown_field": 1, "too_far_ahead": 1, "too_late": 1,
     }  # fmt: skip
     assert counted["bad_timestamp"] == 2
@@ -120,7 +121,11 @@ def test_an_over_long_line_is_counted_once_and_its_neighbours_are_stored(serve: 
 def test_unknown_metrics_are_ignored_once_metrics_are_configured(serve: Serve, now: int) -> None:
     server = serve('[metrics.known]\nstep = 30\ntype = "u64"\nunit = "B"\n')
     big = 2**63 + 5
-    text = f"known,cluster=c,hostname=h value={big}u {now}\nunknown,cluster=c,hostname=h value=1 {now}\nknown,cluster=c,hostname=h value=-1 {now}\n"
+    text = (
+        f"known,cluster=c,hostname=h value={big}u {now}\n"
+        f"unknown,cluster=c,hostname=h value=1 {now}\n"
+        f"known,cluster=c,hostname=h value=-1 {now}\n"
+    )
     reply = fields_of(server.send_text(text.encode()))
     assert (reply["written"], reply["ignored"], reply["unknown_metric"], reply["out_of_range"]) == (
         "1",
