@@ -81,7 +81,7 @@ class Pair:
         self.kernel.restart(self.dir_fd)
         self.reference.restart(self.dir_fd)
 
-    def compare(self) -> None:
+    def assert_equal(self) -> None:
         assert self.kernel_words == self.reference_words
         assert self.kernel.failed() == self.reference.failed()
         assert self.kernel.status()[:3] == self.reference.status()[:3]
@@ -116,7 +116,7 @@ def test_kernel_and_reference_publish_the_same_words(
                 pair.fail_next = not pair.reference.failed()
             elif what == "restart":
                 pair.restart()
-            pair.compare()
+            pair.assert_equal()
     finally:
         pair.close()
 

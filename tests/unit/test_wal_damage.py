@@ -90,7 +90,9 @@ def used(name: str, contents: dict[str, bytes]) -> int:
     return len(contents[name].rstrip(b"\0"))
 
 
-def check(directory: Path, contents: dict[str, bytes], n_payloads: int, detected: bool, what: str) -> None:
+def check_image(
+    directory: Path, contents: dict[str, bytes], n_payloads: int, detected: bool, what: str
+) -> None:
     payloads, report, _ = replay(directory, contents)
     cut = set(range(report.torn.first_seq, n_payloads + 1)) if report.torn else set()
     expected = [payload(seq) for seq in range(1, n_payloads + 1) if seq not in lost(report) | cut]
@@ -118,7 +120,9 @@ def test_every_flipped_byte_is_detected_and_no_wrong_payload_is_handed_on(
     for offset in range(len(contents[name])):
         image = bytearray(contents[name])
         image[offset] ^= 0xFF if offset % 2 else 0x01
-        check(directory, {**contents, name: bytes(image)}, n_payloads, offset < end, f"{name} byte {offset}")
+        check_image(
+            directory, {**contents, name: bytes(image)}, n_payloads, offset < end, f"{name} byte {offset}"
+        )
 
 
 @pytest.mark.parametrize("segment", [0, 1])
