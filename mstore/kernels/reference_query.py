@@ -147,16 +147,3 @@ def rows(memory: Memory, ref: int, start: int, end: int) -> dict[int, tuple[int,
             if start * 1000 <= stamp < end * 1000:
                 found[stamp] = tuple(row[1:])
     return dict(sorted(found.items()))
-
-
-def bucket_means(values: NDArray[Any], factor: int) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
-    means, counts = [], []
-    for at in range(0, len(values), factor):
-        run = values[at : at + factor].tolist()
-        present = [float(value) for value in run if value == value and value != U64_MISSING]
-        total = 0.0
-        for value in present:
-            total += value
-        means.append(total / len(present) if present else math.nan)
-        counts.append(len(present))
-    return np.array(means, np.float64), np.array(counts, np.uint32)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mstore.errors import InvalidStep
 from mstore.frames import Series, with_missing
-from mstore.kernels import _aggregate
+from mstore.kernels.chosen import aggregate as kernel
 
 
 def factor_of(step_s: int, resolution_s: int) -> int:
@@ -35,7 +35,8 @@ def resample_mean(values: NDArray[Any], factor: int) -> NDArray[Any]:
     values   float32, float64 or uint64 [n]; missing = NaN or 2^64-1
     returns  float32 for float32, else float64; [ceil(n / factor)]; a run without a sample is NaN
     """
-    means, _ = _aggregate.bucket_means(values, factor)
+    means: NDArray[np.float64]
+    means, _ = kernel.bucket_means(values, factor)
     return means.astype(np.float32) if values.dtype == np.float32 else means
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from mstore.errors import InvalidStep
-from mstore.kernels import _aggregate, reference_query
+from mstore.kernels import _aggregate, reference_aggregate
 from mstore.query.resample import factor_of, resample_mean
 
 DTYPES = st.sampled_from([np.float32, np.float64, np.uint64])
@@ -69,7 +69,7 @@ def test_bucket_means_equal_those_of_one_sample_at_a_time(data: st.DataObject) -
     values = data.draw(st_numpy.arrays(dtype, st.integers(0, 60), elements=elements))
     factor = data.draw(st.integers(1, 70))
     means, counts = _aggregate.bucket_means(values, factor)
-    want, want_counts = reference_query.bucket_means(values, factor)
+    want, want_counts = reference_aggregate.bucket_means(values, factor)
     assert ((means == want) | (np.isnan(means) & np.isnan(want))).all()
     assert counts.tolist() == want_counts.tolist()
     assert len(means) == -(-len(values) // factor)

@@ -1,0 +1,29 @@
+"""The pure array kernels in use: compiled, or their naive twins when MSTORE_KERNELS=reference asks for them.
+
+Only what takes arrays and gives arrays can be exchanged; rings, links and positions are always compiled, because
+Python cannot order its stores. For debugging: an answer that differs between the two is a bug in one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+from mstore.errors import ConfigError
+
+CHOICE = os.environ.get("MSTORE_KERNELS", "compiled")
+
+
+def _aggregate() -> ModuleType:
+    if CHOICE == "reference":
+        from mstore.kernels import reference_aggregate
+
+        return reference_aggregate
+    if CHOICE != "compiled":
+        raise ConfigError(f"MSTORE_KERNELS={CHOICE!r}: allowed are compiled and reference")
+    from mstore.kernels import _aggregate as compiled
+
+    return compiled
+
+
+aggregate = _aggregate()
