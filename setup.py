@@ -32,6 +32,7 @@ flags = [
 flags += os.environ.get("MSTORE_CFLAGS", "").split()
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         [
             Extension(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from mstore import clock
 from mstore.cli import common, render
-from mstore.errors import Unavailable
+from mstore.errors import InvariantBroken, StoreLocked, Unavailable
+from mstore.persistence import files
 
 if TYPE_CHECKING:
     from mstore.frames import Series
@@ -26,7 +28,7 @@ NAMES = ("demo",)
 READY_S_MAX = 60.0
 STOP_S_MAX = 60.0
 LIVE_S_DEFAULT = 3
-NEXT = "mstore serve &   mstore collect host --once   mstore ls"
+NEXT = "{mstore} serve &\n                {mstore} collect host --once\n                {mstore} ls"
 
 
 def add(commands: common.Commands) -> None:
@@ -54,45 +56,84 @@ def run(args: argparse.Namespace) -> int:
     import mstore
     from mstore.simulate import Simulator
 
-    with temporary_store() as (directory, started_s):
-        step(1, f"a store in {directory}", f"ready in {started_s:.2f} s")
+    with temporary_store() as store:
+        step(1, f"a store in {store.directory}", f"ready in {store.started_s:.2f} s")
         simulator = Simulator(seed=7)
-        with mstore.connect(directory) as client:
+        with mstore.connect(store.directory) as client:
             show_ingest(client, simulator, args.span)
             if args.live > 0:
                 show_live(client, simulator, args.live)
-            show_queries(client, args.span)
+            found = show_queries(client, store.directory, args.span)
+        show_crash(store, found)
         stop_start = clock.monotonic_s()
-    step(5, "the store stopped and its directory removed", f"{clock.monotonic_s() - stop_start:.2f} s")
-    print(f"\n Now your own:  {render.paint(NEXT, render.BOLD)}")
+    step(6, "the store stopped and its directory removed", f"{clock.monotonic_s() - stop_start:.2f} s")
+    print(f"\n Now your own:  {render.paint(NEXT.format(mstore=called_as()), render.BOLD)}")
     return 0
+
+
+def called_as() -> str:
+    """How this command can be called again: its name where the shell finds it, else its path as it was given."""
+    return "mstore" if shutil.which("mstore") else sys.argv[0]
 
 
 # --- the store
 
 
-@contextmanager
-def temporary_store() -> Iterator[tuple[Path, float]]:
-    """A running store that knows the built-in cluster: (its directory, seconds until it was ready)."""
-    from mstore.simulate.generator import builtin_path
+class DemoStore:
+    """A store's process in a directory that knows the built-in cluster."""
 
-    directory = Path(tempfile.mkdtemp(prefix="mstore-demo-"))
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        config = directory / "mstore.toml"
-        config.write_text(f"topology = [{str(builtin_path())!r}]\n", encoding="utf-8")
+    def __init__(self, directory: Path) -> None:
+        from mstore.simulate.generator import builtin_path
+
+        self.directory = directory
+        self.started_s = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._config = directory / "mstore.toml"
+        self._config.write_text(f"topology = [{str(builtin_path())!r}]\n", encoding="utf-8")
+
+    def start(self) -> None:
         start = clock.monotonic_s()
-        with (directory / "serve.log").open("wb") as log:
+        command = [sys.executable, "-m", "mstore", "serve", "--dir", str(self.directory)]
+        with (self.directory / "serve.log").open("wb") as log:
             # A group of its own: Ctrl-C is for the demo, which then stops the store in order.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mstore", "serve", "--dir", str(directory), "--config", str(config)],
+            self._process = subprocess.Popen(
+                [*command, "--config", str(self._config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
-        wait_ready(process, directory / "serve.log")
-        yield directory, clock.monotonic_s() - start
+        wait_ready(self._process, self.directory / "serve.log")
+        self.started_s = clock.monotonic_s() - start
+
+    def crash(self) -> None:
+        """SIGKILL to all its processes at once; returns when the last of them is gone."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        end = clock.monotonic_s() + STOP_S_MAX
+        while clock.monotonic_s() < end:
+            try:
+                os.close(files.lock(self.directory))
+                return
+            except StoreLocked:
+                time.sleep(0.01)
+        raise Unavailable("the demo's store did not end when it was killed")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            stop(self._process)
+
+
+@contextmanager
+def temporary_store() -> Iterator[DemoStore]:
+    """A running store of its own; stopped and removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="mstore-demo-"))
+    store: DemoStore | None = None
+    try:
+        store = DemoStore(directory)
+        store.start()
+        yield store
     finally:
-        if process is not None:
-            stop(process)
+        if store is not None:
+            store.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -161,8 +202,9 @@ def show_live(client: Any, simulator: Simulator, seconds: int) -> None:
     step(3, f"{seconds} live seconds, {n_lines:,} lines", f"on disk in {slowest * 1000:.1f} ms at most")
 
 
-def show_queries(client: Any, span_s: int) -> None:
-    """The nodes' power as a table, and one node's course as a plot."""
+def show_queries(client: Any, directory: Path, span_s: int) -> list[Series]:
+    """The nodes' power as a table, and one node's course as a plot; what was answered."""
+    import mstore
     from mstore.cli.look import sorted_naturally
     from mstore.cli.query import summary
 
@@ -174,6 +216,12 @@ def show_queries(client: Any, span_s: int) -> None:
     n_samples = sum(int(series.valid.sum()) for series in found)
     what = f"{len(found)} queries, two sockets summed each, {n_samples:,} samples"
     step(4, what, f"{milliseconds:.2f} ms each")
+    with mstore.attach(directory) as attached:
+        start = clock.monotonic_s()
+        again = [attached.query("demo", host, "cpu_power", now - span_s, now + 1) for host in hosts]
+        each = f"{(clock.monotonic_s() - start) * 1000 / max(1, len(again)):.2f} ms each"
+    told = render.paint(f"{each}, {sameness(found, again)} numbers", render.GREEN)
+    print(f"    straight from shared memory, mstore.attach(): {told}")
     print()
     print(_title("cpu_power", found, "of every node"))
     print(_indent(summary([(series.host, series) for series in found], min(common.width(), 80) - 4)))
@@ -183,6 +231,36 @@ def show_queries(client: Any, span_s: int) -> None:
     )
     _plot(busiest, f"of {busiest.host}, as `mstore query demo {busiest.host} cpu_power --format plot`")
     print()
+    return found
+
+
+def show_crash(store: DemoStore, before: list[Series]) -> None:
+    """Kill the store without warning; what was acknowledged is there again."""
+    import mstore
+
+    store.crash()
+    store.start()
+    with mstore.connect(store.directory) as client:
+        after: list[Series] = [
+            client.query("demo", one.host, "cpu_power", one.start, one.start + len(one)) for one in before
+        ]
+    step(5, "killed (SIGKILL) and started again", f"every sample back in {store.started_s:.2f} s" if sameness(before, after) else "")
+
+
+def sameness(one: list[Series], other: list[Series]) -> str:
+    """Whether two answers hold the same samples, in words; a demo that hides a difference would be none."""
+    import numpy as np
+
+    wrong = sum(
+        not (
+            np.array_equal(a.valid, b.valid) and np.array_equal(a.times, b.times)
+            and np.array_equal(a.values[a.valid], b.values[b.valid])
+        )
+        for a, b in zip(one, other, strict=True)
+    )  # fmt: skip
+    if wrong:
+        raise InvariantBroken(f"{wrong} of {len(one)} answers differ: please report this")
+    return "equal"
 
 
 def _plot(series: Series, where: str) -> None:

@@ -1,4 +1,4 @@
-"""`mstore ls` and `mstore info`: what is in the store, and how it is."""
+"""`mstore ls`: what is in the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mstore.cli import common, render
 from mstore.errors import UnknownSelector
 
-NAMES = ("ls", "info")
+NAMES = ("ls",)
 
 
 def add(commands: common.Commands) -> None:
@@ -28,14 +28,6 @@ def add(commands: common.Commands) -> None:
     )
     ls.add_argument("--json", action="store_true", help="print JSON")
     ls.set_defaults(run=run_ls)
-    info = common.command(
-        commands,
-        "info",
-        "show what the store holds, how it runs and what was refused",
-        "mstore info\nmstore info --json",
-    )
-    info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(run=run_info)
 
 
 def run_ls(args: argparse.Namespace) -> int:
@@ -96,85 +88,3 @@ def _print_metrics(metrics: list[Any], as_json: bool) -> int:
 
 def _field(metric: Any, key: str) -> Any:
     return metric[key] if isinstance(metric, dict) else getattr(metric, key)
-
-
-def run_info(args: argparse.Namespace) -> int:
-    with common.open_client(args) as client:
-        found = client.info()
-    if args.json:
-        print(json.dumps(found, ensure_ascii=False, default=str, indent=2))
-    else:
-        print("\n".join(describe(found)))
-    return 0
-
-
-def describe(found: dict[str, Any]) -> list[str]:
-    """A nested dictionary as sections of `name  value`; units are taken from the names' endings."""
-    plain = {key: value for key, value in found.items() if not isinstance(value, (dict, list))}
-    lines = _pairs(plain)
-    for key, value in found.items():
-        if isinstance(value, dict) and value:
-            if key == "counters":  # what never happened is not worth a line
-                value = {name: n for name, n in value.items() if n}
-            lines += ["", render.paint(key.replace("_", " "), render.BOLD), *_pairs(value)]
-        elif isinstance(value, list) and value:
-            lines += ["", render.paint(key.replace("_", " "), render.BOLD), *_listed(value)]
-    return lines
-
-
-def _pairs(values: dict[str, Any], indent: int = 2) -> list[str]:
-    wide = max((len(_title(key)) for key in values), default=0)
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += [" " * indent + _title(key), *_pairs(value, indent + 2)]
-        else:
-            lines.append(f"{' ' * indent}{_title(key):<{wide}}  {_shown(key, value)}")
-    return lines
-
-
-def _listed(values: list[Any]) -> list[str]:
-    if all(isinstance(value, dict) for value in values):
-        keys = list(
-            dict.fromkeys(
-                key for value in values for key in value if not isinstance(value[key], (dict, list))
-            )
-        )
-        rows = [[_shown(key, value.get(key, "")) for key in keys] for value in values]
-        if (
-            rows
-            and sum(max(len(row[i]) for row in [keys, *rows]) + 2 for i in range(len(keys)))
-            <= common.width() - 2
-        ):
-            numeric = "".join(
-                ">" if all(isinstance(v.get(k), (int, float)) for v in values) else "<" for k in keys
-            )
-            return ["  " + line for line in render.table([_title(key) for key in keys], rows, numeric)]
-    return [f"  {_shown('', value)}" for value in values]
-
-
-_UNITS = ("_bytes", "_s", "_ms", "_us")
-
-
-def _title(key: str) -> str:
-    ending = next((unit for unit in _UNITS if key.endswith(unit)), "")
-    return key.removesuffix(ending).removeprefix("n_").replace("_", " ")
-
-
-def _shown(key: str, value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, (int, float)):
-        if key == "now_s":
-            return f"{render.clock(value, False)} {render.zone(value, False)}"
-        if key.endswith("_bytes"):
-            return render.size(value)
-        unit = (
-            next((unit for unit in _UNITS[1:] if key.endswith(unit)), "")
-            .replace("_", " ")
-            .replace("us", "µs")
-        )
-        text = f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else render.number(value)
-        # Identifiers are not quantities.
-        return (str(value) if key in ("pid", "instance", "version") else text) + unit
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

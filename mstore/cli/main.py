@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mstore
-from mstore.cli import collect, demo, look, query, simulate, store, write
+from mstore.cli import collect, demo, info, look, query, simulate, store, write
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL, EX_INTERRUPTED = 1, 2, 70, 130
-_COMMANDS = (demo, store, write, query, look, simulate, collect)
+_COMMANDS = (demo, store, write, query, look, info, simulate, collect)
 
 
 class Parser(argparse.ArgumentParser):

@@ -57,6 +57,18 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {plural}"
 
 
+def span(seconds: float) -> str:
+    """A length of time for people, two units at most: 95 -> "1 min 35 s"."""
+    whole = round(seconds)
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    at = next((i for i, (_, length) in enumerate(units) if whole >= length), len(units) - 1)
+    (unit, length), rest = units[at], whole % units[at][1]
+    text = f"{whole // length} {unit}"
+    if at + 1 < len(units) and (more := rest // units[at + 1][1]):
+        text += f" {more} {units[at + 1][0]}"
+    return text
+
+
 def clock(seconds: float, utc: bool, layout: str = "%Y-%m-%d %H:%M:%S") -> str:
     """A Unix time in the terminal's zone or in UTC."""
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -87,6 +99,12 @@ def table(
         paint("  ".join(rule * one for one in wide), DIM, colour),
     ]
     return lines + [_row(row, wide, align) for row in rows]
+
+
+def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Lines of a table without heads."""
+    wide = [max(columns_of(text) for text in column) for column in zip(*rows, strict=True)]
+    return [_row(row, wide, align) for row in rows]
 
 
 def _row(cells: Sequence[str], wide: Sequence[int], align: str) -> str:

@@ -31,8 +31,9 @@ def add(commands: common.Commands) -> None:
         "mstore simulate --cluster fritz.json --nodes 64 --rate real\n"
         "mstore simulate --gaps 2% --late 1% --duplicates 1% --seed 7 --text",
         "Goes into the store of --dir unless --text is given. The simulated span lies in the past and ends\n"
-        "now; --rate real then goes on at real speed. Text lines take their metrics' steps from the store's\n"
-        "configuration; --columns brings them along.",
+        "now; --rate real then goes on at real speed. Metrics that the store does not know yet are defined\n"
+        "with the cluster's step, unit and aggregation. --text cannot do that: lines of a metric that is not\n"
+        "configured get the store's default_step, so give --step 60 to keep every one of them.",
     )
     parser.add_argument(
         "--cluster", metavar="FILE", help="a ClusterCockpit cluster.json (default: a built-in cluster)"
@@ -170,6 +171,49 @@ class TextSink:
         self.push()
 
 
+class Definitions:
+    """Makes the store know each metric's step, type and unit before a line of it arrives.
+
+    A line alone would register its metric with the store's default step. So the first sample of one series of
+    each metric goes ahead in a columns frame, which brings the definition along; its line, which says the same,
+    follows. What the configuration says of a metric holds all the same.
+    """
+
+    def __init__(self, simulator: Simulator, client: Any) -> None:
+        import numpy as np
+
+        self._simulator, self._client = simulator, client
+        known = {_name_of(metric) for metric in client.metrics(simulator.cluster.name)}
+        names = sorted({path.metric for path in simulator.paths})
+        number = {name: place for place, name in enumerate(names)}
+        self._metric = np.array([number[path.metric] for path in simulator.paths], np.int64)
+        self._missing = {place for place, name in enumerate(names) if name not in known}
+
+    def before(self, batch: Batch) -> None:
+        """Define the metrics of a batch that are not defined yet."""
+        import numpy as np
+
+        if not self._missing:
+            return
+        found, first = np.unique(self._metric[batch.index], return_index=True)
+        chosen = [
+            at for metric, at in zip(found.tolist(), first.tolist(), strict=True) if metric in self._missing
+        ]
+        if not chosen:
+            return
+        values = self._simulator.values(batch)
+        with self._client.writer() as writer:
+            for at in chosen:
+                series = int(batch.index[at])
+                handles = writer.open([self._simulator.paths[series]], spec=self._simulator.specs[series])
+                writer.write(handles, np.array([batch.t_s], np.int64), values[at : at + 1].reshape(1, 1))
+        self._missing -= set(found.tolist())
+
+
+def _name_of(metric: Any) -> str:
+    return str(metric["name"] if isinstance(metric, dict) else metric.name)
+
+
 class LinesSink:
     """Line protocol to a store, in blocks that make the acknowledgement's round trip cheap."""
 
@@ -181,8 +225,10 @@ class LinesSink:
         self._waiting: list[bytes] = []
         self._n_bytes = 0
         self._result = WriteResult()
+        self._definitions = Definitions(simulator, client)
 
     def take(self, batch: Batch) -> None:
+        self._definitions.before(batch)
         text = self._simulator.lines(batch)
         self._waiting.append(text)
         self._n_bytes += len(text)

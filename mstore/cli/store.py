@@ -96,8 +96,11 @@ def _told(verb: str, details: dict[str, Any]) -> list[str]:
     lines = [f"warning: {text}" for text in details.get("warnings", ())]
     if later := details.get("needs_restart"):
         lines.append(f"not taken over until `mstore restart`: {', '.join(later)}")
-    if verb == "snapshot":
-        lines += [f"{key.replace('_', ' ')}: {value}" for key, value in details.items()]
+    if verb == "snapshot" and "seq" in details:
+        what = f"{render.count(details['series'], 'series')}, {render.count(details['chunks'], 'chunk')}"
+        lines.append(f"up to block {details['seq']:,}: {what}, {render.size(details['bytes'])}")
+        if retired := details.get("retired_segments"):
+            lines.append(f"{render.count(retired, 'log segment')} no longer needed")
     return lines
 
 

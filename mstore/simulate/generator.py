@@ -100,9 +100,10 @@ class Simulator:
             raise InvalidRequest(
                 f"cluster {self.cluster.name} has no node with a metric: nothing to simulate"
             )
-        self.specs: list[MetricSpec] = [self.cluster.metrics[path.metric].spec for path in self.paths]
+        found = [self.cluster.metrics[path.metric].spec for path in self.paths]
+        self.specs: list[MetricSpec] = [replace(spec, step_s=step_s) for spec in found] if step_s else found
         self.decimals = np.array([decimals_for(value) for value in peak], np.int64)
-        self._steps = np.array([step_s or spec.step_s for spec in self.specs], np.int64)
+        self._steps = np.array([spec.step_s for spec in self.specs], np.int64)
         self._node = np.array(node, np.int64)
         floor = np.array([idle_share(path.metric) for path in self.paths])
         self._walk = Walk(self._rng, np.array(peak), floor, self.decimals, self._node, len(self.hosts))

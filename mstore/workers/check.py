@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -26,14 +27,41 @@ def check(store_dir: Path) -> int:
     """
     if not store_dir.is_dir():
         raise StorageError(f"{store_dir} is no directory: nothing to check", path=str(store_dir))
+    if not any(path.exists() for path in (files.wal_dir(store_dir), files.snapshot_dir(store_dir))):
+        raise StorageError(
+            f"{store_dir} holds neither a log nor snapshots: there is no store in it", path=str(store_dir)
+        )
     try:
-        lock_fd = files.lock(store_dir)
+        lock_fd = _lock(store_dir)
     except StoreLocked:
         return _report(_check_memory(store_dir))
     try:
         return _report(_check_files(store_dir))
     finally:
-        os.close(lock_fd)
+        if lock_fd >= 0:
+            os.close(lock_fd)
+
+
+def _lock(store_dir: Path) -> int:
+    """Keep a store from starting here meanwhile; -1 for a copy without a lock file. raises StoreLocked
+
+    A reader may not be allowed to write: then a shared lock on the file as it is does.
+    """
+    path = files.lock_path(store_dir)
+    if not path.exists():
+        return -1
+    if os.access(path, os.W_OK):
+        return files.lock(store_dir)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError(f"cannot open {path}: {error.strerror}", path=str(path)) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StoreLocked(f"a store runs in {store_dir}") from None
+    return fd
 
 
 def _report(found: tuple[list[str], list[str]]) -> int:
@@ -42,7 +70,11 @@ def _report(found: tuple[list[str], list[str]]) -> int:
         print(line)
     for line in wrong:
         print(f"WRONG: {line}")
-    print("check: everything is sound" if not wrong else f"check: {len(wrong)} faults")
+    print(
+        "check: everything is sound"
+        if not wrong
+        else f"check: {len(wrong)} {'fault' if len(wrong) == 1 else 'faults'}"
+    )
     return 1 if wrong else 0
 
 
@@ -59,13 +91,13 @@ def _check_files(store_dir: Path) -> tuple[list[str], list[str]]:
             continue
         newest = max(newest, log_seq)
         sound.append(
-            f"snapshot of block {log_seq}: {info.n_series} series, {info.n_chunks} chunks, {info.n_bytes} bytes"
+            f"snapshot of block {log_seq:,}: {info.n_series:,} series, {info.n_chunks:,} chunks, {info.n_bytes:,} bytes"
         )
     try:
         report = LogReader(disk, store_dir, newest, durable_floor=newest).replay(lambda _payload: None)
     except MstoreError as error:
         return sound, [*wrong, str(error)]
-    sound.append(f"log behind block {newest}: {report.n_blocks} blocks, {report.n_bytes} bytes")
+    sound.append(f"log after block {newest:,}: {report.n_blocks:,} blocks, {report.n_bytes:,} bytes")
     if report.torn:
         sound.append(
             f"a torn end, which the next start cuts (it was never acknowledged as durable): {report.torn}"
@@ -78,7 +110,7 @@ def _check_files(store_dir: Path) -> tuple[list[str], list[str]]:
 
 
 def _check_memory(store_dir: Path) -> tuple[list[str], list[str]]:
-    """Validate the shared memory of a running store; a change under way can look like a fault, so it is looked at again."""
+    """Validate a running store's shared memory; a change under way can look like a fault, so look again then."""
     faults: list[str] = []
     for _ in range(5):
         faults = []
@@ -98,6 +130,7 @@ def _check_memory(store_dir: Path) -> tuple[list[str], list[str]]:
                 f"{store_dir} is locked, but no store answers there: it is starting or stopping, or hangs"
             ]
         return [
-            f"running at {paths.run_dir(store_dir)}: {counts['n_series']} series, {counts['n_levels']} levels: every rule holds"
+            f"running at {paths.run_dir(store_dir)}: {counts['n_series']:,} series, {counts['n_levels']:,} levels,"
+            " every rule of the memory holds; its files are checked when it is stopped"
         ], []
     return [], faults

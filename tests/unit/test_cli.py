@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mstore
-from mstore.cli import common, write
+from mstore.cli import common, info, write
 from mstore.cli import main as cli
 from mstore.client.results import Metric, WriteResult
 from mstore.errors import Unavailable
@@ -32,6 +32,12 @@ class FakeWriter:
         self.client = client
         self.paths: list[Any] = []
         self.n = 0
+
+    def __enter__(self) -> FakeWriter:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.flush()
 
     def open(self, series: list[Any], spec: MetricSpec | None = None) -> Any:
         first = len(self.paths)
@@ -61,6 +67,7 @@ class FakeClient:
         self.samples: dict[tuple[Any, int], float] = {}
         self.answer: Any = None
         self.options: dict[str, Any] = {}
+        self.n_looks = 0
 
     def __enter__(self) -> FakeClient:
         return self
@@ -94,14 +101,44 @@ class FakeClient:
         return [grid, Metric("fritz", "job_bytes", 0, aggregation="none", type="u64")]
 
     def info(self) -> dict[str, Any]:
+        self.n_looks += 1
         return {
+            "version": "0.1.0",
+            "dir": "/srv/m",
             "state": "ready",
-            "uptime_s": 12,
-            "memory": {"samples_bytes": 3 << 30, "series": 20000},
-            "workers": [{"kind": "ingest", "lines": 5}, {"kind": "query", "lines": 0}],
-            "locked": True,
+            "full": True,
+            "degraded": False,
             "now_s": START_S,
-            "counters": {"lines": 5, "errors": 0},
+            "started_s": START_S - 3700,
+            "counts": {
+                "live_series": 20000,
+                "max_series": 4_000_000,
+                "n_levels": 3,
+                "n_metrics": 2,
+                "n_keys": 1,
+            },
+            "memory": {
+                "segments": {
+                    "samples": {"used_bytes": 3 << 30, "allocated_bytes": 4 << 30, "reserved_bytes": 8 << 30},
+                    "ring-0": {"allocated_bytes": 16 << 20, "reserved_bytes": 16 << 20},
+                }
+            },
+            "log": {
+                "written_seq": 1200,
+                "durable_seq": 1199,
+                "segments": 1,
+                "spares": 2,
+                "segment_bytes": 192 << 20,
+            },
+            "counters": {
+                "lines": 5000 * self.n_looks,
+                "rejected_bad_value": 7,
+                "rejected_no_host": 0,
+                "restarts": 1,
+            },
+            "workers": [
+                {"kind": "ingest", "index": 0, "pid": 77, "started_s": START_S - 95, "connections": 2}
+            ],
         }
 
 
@@ -324,16 +361,31 @@ def test_ls_metrics_is_a_table(run: Run, client: FakeClient) -> None:
     assert json.loads(run("ls", "--metrics", "--json")[1])[1]["step_s"] == 60
 
 
-def test_info_shows_quantities_with_their_units(run: Run, client: FakeClient) -> None:
-    out = run("info")[1]
-    assert "  uptime  12 s" in out
-    assert "  samples  3 GiB" in out
-    assert "  series   20,000" in out
-    assert "  ingest      5" in out
-    assert "  locked  yes" in out
-    assert "2023-11-1" in out
-    assert "errors" not in out
-    assert json.loads(run("info", "--json")[1]) == client.info()
+def test_info_tells_state_memory_log_rates_and_what_was_refused(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(info, "LOOK_S", 0.01)
+    lines = [line.split() for line in run("info")[1].splitlines()]
+    assert ["running", "for", "1", "h", "1", "min,"] in [line[:6] for line in lines]
+    assert any(line[:1] == ["FULL:"] for line in lines)
+    assert not any(line[:1] == ["DEGRADED:"] for line in lines)
+    assert ["samples", "3", "GiB", "4", "GiB", "8", "GiB"] in lines
+    assert ["in", "all", "4.02", "GiB"] in lines
+    assert ["block", "1,200", "written,", "1", "not", "yet", "on", "disk"] in lines
+    assert ["no", "snapshot", "yet"] in lines
+    assert ["lines", "10,000", "2.7", "/s", "500", "k/s"] in [
+        [*line[:2], line[2].removesuffix("/s"), "/s", *line[3:]] for line in lines if len(line) == 5
+    ]
+    assert ["7", "bad_value"] in lines
+    assert not any("no_host" in line for line in lines)
+    assert ["1", "workers", "replaced"] in lines
+    assert ["ingest", "0", "77", "1", "min", "35", "s", "2"] in lines
+
+
+def test_info_as_json_is_what_the_store_answered(run: Run, client: FakeClient) -> None:
+    found = json.loads(run("info", "--json")[1])
+    client.n_looks = 0
+    assert found == client.info()
 
 
 # --- query

@@ -1,0 +1,189 @@
+"""`mstore info`: how the store is, what it holds and takes in, what was refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from mstore.cli import common, render
+
+NAMES = ("info",)
+LOOK_S = 0.5
+"""Between the two looks that the present rates are told from."""
+
+# (title, counter, how to show it)
+_RATES = (
+    ("lines", "lines", render.si),
+    ("samples", "samples", render.si),
+    ("bytes in", "bytes_in", render.size),
+    ("log", "wal_bytes", render.size),
+    ("fdatasyncs", "fsyncs", render.si),
+    ("queries", "queries", render.si),
+    ("samples out", "query_samples", render.si),
+)
+# Worth a line only when they happened.
+_EVENTS = {
+    "errors": "connections ended or requests refused with an error",
+    "ring_full_waits": "waits for room in a full ring",
+    "restarts": "workers replaced",
+    "fsync_errors": "failed fdatasyncs",
+    "snapshot_errors": "failed snapshots",
+    "stale_samples": "samples of series that were gone",
+    "records_skipped": "records skipped",
+    "query_retries": "reads repeated because a chunk changed",
+    "eras_started": "series continued on a new grid",
+    "chunks_freed": "chunks freed by retention",
+    "chunks_evicted": "times the memory cap made room",
+    "cancelled": "requests cancelled",
+}
+
+
+def add(commands: common.Commands) -> None:
+    info = common.command(
+        commands,
+        "info",
+        "show what the store holds, how it runs and what was refused",
+        "mstore info\nmstore info --json",
+        f"Looks twice, {LOOK_S} s apart, to tell the present rates; --json prints one look, with every counter.",
+    )
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    with common.open_client(args) as client:
+        found = client.info()
+        if args.json:
+            print(json.dumps(found, ensure_ascii=False, default=str, indent=2))
+            return 0
+        time.sleep(LOOK_S)
+        print("\n".join(report(found, client.info(), LOOK_S)))
+    return 0
+
+
+def report(before: dict[str, Any], found: dict[str, Any], elapsed_s: float) -> list[str]:
+    """The lines of `mstore info` from two answers of the store, elapsed_s apart."""
+    lines = [*_head(found), "", *_holds(found), "", *_section("memory", _memory(found))]
+    lines += ["", *_section("log", _log(found)), "", *_section("traffic", _traffic(before, found, elapsed_s))]
+    for title, rows in (("refused", _refused(found)), ("events", _events(found))):
+        if rows:
+            lines += ["", *_section(title, render.columns(rows, "><"))]
+    return [*lines, "", *_section("workers", _workers(found))]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [render.paint(title, render.BOLD), *("  " + line for line in lines)]
+
+
+def _head(found: dict[str, Any]) -> list[str]:
+    state = str(found.get("state", "unknown"))
+    colour = render.GREEN if state == "ready" else render.YELLOW
+    now = found.get("now_s", 0)
+    up = max(0, now - found.get("started_s", now))
+    lines = [
+        f"mstore {found.get('version', '?')}  {render.paint(state, colour)}  {found.get('dir', '')}",
+        f"running for {render.span(up)}, {render.clock(now, False)} {render.zone(now, False)}",
+    ]
+    if found.get("full"):
+        lines.append(render.paint("FULL: nothing can be freed for new samples, senders wait", render.RED))
+    if found.get("degraded"):
+        lines.append(
+            render.paint(
+                "DEGRADED: the log cannot be written, or a part of it is damaged: see the store's messages",
+                render.RED,
+            )
+        )
+    return lines
+
+
+def _holds(found: dict[str, Any]) -> list[str]:
+    counts = found.get("counts", {})
+    parts = [
+        f"{counts.get('live_series', 0):,} series (room for {counts.get('max_series', 0):,})",
+        f"{counts.get('n_levels', 0):,} levels",
+        f"{counts.get('n_metrics', 0):,} metrics",
+        f"{counts.get('n_keys', 0):,} spellings",
+    ]
+    return [f"{render.paint('holds', render.BOLD)}  {', '.join(parts)}"]
+
+
+def _memory(found: dict[str, Any]) -> list[str]:
+    segments = found.get("memory", {}).get("segments", {})
+    rows = [
+        [
+            role,
+            render.size(sizes["used_bytes"]) if "used_bytes" in sizes else "",
+            render.size(sizes["allocated_bytes"]),
+            render.size(sizes["reserved_bytes"]),
+        ]
+        for role, sizes in segments.items()
+    ]
+    total = sum(sizes["allocated_bytes"] for sizes in segments.values())
+    rows.append(["in all", "", render.size(total), ""])
+    return render.table(("segment", "used", "allocated", "reserved"), rows, "<>>>")
+
+
+def _log(found: dict[str, Any]) -> list[str]:
+    log, counters = found.get("log", {}), found.get("counters", {})
+    behind = log.get("written_seq", 0) - log.get("durable_seq", 0)
+    state = "all on disk" if not behind else f"{behind:,} not yet on disk"
+    lines = [f"block {log.get('written_seq', 0):,} written, {state}"]
+    if n := counters.get("fsyncs", 0):
+        each_ms = counters.get("fsync_us_total", 0) / n / 1000
+        lines[0] += f"; an fdatasync takes {each_ms:.3g} ms on average"
+    segments = render.count(log.get("segments", 0), "segment")
+    lines.append(
+        f"{segments}, {render.count(log.get('spares', 0), 'spare')}: {render.size(log.get('segment_bytes', 0))}"
+    )
+    if n := log.get("snapshots", 0):
+        age = render.span(max(0, found.get("now_s", 0) - log.get("snapshot_s", 0)))
+        what = f"{render.count(n, 'snapshot')}: {render.size(log.get('snapshot_bytes', 0))}"
+        lines.append(f"{what}; the newest is of block {log.get('snapshot_seq', 0):,}, {age} old")
+    else:
+        lines.append("no snapshot yet")
+    return lines
+
+
+def _traffic(before: dict[str, Any], found: dict[str, Any], elapsed_s: float) -> list[str]:
+    up = max(1, found.get("now_s", 0) - found.get("started_s", 0))
+    then, now = before.get("counters", {}), found.get("counters", {})
+    rows = []
+    for title, name, shown in _RATES:
+        total = now.get(name, 0)
+        rate = max(0, total - then.get(name, 0)) / elapsed_s
+        as_total = render.size(total) if shown is render.size else f"{total:,}"
+        rows.append([title, as_total, f"{shown(total / up)}/s", f"{shown(rate)}/s"])
+    return render.table(("", "since start", "on average", "now"), rows, "<>>>")
+
+
+def _refused(found: dict[str, Any]) -> list[list[str]]:
+    """Lines that were not stored, by reason, the most frequent first."""
+    counters = found.get("counters", {})
+    refused = {
+        name.removeprefix("rejected_"): n
+        for name, n in counters.items()
+        if name.startswith("rejected_") and n
+    }
+    if counters.get("ignored"):
+        refused["unknown_metric (ignored)"] = counters["ignored"]
+    return [[f"{n:,}", name] for name, n in sorted(refused.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _events(found: dict[str, Any]) -> list[list[str]]:
+    counters = found.get("counters", {})
+    return [[f"{counters[name]:,}", what] for name, what in _EVENTS.items() if counters.get(name)]
+
+
+def _workers(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{one['kind']} {one['index']}",
+            str(one["pid"]),
+            render.span(max(0, found.get("now_s", 0) - one.get("started_s", 0))),
+            str(one["connections"]),
+        ]
+        for one in found.get("workers", ())
+    ]
+    return render.table(("worker", "pid", "running for", "connections"), rows, "<>>>")
