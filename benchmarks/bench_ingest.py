@@ -1,10 +1,13 @@
 """Ingest budgets: line protocol over the Unix socket (steady, random, first sight), columns, `memory` against `durable`.
 
+Steady lines go two ways: mstore.connect().write(), whose frames are acknowledged in a window of 8, and as plain text.
+
 One store, one client, on this machine's cores. Every run is read back whole and compared with the model of load.py.
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 
@@ -13,12 +16,13 @@ import numpy as np
 import mstore
 from benchmarks.common import Report, Result, Store, bare_socket_bytes_per_s, quiet_fdatasync_ms, store
 from benchmarks.load import CLUSTER, HWTHREADS, METRIC, STEP_S, Load
+from mstore import paths
 
-TICKS = 15
+TICKS = 90
 ROUNDS = 3
-RANDOM_TICKS = 4
-CHUNK_BYTES = 1 << 20
+RANDOM_TICKS = 12
 WINDOW = 8
+COLUMN_TIMES = 8
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Sizes:
     hosts: int = 1600
     ticks: int = TICKS
     random_ticks: int = RANDOM_TICKS
-    column_ticks: int = 200
+    column_ticks: int = 400
 
 
 def verify(directory: str, load: Load, first: int, stop: int) -> None:
@@ -44,18 +48,6 @@ def verify(directory: str, load: Load, first: int, stop: int) -> None:
                 raise AssertionError(f"host f{host:04d}: what was read back is not what was sent")
 
 
-def pieces(text: bytes) -> list[bytes]:
-    """Cut at line ends into pieces of about CHUNK_BYTES, as a collector's sink would send them."""
-    found, start = [], 0
-    while start < len(text):
-        stop = min(start + CHUNK_BYTES, len(text))
-        if stop < len(text):
-            stop = text.rindex(b"\n", start, stop) + 1
-        found.append(text[start:stop])
-        start = stop
-    return found
-
-
 def send(store_: Store, text: bytes, ack: str = "durable") -> float:
     """Seconds from the first byte to the last acknowledgement."""
     with mstore.connect(store_.directory, ack=ack) as client:
@@ -68,43 +60,36 @@ def send(store_: Store, text: bytes, ack: str = "durable") -> float:
     return took
 
 
+def stream(store_: Store, text: bytes) -> float:
+    """As plain text, half-closed: seconds from the first byte to the line that says all of it is durable."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        sock.connect(paths.socket_path(store_.directory, "ingest"))
+        began = time.perf_counter()
+        sock.sendall(text)
+        sock.shutdown(socket.SHUT_WR)
+        reply = sock.makefile().readline()
+        took = time.perf_counter() - began
+    if "rejected=0 ignored=0 durable=yes\n" not in reply:
+        raise AssertionError(f"lines were not stored: {reply}")
+    return took
+
+
+WAYS = {"client": send, "text stream": stream}
+
+
 def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
-    """First sight, steady order, random order; `durable`."""
+    """First sight, steady order by client and as plain text in turn, random order; all `durable`."""
     now = int(time.time()) // STEP_S * STEP_S
-    n_steady = ROUNDS * sizes.ticks
+    n_steady = ROUNDS * len(WAYS) * sizes.ticks
     n_ticks = 1 + n_steady + sizes.random_ticks
     load = Load(now - n_ticks * STEP_S, n_ticks, seed, sizes.hosts)
     rng = np.random.default_rng(seed)
     with store() as running:
-        first = load.tick(0)
-        took = send(running, first)
+        took = send(running, load.tick(0))
         report.add(Result("first sight of series", load.n_series / took, "series/s", 300_000))
         verify(str(running.directory), load, 0, 1)
-
-        rates, steady = [], b""
-        for round_ in range(ROUNDS):
-            first_tick = 1 + round_ * sizes.ticks
-            steady = b"".join(load.tick(k) for k in range(first_tick, first_tick + sizes.ticks))
-            took = send(running, steady)
-            rates.append(load.n_series * sizes.ticks / took)
-        verify(str(running.directory), load, 1, 1 + n_steady)
-        bare = bare_socket_bytes_per_s(steady)
-        line_bytes = len(steady) / (load.n_series * sizes.ticks)
-        share = 100 * max(rates) * line_bytes / bare
-        p50, p99 = quiet_fdatasync_ms(running.directory)
-        disk = f"quiet fdatasync p50 {p50:.2f} ms p99 {p99:.2f} ms; lines of {line_bytes:.0f} bytes"
-        report.add(
-            Result("lines, steady order, durable (best of 3)", max(rates), "lines/s", 15e6, reference=disk),
-            Result("lines, steady order, durable (median of 3)", float(np.median(rates)), "lines/s"),
-            Result(
-                "  share of the bare socket's speed",
-                share,
-                "%",
-                18,
-                reference=f"bare socket {bare / 1e9:.2f} GB/s",
-            ),
-        )
-        del steady
+        bench_steady(report, sizes, load, running)
         shuffled = b"".join(
             load.tick(k, rng.permutation(load.n_series)) for k in range(1 + n_steady, n_ticks)
         )
@@ -112,6 +97,32 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
         verify(str(running.directory), load, 1 + n_steady, n_ticks)
         report.add(
             Result("lines, random order, durable", load.n_series * sizes.random_ticks / took, "lines/s", 4e6)
+        )
+
+
+def bench_steady(report: Report, sizes: Sizes, load: Load, running: Store) -> None:
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    n_lines = load.n_series * sizes.ticks
+    first, text = 1, b""
+    for _ in range(ROUNDS):
+        for way, send_by in WAYS.items():
+            text = b""  # before the next one is made: only one is held
+            text = b"".join(load.tick(k) for k in range(first, first + sizes.ticks))
+            rates[way].append(n_lines / send_by(running, text))
+            first += sizes.ticks
+    verify(str(running.directory), load, 1, first)
+    bare = bare_socket_bytes_per_s(text)
+    line_bytes = len(text) / n_lines
+    p50, p99 = quiet_fdatasync_ms(running.directory)
+    disk = f"quiet fdatasync p50 {p50:.2f} ms p99 {p99:.2f} ms; lines of {line_bytes:.0f} bytes"
+    for way, found in rates.items():
+        name = f"lines, steady order, durable, {way}"
+        share = 100 * max(found) * line_bytes / bare
+        bare_text = f"bare socket {bare / 1e9:.2f} GB/s"
+        report.add(
+            Result(f"{name} (best of {ROUNDS})", max(found), "lines/s", 15e6, reference=disk),
+            Result(f"{name} (median)", float(np.median(found)), "lines/s"),
+            Result("  best as a share of the bare socket's speed", share, "%", 18, reference=bare_text),
         )
 
 
@@ -149,7 +160,7 @@ def bench_levels(report: Report, sizes: Sizes, seed: int) -> None:
 
 
 def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
-    """Columnar frames from the Python client: one time x all series a frame."""
+    """Columnar frames from the Python client: all series x one time a frame, and x eight."""
     now = int(time.time()) // STEP_S * STEP_S
     rng = np.random.default_rng(seed)
     n = sizes.hosts * HWTHREADS
@@ -158,27 +169,31 @@ def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
         for host in range(sizes.hosts)
         for thread in range(HWTHREADS)
     ]
-    values = rng.random((sizes.column_ticks, n), dtype=np.float32)
-    t0 = now - (sizes.column_ticks + 1) * STEP_S
-    with store() as running, mstore.connect(running.directory) as client:
-        with client.writer(window=WINDOW) as writer:
-            handles = writer.open(names)
-            writer.write(handles, [t0], values[:1])
-            writer.flush()
-            began = time.perf_counter()
-            for k in range(1, sizes.column_ticks):
-                writer.write(handles, [t0 + k * STEP_S], values[k : k + 1])
-            result = writer.flush()
-            took = time.perf_counter() - began
-        assert result.rejected == 0, result
-        with mstore.attach(running.directory) as reader:
-            for host in range(0, sizes.hosts, max(1, sizes.hosts // 100)):
-                found = reader.query(
-                    CLUSTER, f"f{host:04d}", METRIC, t0, t0 + sizes.column_ticks * STEP_S, type="hwthread"
-                )
-                stored = np.array([series.values for series in found]).T
-                assert np.array_equal(stored, values[:, host * HWTHREADS : (host + 1) * HWTHREADS])
-    report.add(Result("columnar frames, durable", n * (sizes.column_ticks - 1) / took, "samples/s", 40e6))
+    ticks = sizes.column_ticks
+    values = rng.random((1 + ticks, n), dtype=np.float32)
+    t0 = now - (ticks + 1) * STEP_S
+    for width in (1, COLUMN_TIMES):
+        with store() as running, mstore.connect(running.directory) as client:
+            with client.writer(window=WINDOW) as writer:
+                handles = writer.open(names)
+                writer.write(handles, [t0], values[:1])
+                writer.flush()
+                began = time.perf_counter()
+                for k in range(1, 1 + ticks, width):
+                    stop = min(k + width, 1 + ticks)
+                    writer.write(handles, [t0 + tick * STEP_S for tick in range(k, stop)], values[k:stop])
+                result = writer.flush()
+                took = time.perf_counter() - began
+            assert result.rejected == 0, result
+            with mstore.attach(running.directory) as reader:
+                for host in range(0, sizes.hosts, max(1, sizes.hosts // 100)):
+                    found = reader.query(
+                        CLUSTER, f"f{host:04d}", METRIC, t0, t0 + (1 + ticks) * STEP_S, type="hwthread"
+                    )
+                    stored = np.array([series.values for series in found]).T
+                    assert np.array_equal(stored, values[:, host * HWTHREADS : (host + 1) * HWTHREADS])
+        name = f"columnar frames, durable, {width} time{'s' * (width > 1)} a frame"
+        report.add(Result(name, n * ticks / took, "samples/s", 40e6))
 
 
 def run(report: Report, seed: int, sizes: Sizes | None = None) -> None:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 HOSTS = 1600
 HWTHREADS = 72
 STEP_S = 60
-CLUSTER = "fritz"
+CLUSTER = "alex"
 METRIC = "cpu_user"
 
 
 class Load:
     """n_series = hosts x 72 hwthreads of one metric; tick k is sent at t0 + k * 60.
 
-    values  int64[n_ticks, n_series]: hundredths; the text sent is `values / 100` with two decimals
+    values  int64[n_ticks, n_series]: hundredths from 1000 to 9999; the text sent is `values / 100` with two decimals
     """
 
     def __init__(self, t0: int, n_ticks: int, seed: int, hosts: int = HOSTS) -> None:
@@ -28,8 +28,9 @@ class Load:
         self.n_ticks = n_ticks
         self.n_series = hosts * HWTHREADS
         self.values: NDArray[np.int64] = rng.integers(1000, 10000, size=(n_ticks, self.n_series))
+        self._texts = [b"%d.%02d" % divmod(value, 100) for value in range(10_000)]
         self._heads = [
-            f"{METRIC},cluster={CLUSTER},hostname=f{host:04d},type=hwthread,type-id={thread},unit=Percent value=".encode()
+            f"{METRIC},cluster={CLUSTER},hostname=f{host:04d},type=hwthread,type-id={thread},unit=% value=".encode()
             for host in range(hosts)
             for thread in range(HWTHREADS)
         ]
@@ -37,10 +38,9 @@ class Load:
     def tick(self, k: int, order: NDArray[np.int64] | None = None) -> bytes:
         """All lines of tick k, in the given order of series."""
         time = f" {self.t0 + k * STEP_S}\n".encode()
-        texts = np.char.mod("%.2f", self.values[k] / 100).astype("S").tolist()
+        texts, values, heads = self._texts, self.values[k].tolist(), self._heads
         series = range(self.n_series) if order is None else order.tolist()
-        heads = self._heads
-        return b"".join([heads[i] + texts[i] + time for i in series])
+        return b"".join([heads[i] + texts[values[i]] + time for i in series])
 
     def expected(self, first: int, stop: int) -> NDArray[np.float32]:
         """float32[n_series, stop - first]: decimal text -> nearest double -> nearest float."""

@@ -20,10 +20,12 @@ from mstore.errors import CorruptRecord, NotPermitted, Unavailable
 from mstore.paths import run_dir, store_dir
 from mstore.query.reader import Reader
 from mstore.shm import layout, segment
+from mstore.shm.control import Control
 
 INSTANCE_FILE = "instance.json"
 
 _KINDS = {
+    "control": layout.SEG_CONTROL,
     "directory": layout.SEG_DIRECTORY,
     "samples": layout.SEG_SAMPLES,
 }
@@ -37,7 +39,12 @@ class Attached(Reader):
         self.instance = instance
         self._mappings = mappings
         self._closed = False
-        super().__init__(mappings["directory"].segment, mappings["samples"].segment)
+        control = Control(mappings["control"])
+        super().__init__(
+            mappings["directory"].segment,
+            mappings["samples"].segment,
+            retention_s=lambda: control.retention_s,
+        )
 
     def __enter__(self) -> Attached:
         return self
@@ -88,7 +95,7 @@ def attach(directory: str | os.PathLike[str] | None = None) -> Attached:
     instance, names = read_instance(found)
     mappings: dict[str, segment.Mapping] = {}
     try:
-        for what in ("directory", "samples"):
+        for what in _KINDS:
             mappings[what] = segment.attach(names[what], _KINDS[what], instance)
         return Attached(found, instance, mappings)
     except BaseException:
@@ -112,7 +119,7 @@ def read_instance(directory: Path) -> tuple[int, dict[str, str]]:
     try:
         content = json.loads(text)
         instance, names = content["instance"], content["segments"]
-        checked = {what: names[what] for what in ("directory", "samples")}
+        checked = {what: names[what] for what in _KINDS}
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptRecord(f"{path} does not say which segments to read: {error}", path=str(path)) from error
     if not isinstance(instance, int) or not all(isinstance(name, str) for name in checked.values()):

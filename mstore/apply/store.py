@@ -33,6 +33,7 @@ RANGES_PER_PLAN = 32_768
 CANDIDATES = 16_384
 """Chunks that one scan of the series table finds for eviction; several plans use them up."""
 ROOM_STEP_BYTES = 4 << 20
+_END_OF_TIME_S = 1 << 53
 
 _DEFINITIONS = (
     layout.REC_LEVEL, layout.REC_METRIC, layout.REC_SERIES, layout.REC_KEY, layout.REC_REMOVE, layout.REC_ERA,
@@ -66,6 +67,10 @@ class Store:
         self.directory = directory
         self.samples = samples
         self.on_evict = on_evict
+        self.system_free: Callable[[], int] | None = None
+        """Bytes that /dev/shm has left; None: nobody asks."""
+        self.replaying = False
+        """The files are being read back: the newest chunk of any series may be evicted, too, rather than not start."""
         self._candidates = np.empty(0, np.uint32), np.empty(0, np.int64)
 
     # ---- records ----
@@ -174,11 +179,17 @@ class Store:
         (default: now). `protected`, uint8[>= n_series], marks series that come last: only when no other has
         anything to give.
         """
+        if now_s is None:
+            now_s = _END_OF_TIME_S if self.replaying else clock.now_s()
         for mask in (protected, None) if protected is not None else (None,):
-            ranges, n_chunks = self._oldest(n_bytes, clock.now_s() if now_s is None else now_s, mask)
+            ranges, n_chunks = self._oldest(n_bytes, now_s, mask)
             if n_chunks:
                 return _records(layout.REC_EVICT, ranges), n_chunks
         return b"", 0
+
+    def look_again(self) -> None:
+        """Forget what the last scan found: the next plan_evict() goes through the series table anew."""
+        self._candidates = np.empty(0, np.uint32), np.empty(0, np.int64)
 
     def _oldest(
         self, n_bytes: int, now_s: int, mask: NDArray[np.uint8] | None
@@ -221,10 +232,17 @@ class Store:
         """
         n_evicted = 0
         while True:
-            free = self.samples.free_bytes()
+            free = allowed = self.samples.free_bytes()
+            if self.system_free is not None:
+                # Half of what is left may go without a second look: others use /dev/shm, too.
+                free = min(allowed, self.samples.secure(0) + self.system_free() // 2)
             need = self.samples.need(records, free)
             if need <= free:
                 return n_evicted
+            if need <= allowed:
+                free = self.samples.secure(need)
+                if need <= free:
+                    return n_evicted
             step = min(max(need - free, 64 << 10), ROOM_STEP_BYTES)
             evicted, n_chunks = self.plan_evict(step, protected=protected)
             if not n_chunks:

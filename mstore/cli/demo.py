@@ -72,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def called_as() -> str:
-    """How this command can be called again: its name where the shell finds it, else its path as it was given."""
-    return "mstore" if shutil.which("mstore") else sys.argv[0]
+    """How to call this command again: by its name where the shell finds it, else by its path as it was given."""
+    if shutil.which("mstore"):
+        return "mstore"
+    return sys.argv[0] if Path(sys.argv[0]).name == "mstore" else "python -m mstore"
 
 
 # --- the store
@@ -199,7 +201,11 @@ def show_live(client: Any, simulator: Simulator, seconds: int) -> None:
         start = clock.monotonic_s()
         n_lines += client.write(simulator.lines(batch)).written
         slowest = max(slowest, clock.monotonic_s() - start)
-    step(3, f"{seconds} live seconds, {n_lines:,} lines", f"on disk in {slowest * 1000:.1f} ms at most")
+    step(
+        3,
+        f"{render.count(seconds, 'live second')}, {n_lines:,} lines",
+        f"on disk in {slowest * 1000:.1f} ms at most",
+    )
 
 
 def show_queries(client: Any, directory: Path, span_s: int) -> list[Series]:
@@ -218,10 +224,11 @@ def show_queries(client: Any, directory: Path, span_s: int) -> list[Series]:
     step(4, what, f"{milliseconds:.2f} ms each")
     with mstore.attach(directory) as attached:
         start = clock.monotonic_s()
-        again = [attached.query("demo", host, "cpu_power", now - span_s, now + 1) for host in hosts]
-        each = f"{(clock.monotonic_s() - start) * 1000 / max(1, len(again)):.2f} ms each"
-    told = render.paint(f"{each}, {sameness(found, again)} numbers", render.GREEN)
-    print(f"    straight from shared memory, mstore.attach(): {told}")
+        again: Any = [attached.query("demo", host, "cpu_power", now - span_s, now + 1) for host in hosts]
+        milliseconds = (clock.monotonic_s() - start) * 1000 / max(1, len(again))
+    check_equal(found, again)
+    told = render.paint(f"{milliseconds:.2f} ms each", render.GREEN)
+    print(f"    the same numbers straight from shared memory, mstore.attach(): {told}")
     print()
     print(_title("cpu_power", found, "of every node"))
     print(_indent(summary([(series.host, series) for series in found], min(common.width(), 80) - 4)))
@@ -241,26 +248,19 @@ def show_crash(store: DemoStore, before: list[Series]) -> None:
     store.crash()
     store.start()
     with mstore.connect(store.directory) as client:
-        after: list[Series] = [
-            client.query("demo", one.host, "cpu_power", one.start, one.start + len(one)) for one in before
-        ]
-    step(5, "killed (SIGKILL) and started again", f"every sample back in {store.started_s:.2f} s" if sameness(before, after) else "")
+        after: Any = [client.query("demo", one.host, "cpu_power", one.start, one.end) for one in before]
+    check_equal(before, after)
+    step(5, "killed (SIGKILL) and started again", f"every sample back in {store.started_s:.2f} s")
 
 
-def sameness(one: list[Series], other: list[Series]) -> str:
-    """Whether two answers hold the same samples, in words; a demo that hides a difference would be none."""
+def check_equal(one: list[Series], other: list[Series]) -> None:
+    """A demo that hides a difference would be none."""
     import numpy as np
 
-    wrong = sum(
-        not (
-            np.array_equal(a.valid, b.valid) and np.array_equal(a.times, b.times)
-            and np.array_equal(a.values[a.valid], b.values[b.valid])
-        )
-        for a, b in zip(one, other, strict=True)
-    )  # fmt: skip
-    if wrong:
-        raise InvariantBroken(f"{wrong} of {len(one)} answers differ: please report this")
-    return "equal"
+    for a, b in zip(one, other, strict=True):
+        same = np.array_equal(a.times, b.times) and np.array_equal(a.valid, b.valid)
+        if not (same and np.array_equal(a.values[a.valid], b.values[b.valid])):
+            raise InvariantBroken(f"two answers about {a.host} differ: please report this")
 
 
 def _plot(series: Series, where: str) -> None:

@@ -35,7 +35,7 @@ _EVENTS = {
     "query_retries": "reads repeated because a chunk changed",
     "eras_started": "series continued on a new grid",
     "chunks_freed": "chunks freed by retention",
-    "chunks_evicted": "times the memory cap made room",
+    "chunks_evicted": "chunks evicted at the memory cap",
     "cancelled": "requests cancelled",
 }
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NAMES = ("query",)
 ROWS_DEFAULT = 20
+EMPTY_ROWS_MAX = 3
+"""More empty rows than this at either end of a table become one line."""
 
 
 def add(commands: common.Commands) -> None:
@@ -127,10 +129,12 @@ def heading(found: list[Series], args: argparse.Namespace) -> str:
         if first.aggregation and first.n_series > 1
         else ""
     )
-    title = render.paint(
-        f"{first.cluster or args.cluster}/{args.host}  {first.metric or args.metric}{unit}", render.BOLD
+    title = f"{first.cluster or args.cluster}/{args.host}  {first.metric or args.metric}{unit}"
+    details = f"{step}{how}, {range_text}"
+    fits = render.columns_of(title) + 2 + render.columns_of(details) <= common.width()
+    return ("  " if fits else "\n").join(
+        [render.paint(title, render.BOLD), render.paint(details, render.DIM)]
     )
-    return f"{title}  {render.paint(f'{step}{how}, {range_text}', render.DIM)}"
 
 
 def _flat(found: list[Series]) -> list[tuple[str, Series]]:
@@ -154,7 +158,7 @@ def as_table(found: list[Series], args: argparse.Namespace) -> None:
     rows, heads = _rows(flat, args)
     wide = [max(map(render.columns_of, column)) for column in zip(heads, *rows, strict=True)]
     if sum(wide) + 2 * len(wide) - 2 <= common.width():
-        print("\n".join(_shortened(render.table(heads, rows, "<" + ">" * len(flat)), args.rows)))
+        print("\n".join(_shortened(render.table(heads, rows, "<" + ">" * len(flat)), rows, args.rows)))
     else:
         print("\n".join(summary(flat)))
         print(
@@ -162,14 +166,26 @@ def as_table(found: list[Series], args: argparse.Namespace) -> None:
         )
 
 
-def _shortened(lines: list[str], n_rows: int) -> list[str]:
-    """A table's lines with the middle left out, when there are more rows than wanted."""
-    heads, rows = lines[:2], lines[2:]
-    if n_rows <= 0 or len(rows) <= n_rows + 1:
+def _shortened(lines: list[str], rows: list[list[str]], n_rows: int) -> list[str]:
+    """A table's lines without many empty rows at its ends and, when they are still too many, without the middle."""
+    if n_rows <= 0:
         return lines
-    first, last = n_rows - n_rows // 2, n_rows // 2
-    left_out = render.paint(f"... {len(rows) - n_rows:,} rows left out (--rows 0 prints all)", render.DIM)
-    return heads + rows[:first] + [left_out] + (rows[-last:] if last else [])
+    filled = [place for place, row in enumerate(rows) if any(cell != "-" for cell in row[1:])]
+    first, stop = (filled[0], filled[-1] + 1) if filled else (0, len(rows))
+    first = first if first > EMPTY_ROWS_MAX else 0
+    stop = stop if len(rows) - stop > EMPTY_ROWS_MAX else len(rows)
+    shown = lines[2 + first : 2 + stop]
+    if len(shown) > n_rows + 1:
+        head, tail = n_rows - n_rows // 2, n_rows // 2
+        left_out = f"... {len(shown) - n_rows:,} rows left out (--rows 0 prints all)"
+        shown = [*shown[:head], render.paint(left_out, render.DIM), *(shown[-tail:] if tail else [])]
+    before = [render.paint(f"... {first:,} slots without a sample", render.DIM)] if first else []
+    after = (
+        [render.paint(f"... {len(rows) - stop:,} slots without a sample", render.DIM)]
+        if stop < len(rows)
+        else []
+    )
+    return [*lines[:2], *before, *shown, *after]
 
 
 def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mstore import clock, limits
-from mstore.cli import common, render
+from mstore.cli import common, progress, render
 
 if TYPE_CHECKING:
     from mstore.client.results import WriteResult
@@ -103,14 +103,14 @@ def run(args: argparse.Namespace) -> int:
     live = args.rate == "real"
     if args.text:
         text = TextSink(simulator, sys.stdout.buffer)
-        quiet = render.Progress(None, "samples", 0.0, on=False)
+        quiet = progress.bar(None, "samples", 0.0, on=False)
         pump(_batches(simulator, args), text, quiet, live=live)
         return 0
     start = clock.monotonic_s()
     with common.open_client(args, ack=args.ack) as client:
         sink: Sink = ColumnsSink(simulator, client) if args.columns else LinesSink(simulator, client)
         try:
-            result = pump(_batches(simulator, args), sink, render.Progress(None, "samples", start), live=live)
+            result = pump(_batches(simulator, args), sink, progress.bar(None, "samples", start), live=live)
         except KeyboardInterrupt:
             # The usual end of --rate real: what was sent is still acknowledged.
             result = sink.finish()
@@ -130,7 +130,7 @@ def report(result: WriteResult | None) -> int:
 
 
 def pump(
-    batches: Iterator[Batch], sink: Sink, bar: render.Progress, *, live: bool = False
+    batches: Iterator[Batch], sink: Sink, bar: progress.Bar, *, live: bool = False
 ) -> WriteResult | None:
     """Send all batches; live: each at once instead of in large blocks."""
     try:

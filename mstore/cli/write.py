@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, cast
 
 from mstore import clock, limits
-from mstore.cli import common, render
+from mstore.cli import common, progress, render
 
 if TYPE_CHECKING:
     from mstore.client.results import WriteResult
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     stream, n_total = _open(args.file)
     result, n_bytes = WriteResult(), 0
     start = clock.monotonic_s()
-    bar = render.Progress(n_total, "lines", start, on=not args.quiet)
+    bar = progress.bar(n_total, "lines", start, on=not args.quiet)
     with stream, common.open_client(args, ack=args.ack) as client:
         try:
             for block in blocks(stream):

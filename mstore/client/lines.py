@@ -10,7 +10,7 @@ from mstore import limits, times
 from mstore.errors import InvalidRequest
 from mstore.model import SeriesPath
 
-PIECE_BYTES = 1 * limits.MIB
+PIECE_BYTES = 4 * limits.MIB
 """About how much text goes into one frame."""
 
 Source: TypeAlias = "str | bytes | bytearray | memoryview | Iterable[str | bytes]"

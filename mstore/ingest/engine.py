@@ -9,17 +9,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore import clock
-from mstore.ingest.effects import Effect, NeedReferences, NeedRoom
+from mstore import clock, limits
+from mstore.errors import StoreFull
+from mstore.ingest.effects import Effect, NeedReferences, NeedRoom, References
 from mstore.ingest.tally import Tally
 from mstore.kernels._lines import LineBatch, LineScanner
 from mstore.kernels._ring import RingWriter
 from mstore.model import Reason
+from mstore.shm import layout
 from mstore.shm.control import WorkerSlot
 from mstore.shm.directory import DirectoryReader
 
 _FOREVER = -(1 << 62)
+_BATCHES_KEPT = 16
+"""Empty batches kept for the next piece of text: as many as usually wait at a time, 0.4 MB each."""
 NEED_ROOM = NeedRoom()
+
+
+def is_name(name: bytes) -> bool:
+    """Whether this may name a level: 1 to NAME_BYTES_MAX bytes of UTF-8 without control characters."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        return False
+    return 0 < len(name) <= limits.NAME_BYTES_MAX and not any(c < " " or "\x7f" <= c < "\xa0" for c in text)
+
+
+def ignore_word(reason: Reason, config_version: int) -> int:
+    """What stands in place of a reference that there is not."""
+    return (reason << 24 | config_version & 0xFF_FFFF) << 32 | layout.IGNORE_SLOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +119,12 @@ class Engine:
 
     def take_lines(
         self, text: memoryview | bytes, state: LineState, *, final: bool
-    ) -> Generator[Effect, Any, int]:
+    ) -> Generator[Effect, Any, bytes]:
         """Store the whole lines of `text` (with `final`, also a last one without newline).
 
-        returns the position of the first byte not used. `text` may be a view of a buffer that the caller
-        reuses: before the first effect it is copied, and the caller must not rely on it afterwards.
+        returns the bytes after the last line used. `text` may be a view of a buffer that the caller reuses:
+        before the first effect it is copied, and the caller must not rely on it afterwards.
+        raises what the persister answered to unknown keys: nothing of their batch is stored then
         """
         batch = self._batches.pop() if self._batches else LineBatch()
         batch.skipping = state.skipping
@@ -113,14 +132,17 @@ class Engine:
         try:
             return (yield from self._batches_of(batch, text, state, final))
         finally:
+            # Also after an error or a farewell: what is encoded by now is whole batches, or whole records of one.
+            self.publish()
             self.leave()
             state.skipping = batch.skipping
             batch.clear()
-            self._batches.append(batch)
+            if len(self._batches) < _BATCHES_KEPT:
+                self._batches.append(batch)
 
     def _batches_of(
         self, batch: LineBatch, text: memoryview | bytes, state: LineState, final: bool
-    ) -> Generator[Effect, Any, int]:
+    ) -> Generator[Effect, Any, bytes]:
         start, stop = 0, len(text)
         now, oldest, newest = self.window()
         rules = self.rules
@@ -130,27 +152,42 @@ class Engine:
                 precision=state.precision, now_s=now, oldest_s=oldest, newest_s=newest,
                 config_version=rules.config_version, join=rules.join,
             )  # fmt: skip
-            if batch.n_unknown:
-                text = bytes(text)
-                keys, offsets, times = batch.unknown()
-                known = yield NeedReferences(state.cluster, keys, offsets, times)
-                batch.resolve(None, known.refs, known.types, known.kinds)
-            counts = batch.counts()
-            if self.full():
-                counts[Reason.STORE_FULL] += counts[0]
-                counts[0] = 0
-            else:
-                while not batch.encode(self.ring):
-                    self.publish()
-                    text = bytes(text)
-                    yield NEED_ROOM
-            state.tally.add(counts)
-            self.count(batch.n_lines, batch.n_samples, counts)
-            batch.clear()
+            if batch.n_lines:
+                text = yield from self._store(batch, text, state)
             if used == start or used >= stop:
-                self.publish()
-                return used
+                return bytes(text[used:])
             start = used
+
+    def _store(
+        self, batch: LineBatch, text: memoryview | bytes, state: LineState
+    ) -> Generator[Effect, Any, memoryview | bytes]:
+        """Resolve, encode and count one batch; the text, a copy if there was an effect."""
+        if batch.n_unknown:
+            text = bytes(text)
+            yield from self._resolve(batch, state.cluster)
+        counts, n_samples = batch.counts(), batch.n_samples
+        if self.full():
+            counts[Reason.STORE_FULL] += counts[0]
+            counts[0] = n_samples = 0
+        else:
+            while not batch.encode(self.ring):
+                self.publish()
+                text = bytes(text)
+                yield NEED_ROOM
+        state.tally.add(counts)
+        self.count(batch.n_lines, n_samples, counts)
+        batch.clear()
+        return text
+
+    def _resolve(self, batch: LineBatch, cluster: bytes) -> Generator[Effect, Any, None]:
+        keys, offsets, times = batch.unknown()
+        try:
+            known = yield NeedReferences(cluster, keys, offsets, times)
+        except StoreFull:
+            word = ignore_word(Reason.STORE_FULL, self.rules.config_version)
+            nothing = bytes(batch.n_unknown)
+            known = References(word.to_bytes(8, "little") * batch.n_unknown, nothing, nothing)
+        batch.resolve(None, known.refs, known.types, known.kinds)
 
     def publish(self) -> int:
         """Make everything encoded visible to the persister and wake it; the ring position to wait for."""

@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 from mstore import limits
 from mstore.errors import InvalidRequest, LimitExceeded, MstoreError, ProtocolError, StoreFull, UnknownMessage
 from mstore.ingest.effects import Effect, NeedPaths
-from mstore.ingest.engine import NEED_ROOM, Engine, LineState
+from mstore.ingest.engine import NEED_ROOM, Engine, LineState, is_name
 from mstore.ingest.handles import HandleTable
 from mstore.ingest.tally import Tally
 from mstore.ipc import messages as m
 from mstore.ipc.checks import Bin
-from mstore.kernels._columns import ColumnEncoder, encode_rows
+from mstore.kernels._columns import ColumnEncoder, RowEncoder
 from mstore.model import Ack, Precision, Reason
 from mstore.shm import layout
 
 LOOK_UP_ONLY = -(1 << 63)
 """As the first time of a path: answer its type and kind, and its reference if it exists, but create nothing."""
 
+NEVER = (1 << 63) - 1
+"""Instead of a first time: there is no sample."""
+Firsts = Callable[[], NDArray[np.int64]]
 Replies = Generator[Effect, Any, None]
 Reply = Callable[[int, Ack | None, m.Message], None]
 """reply(request_id, level, message): send now (None), or once the ring's position has reached that level."""
@@ -54,13 +57,17 @@ class FramedSession:
         self.precision = Precision.AUTO
         self.ack = Ack.DURABLE
 
+    @property
+    def deadline_ms(self) -> int:
+        """What Hello said for requests that say nothing themselves; 0 = none."""
+        return 0 if self._hello is None else self._hello.deadline_ms
+
     def handle(self, request_id: int, message: m.Message) -> Replies:
         """Carry out one request; its reply is sent through `reply`."""
+        self._engine.slot.add("frames")
         try:
-            if isinstance(message, m.Hello):
+            if self._hello is None:
                 self._greet(request_id, message)
-            elif self._hello is None:
-                raise ProtocolError("the first message of a connection must be Hello")
             elif isinstance(message, m.Lines):
                 yield from self._lines(request_id, message)
             elif isinstance(message, m.Open):
@@ -71,17 +78,30 @@ class FramedSession:
                 yield from self._rows(request_id, message)
             elif isinstance(message, m.Ping):
                 self._reply(request_id, None, m.Done({}))
-            elif isinstance(message, m.Cancel):
-                pass  # everything here is carried out in order: by now the request has been answered
+            elif isinstance(message, m.Hello):
+                raise ProtocolError("Hello comes once, as the first message of a connection")
             else:
                 raise UnknownMessage(f"{type(message).__name__} is not a message of ingest.sock")
         except ProtocolError:
             raise
         except MstoreError as error:
-            self._engine.publish()
-            self._reply(request_id, None, m.Error(error.code, error.message, error.details))
+            self._reply(request_id, None, m.Error.of(error))
 
-    def _greet(self, request_id: int, hello: m.Hello) -> None:
+    def close(self) -> None:
+        """The connection has ended, and its handles with it."""
+        self._engine.slot.add("handles_open", -len(self._handles))
+        self._handles = HandleTable()
+
+    def _greet(self, request_id: int, hello: m.Message) -> None:
+        if not isinstance(hello, m.Hello):
+            raise ProtocolError("the first message of a connection must be Hello")
+        if hello.role != "ingest":
+            raise ProtocolError(f"role {hello.role!r} is not served here: this is ingest.sock")
+        if hello.cluster and not is_name(hello.cluster.encode()):
+            raise ProtocolError(
+                f"a default cluster of {len(hello.cluster.encode())} bytes: expected a name of 1 to"
+                f" {limits.NAME_BYTES_MAX} bytes without control characters"
+            )
         reply = self._welcome(hello)
         self.ack = Ack[hello.ack.upper()]
         self.cluster = hello.cluster.encode()
@@ -103,58 +123,61 @@ class FramedSession:
     def _lines(self, request_id: int, message: m.Lines) -> Replies:
         state = LineState(self.cluster, self._precision(message.precision))
         data = message.data if isinstance(message.data, bytes) else memoryview(message.data)
-        used = yield from self._engine.take_lines(data, state, final=True)
-        assert used == len(data), "with final, every byte is used"
+        rest = yield from self._engine.take_lines(data, state, final=True)
+        assert not rest, "with final, every byte is used"
         self._written(request_id, state.tally)
 
     def _open(self, request_id: int, message: m.Open) -> Replies:
-        paths, specs = _check_paths(message.series, message.specs)
+        n = len(self._handles) + len(message.series)
+        if n > limits.HANDLES_PER_CONNECTION_MAX:
+            raise LimitExceeded(
+                f"{n} handles on one connection; at most {limits.HANDLES_PER_CONNECTION_MAX}",
+                limit=limits.HANDLES_PER_CONNECTION_MAX,
+            )
+        paths, specs = message.series, _check_specs(message.series, message.specs)
         found = yield NeedPaths(paths, np.full(len(paths), LOOK_UP_ONLY, dtype=np.int64).tobytes(), specs)
         refs = np.frombuffer(found.refs, dtype=np.uint64)
         errors = _refusals(refs)
         handles = self._handles.add(paths, specs, refs, found.types, found.kinds).astype("<u4")
         handles[[i for i, _ in errors]] = m.HANDLE_NONE
+        self._engine.slot.add("handles_open", len(paths))
         self._reply(request_id, None, m.Opened(handles.tobytes(), found.types, errors))
 
     def _columns(self, request_id: int, message: m.Columns) -> Replies:
-        handles = np.frombuffer(message.handles, dtype="<u4")
-        times = np.frombuffer(message.times, dtype="<i8")
-        size = m.TYPE_BYTES.get(message.type, 0)
-        self._refuse_if_full()
-        if not size:
-            raise InvalidRequest(f"value type {message.type}: allowed are 1 (f32), 2 (f64), 3 (u64)")
-        n = len(handles) * len(times)
-        if n > limits.COLUMNS_VALUES_MAX or len(message.values) != n * size:
+        handles = _array(message.handles, "<u4", "handles")
+        times = _array(message.times, "<i8", "times")
+        n, size = len(handles) * len(times), m.TYPE_BYTES[message.type]
+        if n > limits.COLUMNS_VALUES_MAX:
+            raise LimitExceeded(
+                f"{n} values in one message; at most {limits.COLUMNS_VALUES_MAX}",
+                limit=limits.COLUMNS_VALUES_MAX,
+            )
+        if len(message.values) != n * size:
             raise InvalidRequest(
                 f"{len(message.values)} bytes of values for {len(times)} times x {len(handles)} series of {size} bytes"
-                f" (at most {limits.COLUMNS_VALUES_MAX} values a frame)"
             )
         self._handles.check(handles, message.type, layout.KIND_GRID)
+        self._refuse_if_full()
         tally = Tally()
-        if not n:
-            self._written(request_id, tally)
-            return
         times, values = self._within_window(times, message.values, len(handles) * size, len(handles), tally)
-        self._engine.enter()
-        try:
-            refs = yield from self._current(handles, times, message.type, layout.KIND_GRID)
-            usable = refs & np.uint64(0xFFFF_FFFF) != layout.IGNORE_SLOT
-            if not usable.all():
-                values = _drop_columns(values, usable, len(times), size)
-                for i, reason in _refusals(refs):
-                    tally.refuse(Reason[reason.upper()], len(times))
-                refs = refs[usable]
-            yield from self._encode(ColumnEncoder(refs, times, values, message.type), tally)
-        finally:
-            self._engine.leave()
-        self._engine.count(0, tally.written, tally.counts)
+        if n and len(times):
+            self._engine.enter()
+            try:
+                first = _first_values(times, values, message.type, len(handles))
+                refs = yield from self._current(handles, first, message.type, layout.KIND_GRID)
+                refs, values = _without_refused(refs, values, len(times), size, tally)
+                yield from self._encode(ColumnEncoder(refs, times, values, message.type), tally)
+            finally:
+                self._engine.leave()
+        if n:
+            self._engine.count(0, tally.written, tally.counts)
         self._written(request_id, tally)
 
     def _refuse_if_full(self) -> None:
         if self._engine.full():
             raise StoreFull("the store has no room and nothing it may evict: free memory or raise memory_cap")
 
-    def _encode(self, encoder: ColumnEncoder, tally: Tally) -> Replies:
+    def _encode(self, encoder: ColumnEncoder | RowEncoder, tally: Tally) -> Replies:
         while not encoder.encode(self._engine.ring):
             self._engine.publish()
             yield NEED_ROOM
@@ -164,37 +187,50 @@ class FramedSession:
 
     def _rows(self, request_id: int, message: m.Rows) -> Replies:
         handles = np.array([message.handle], dtype=np.uint32)
+        stamps = _array(message.stamps, "<i8", "stamps")
+        if len(stamps) > limits.RUN_VALUES_MAX:
+            raise LimitExceeded(
+                f"{len(stamps)} rows in one message; at most {limits.RUN_VALUES_MAX}",
+                limit=limits.RUN_VALUES_MAX,
+            )
+        row_bytes = len(message.values) // len(stamps) if len(stamps) else 0
+        if len(message.values) != row_bytes * len(stamps) or row_bytes % 8 or (len(stamps) and not row_bytes):
+            raise InvalidRequest(
+                f"{len(message.values)} bytes of values for {len(stamps)} rows of 8-byte words"
+            )
         self._handles.check(handles, None, layout.KIND_STAMPED)
         self._refuse_if_full()
-        stamps = np.frombuffer(message.stamps, dtype="<i8")
-        if not len(stamps):
-            self._written(request_id, Tally())
-            return
-        if len(stamps) > limits.RUN_VALUES_MAX:
-            raise LimitExceeded(f"{len(stamps)} rows in one message; at most {limits.RUN_VALUES_MAX}")
-        self._engine.enter()
-        try:
-            refs = yield from self._current(handles, stamps // 1000, None, layout.KIND_STAMPED)
-            for _, reason in _refusals(refs):
-                raise InvalidRequest(f"the series cannot be stored: {reason}", reason=reason)
-            series = self._engine.directory.series(int(refs[0]) & 0xFFFF_FFFF)
-            assert series is not None, "no series goes away while its reference is in hand"
-            n_columns = series.n_columns
-            if len(message.values) != 8 * n_columns * len(stamps):
-                raise InvalidRequest(
-                    f"{len(message.values)} bytes of values for {len(stamps)} rows of {n_columns} columns of 8 bytes"
-                )
-            tally = Tally()
-            stamps, values = self._within_window(stamps, message.values, 8 * n_columns, 1, tally, per_s=1000)
-            while not encode_rows(self._engine.ring, int(refs[0]), stamps, values, n_columns):
-                self._engine.publish()
-                yield NEED_ROOM
-            self._engine.publish()
-        finally:
-            self._engine.leave()
-        tally.counts[0] += len(stamps)
-        self._engine.count(0, tally.written * n_columns, tally.counts)
+        tally, n_columns = Tally(), row_bytes // 8
+        stamps, values = self._within_window(stamps, message.values, row_bytes, 1, tally, per_s=1000)
+        if len(stamps):
+            self._engine.enter()
+            try:
+                earliest = np.array([int(stamps.min()) // 1000])
+                refs = yield from self._current(handles, lambda: earliest, None, layout.KIND_STAMPED)
+                refs, values = _without_refused(refs, values, len(stamps), row_bytes, tally)
+                if len(refs):
+                    types = self._column_types(int(refs[0]), n_columns)
+                    yield from self._encode(RowEncoder(int(refs[0]), stamps, values, types), tally)
+            finally:
+                self._engine.leave()
+        if row_bytes:
+            self._engine.count(0, tally.written * n_columns, tally.counts)
         self._written(request_id, tally)
+
+    def _column_types(self, ref: int, n_columns: int) -> bytes:
+        """The value type of each column of a stamped series. raises InvalidRequest if it has another number of them"""
+        directory = self._engine.directory
+        series = directory.series(ref & 0xFFFF_FFFF)
+        assert series is not None, "no series goes away while its reference is in hand"
+        if series.n_columns != n_columns:
+            raise InvalidRequest(
+                f"rows of {n_columns} columns of 8 bytes; this series has {series.n_columns}",
+                columns=series.n_columns,
+            )
+        columns = directory.metric(series.metric).columns
+        if len(columns) == n_columns:
+            return bytes(layout.TYPE_U64 if kind == "u64" else layout.TYPE_F64 for _, kind in columns)
+        return bytes([series.type or layout.TYPE_F64] * n_columns)
 
     def _within_window(
         self,
@@ -207,51 +243,90 @@ class FramedSession:
     ) -> tuple[NDArray[np.int64], Bin]:
         """Only the rows whose time is accepted; the others are counted."""
         _, oldest, newest = self._engine.window()
-        late, ahead = times < oldest * per_s, times >= (newest + 1) * per_s
-        if not (late.any() or ahead.any()):
+        negative, late, ahead = times < 0, times < oldest * per_s, times >= (newest + 1) * per_s
+        refused = negative | late | ahead
+        if not refused.any():
             return times, values
-        tally.refuse(Reason.TOO_LATE, int(late.sum()) * row_samples)
+        tally.refuse(Reason.BAD_TIMESTAMP, int(negative.sum()) * row_samples)
+        tally.refuse(Reason.TOO_LATE, int((late & ~negative).sum()) * row_samples)
         tally.refuse(Reason.TOO_FAR_AHEAD, int(ahead.sum()) * row_samples)
-        keep = ~(late | ahead)
         rows = np.frombuffer(values, dtype=np.uint8).reshape(len(times), row_bytes)
-        return times[keep], rows[keep].tobytes()
+        return times[~refused], rows[~refused].tobytes()
 
     def _current(
-        self, handles: NDArray[np.uint32], times: NDArray[np.int64], vtype: int | None, kind: int
+        self, handles: NDArray[np.uint32], first: Firsts, vtype: int | None, kind: int
     ) -> Generator[Effect, Any, NDArray[np.uint64]]:
-        """References of the handles as of now.
+        """References of the handles as of now; ignore words for the refused, 0 for those without any sample.
 
         Opening a handle creates nothing: the first sample does, because its time fixes the grid's anchor. So new
-        handles, and those whose series was removed meanwhile, are interned here.
+        handles, and those whose series was removed meanwhile, are interned here; one whose samples are all missing
+        stays as it is.
+
+        first  the time of the first sample of each handle, NEVER where there is none
         """
-        gone = self._handles.stale(handles, self._engine.directory)
-        if len(gone):
-            paths, specs = self._handles.paths(gone)
-            first = int(times.min()) if len(times) else self._engine.window()[0]
-            found = yield NeedPaths(paths, np.full(len(gone), first, dtype=np.int64).tobytes(), specs)
-            self._handles.renew(gone, np.frombuffer(found.refs, dtype=np.uint64), found.types, found.kinds)
-            self._handles.check(handles, vtype, kind)
-        return self._handles.refs(handles)
+        stale = self._handles.stale(handles, self._engine.directory)
+        if not len(stale):
+            return self._handles.refs(handles)
+        times = first()
+        stale = stale[times[stale] != NEVER]
+        paths, specs = self._handles.paths(handles[stale])
+        found = yield NeedPaths(paths, times[stale].astype("<i8").tobytes(), specs)
+        self._handles.renew(handles[stale], np.frombuffer(found.refs, "<u8"), found.types, found.kinds)
+        self._handles.check(handles, vtype, kind)
+        refs = self._handles.refs(handles)
+        refs[stale] = np.frombuffer(found.refs, "<u8")
+        refs[times == NEVER] = 0
+        return refs
 
 
-def _check_paths(series: list[Any], specs: list[Any] | None) -> tuple[list[list[str]], list[Any] | None]:
-    if len(series) > limits.HANDLES_PER_CONNECTION_MAX:
-        raise LimitExceeded(f"{len(series)} series in one Open; at most {limits.HANDLES_PER_CONNECTION_MAX}")
+def _array(data: Bin, dtype: str, name: str) -> NDArray[Any]:
+    """A bin field as an array, aligned. raises InvalidRequest unless its length is whole"""
+    size = np.dtype(dtype).itemsize
+    if len(data) % size:
+        raise InvalidRequest(f"{len(data)} bytes of {name}: expected a multiple of {size}")
+    return np.require(np.frombuffer(data, dtype=dtype), requirements="A")
+
+
+def _first_values(times: NDArray[np.int64], values: Bin, vtype: int, n: int) -> Firsts:
+    """For each of n series: the earliest time at which it has a value, NEVER if it has none."""
+
+    def find() -> NDArray[np.int64]:
+        matrix = np.frombuffer(values, dtype=layout.TYPE_DTYPES[vtype]).reshape(len(times), n)
+        found = np.full(n, NEVER, dtype=np.int64)
+        for t, row in zip(times.tolist(), matrix, strict=True):
+            there = row != layout.U64_MISSING if vtype == layout.TYPE_U64 else np.isfinite(row)
+            np.minimum(found, t, out=found, where=there)
+        return found
+
+    return find
+
+
+def _without_refused(
+    refs: NDArray[np.uint64], values: Bin, n_times: int, size: int, tally: Tally
+) -> tuple[NDArray[np.uint64], Bin]:
+    """Only the series that have a reference, and their columns of the matrix; the others' samples are counted."""
+    ignored = refs & np.uint64(0xFFFF_FFFF) == layout.IGNORE_SLOT
+    usable = ~ignored & (refs != 0)
+    if usable.all():
+        return refs, values
+    for reason, count in enumerate(np.bincount((refs[ignored] >> np.uint64(56)).astype(np.int64))):
+        tally.refuse(reason, int(count) * n_times)
+    tally.refuse(Reason.BAD_VALUE, int((refs == 0).sum()) * n_times)
+    matrix = np.frombuffer(values, dtype=np.dtype(f"V{size}")).reshape(n_times, len(refs))
+    return refs[usable], matrix[:, usable].tobytes()
+
+
+def _check_specs(series: list[Any], specs: list[Any] | None) -> list[Any] | None:
     if specs is not None and len(specs) == 1:
         specs = specs * len(series)
     if specs is not None and len(specs) != len(series):
         raise InvalidRequest(
             f"{len(specs)} specs for {len(series)} series: send one for all, one each, or nil"
         )
-    return series, specs
+    return specs
 
 
 def _refusals(refs: NDArray[np.uint64]) -> list[list[Any]]:
     """[index, reason] of every entry that is an ignore word."""
     ignored = np.flatnonzero(refs & np.uint64(0xFFFF_FFFF) == layout.IGNORE_SLOT)
     return [[int(i), Reason(int(refs[i]) >> 56).public] for i in ignored]
-
-
-def _drop_columns(values: Bin, usable: NDArray[np.bool_], n_times: int, size: int) -> bytes:
-    matrix = np.frombuffer(values, dtype=np.dtype(("V", size))).reshape(n_times, len(usable))
-    return matrix[:, usable].tobytes()

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import limits
-from mstore.errors import LimitExceeded, UnknownHandle
+from mstore.errors import UnknownHandle
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 
 U64 = NDArray[np.uint64]
+_SLOT = np.uint64(0xFFFF_FFFF)
 
 
 class HandleTable:
@@ -35,18 +36,17 @@ class HandleTable:
     def add(
         self, paths: list[list[str]], specs: list[Any] | None, refs: U64, types: bytes, kinds: bytes
     ) -> U64:
-        """New handles for `paths`; uint64[n] handle numbers. raises LimitExceeded beyond the connection's bound."""
+        """New handles for `paths`; uint64[n] handle numbers. One that is refused (an ignore word) is used up, too."""
         first, n = len(self._paths), len(paths)
-        if first + n > limits.HANDLES_PER_CONNECTION_MAX:
-            raise LimitExceeded(
-                f"{first + n} handles on one connection; at most {limits.HANDLES_PER_CONNECTION_MAX}",
-                limit=limits.HANDLES_PER_CONNECTION_MAX,
-            )
-        while first + n > len(self._refs):
+        assert first + n <= limits.HANDLES_PER_CONNECTION_MAX, "the caller keeps the bound"
+        size = len(self._refs)
+        while first + n > size:
+            size *= 2
+        if size > len(self._refs):
             for name in ("_refs", "_types", "_kinds"):
                 old = getattr(self, name)
-                setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
-        self._refs[first : first + n] = refs
+                setattr(self, name, np.concatenate([old, np.zeros(size - len(old), old.dtype)]))
+        self._refs[first : first + n] = _made(refs)
         self._types[first : first + n] = np.frombuffer(types, dtype=np.uint8)
         self._kinds[first : first + n] = np.frombuffer(kinds, dtype=np.uint8)
         self._paths += paths
@@ -54,44 +54,78 @@ class HandleTable:
         return np.arange(first, first + n, dtype=np.uint64)
 
     def renew(self, handles: NDArray[np.uint32], refs: U64, types: bytes, kinds: bytes) -> None:
-        self._refs[handles] = refs
-        self._types[handles] = np.frombuffer(types, dtype=np.uint8)
-        self._kinds[handles] = np.frombuffer(kinds, dtype=np.uint8)
+        """What the handles stand for now. One that is refused stays what it was, to be asked for again."""
+        self._refs[handles] = _made(refs)
+        made = refs & _SLOT != layout.IGNORE_SLOT
+        self._types[handles[made]] = np.frombuffer(types, dtype=np.uint8)[made]
+        self._kinds[handles[made]] = np.frombuffer(kinds, dtype=np.uint8)[made]
 
     def check(self, handles: NDArray[np.uint32], vtype: int | None, kind: int) -> None:
-        """raises UnknownHandle for a handle never opened or of another kind or value type."""
+        """raises UnknownHandle for a handle never opened, refused, or of another kind or value type."""
         if len(handles) and int(handles.max()) >= len(self._paths):
             raise UnknownHandle(
                 f"handle {int(handles.max())} was never opened on this connection ({len(self._paths)} are): send Open first",
                 handle=int(handles.max()),
             )
-        wrong = self._kinds[handles] != kind
+        where = _index(handles)
+        wrong = self._kinds[where] != kind
         if vtype is not None:
-            wrong |= self._types[handles] != vtype
+            wrong |= self._types[where] != vtype
         if wrong.any():
             handle = int(handles[wrong.argmax()])
-            have = layout.TYPE_NAMES.get(int(self._types[handle]), "?")
             raise UnknownHandle(
-                f"handle {handle} is a {'grid' if self._kinds[handle] == layout.KIND_GRID else 'stamped'} series of {have};"
-                f" the frame holds {layout.TYPE_NAMES.get(vtype or 0, 'rows')}",
+                f"handle {handle} is {self._described(handle)}; the frame holds"
+                f" {layout.TYPE_NAMES.get(vtype or 0, 'rows')}",
                 handle=handle,
             )
 
+    def _described(self, handle: int) -> str:
+        kind, type_name = (
+            int(self._kinds[handle]),
+            layout.TYPE_NAMES.get(int(self._types[handle]), "several types"),
+        )
+        if kind == layout.KIND_GRID:
+            return f"a grid series of {type_name}"
+        return (
+            f"a stamped series of {type_name}"
+            if kind == layout.KIND_STAMPED
+            else "of a series that was refused"
+        )
+
     def refs(self, handles: NDArray[np.uint32]) -> U64:
-        refs: U64 = self._refs[handles]
+        where = _index(handles)
+        refs: U64 = self._refs[where].copy() if isinstance(where, slice) else self._refs[where]
         return refs
 
-    def stale(self, handles: NDArray[np.uint32], directory: DirectoryReader) -> NDArray[np.uint32]:
-        """The handles whose series was removed since they were opened (its slot has another generation)."""
-        refs = self._refs[handles]
+    def stale(self, handles: NDArray[np.uint32], directory: DirectoryReader) -> NDArray[np.intp]:
+        """Where in `handles` the series is not there: not made yet, or removed meanwhile (another generation)."""
+        refs = self.refs(handles)
         generations = directory.series_table()["generation"]
-        slots = (refs & np.uint64(0xFFFF_FFFF)).astype(np.int64)
-        # Reference 0 is a series not made yet; its generation 0 matches no slot.
+        slots = (refs & _SLOT).astype(np.int64)
+        wanted = (refs >> np.uint64(32)).astype(np.uint32)
         inside = slots < len(generations)
-        current = np.zeros(len(slots), dtype=bool)
-        current[inside] = generations[slots[inside]] == refs[inside] >> np.uint64(32)
-        gone: NDArray[np.uint32] = handles[~current]
-        return gone
+        if inside.all():
+            current = generations[_index(slots)] == wanted
+        else:
+            current = np.zeros(len(slots), dtype=bool)
+            current[inside] = generations[slots[inside]] == wanted[inside]
+        # Reference 0 is a series not made yet, also where slot 0 was never used and so has generation 0.
+        current &= wanted != 0
+        return np.flatnonzero(~current)
 
     def paths(self, handles: NDArray[np.uint32]) -> tuple[list[list[str]], list[Any]]:
         return [self._paths[i] for i in handles.tolist()], [self._specs[i] for i in handles.tolist()]
+
+
+def _made(refs: U64) -> U64:
+    """References with 0 in place of ignore words: series that are not there."""
+    return np.where(refs & _SLOT == layout.IGNORE_SLOT, np.uint64(0), refs)
+
+
+def _index(numbers: NDArray[Any]) -> NDArray[Any] | slice:
+    """As a slice when the numbers are consecutive, which those of a whole frame mostly are: many times faster."""
+    if len(numbers) < 2 or int(numbers[-1]) - int(numbers[0]) != len(numbers) - 1:
+        return numbers
+    if not (numbers[1:] - numbers[:-1] == 1).all():
+        return numbers
+    return slice(int(numbers[0]), int(numbers[-1]) + 1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from mstore import limits
 from mstore.errors import ProtocolError
 from mstore.ingest.effects import Steps
-from mstore.ingest.engine import Engine, LineState
+from mstore.ingest.engine import Engine, LineState, is_name
 from mstore.model import Ack, Precision
 
 _HEADER = b"# mstore"
+_AFTER_HEADER = (b" ", b"\t", b"\r", b"\n", b"")
 _PRECISIONS = {"s": Precision.S, "ms": Precision.MS, "us": Precision.US, "ns": Precision.NS}
 _ACKS = {"durable": Ack.DURABLE, "memory": Ack.MEMORY}
 
@@ -45,30 +46,16 @@ class TextSession:
             if used is None:
                 return bytes(data)
             data = data[used:]
-        steps = self._engine.take_lines(data, self._state, final=final)
-        stable, answer = data, None
-        while True:
-            try:
-                effect = steps.send(answer)
-            except StopIteration as done:
-                self.position = self._engine.ring.head()
-                return bytes(stable[done.value :])
-            # take_lines has its own copy by now; what is left of `data` must outlive the wait, too.
-            stable = bytes(stable)
-            answer = yield effect
+        rest = yield from self._engine.take_lines(data, self._state, final=final)
+        self.position = self._engine.ring.head()
+        return rest
 
     def _read_header(self, data: memoryview | bytes, final: bool) -> int | None:
         """Bytes used by a header line; 0 when there is none; None when more bytes are needed to tell."""
         head = bytes(data[: limits.KEY_BYTES_MAX])
         if not final and len(head) < len(_HEADER) and _HEADER.startswith(head):
             return None
-        if head.startswith(_HEADER) and head[len(_HEADER) : len(_HEADER) + 1] in (
-            b" ",
-            b"\t",
-            b"\r",
-            b"\n",
-            b"",
-        ):
+        if head.startswith(_HEADER) and head[len(_HEADER) : len(_HEADER) + 1] in _AFTER_HEADER:
             end = head.find(b"\n")
             if end < 0 and not final:
                 if len(head) >= limits.KEY_BYTES_MAX:
@@ -81,15 +68,17 @@ class TextSession:
         return 0
 
     def _apply_header(self, line: bytes) -> None:
-        for word in line.decode("utf-8", "replace").split()[2:]:
-            name, _, value = word.partition("=")
-            if name == "cluster" and 0 < len(value.encode()) <= limits.NAME_BYTES_MAX:
-                self._state.cluster = value.encode()
-            elif name == "precision" and value in _PRECISIONS:
+        for word in line.split()[2:]:
+            name, _, raw = word.partition(b"=")
+            value = raw.decode("utf-8", "replace")
+            if name == b"cluster" and is_name(raw):
+                self._state.cluster = raw
+            elif name == b"precision" and value in _PRECISIONS:
                 self._state.precision = _PRECISIONS[value]
-            elif name == "ack" and value in _ACKS:
+            elif name == b"ack" and value in _ACKS:
                 self.ack = _ACKS[value]
             else:
                 raise ProtocolError(
-                    f"{word!r} in the header line: allowed are cluster=NAME, precision=s|ms|us|ns, ack=durable|memory"
+                    f"{word.decode('utf-8', 'replace')!r} in the header line: allowed are cluster=NAME,"
+                    " precision=s|ms|us|ns, ack=durable|memory"
                 )

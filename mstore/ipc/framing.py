@@ -31,6 +31,9 @@ BODY_BYTES_MAX = 2**32 - 1
 # Small messages arrive many at a time in here; a large body is received straight into bytes of its own.
 SCRATCH_BYTES = 64 * limits.KIB
 DIRECT_BYTES_MIN = 16 * limits.KIB
+# Recycled bytes are handed on to frames of about the same size, and only a few are kept.
+BODY_STEP_BYTES = 64 * limits.KIB
+SPARES_MAX = 4
 
 Buffer = bytes | bytearray | memoryview
 
@@ -71,6 +74,9 @@ class FrameDecoder:
     Frames before a broken header are delivered first, then the error is raised; after it the decoder is of no
     more use (it raises the same error again) and the connection must be closed.
     Not thread-safe: one decoder belongs to one connection.
+
+    spares  bytes of large bodies given back by recycle(), for the next large frames; decoders of one thread may
+            share a list
     """
 
     __slots__ = (
@@ -79,26 +85,33 @@ class FrameDecoder:
         "_error",
         "_filled",
         "_head",
+        "_lent",
         "_limit",
         "_request_id",
         "_scratch",
-        "_spare",
+        "_spares",
         "_tag",
         "_tags",
         "pending_since",
     )
 
-    def __init__(self, limit: int = limits.FRAME_BYTES_MAX, tags: Container[int] | None = None) -> None:
+    def __init__(
+        self,
+        limit: int = limits.FRAME_BYTES_MAX,
+        tags: Container[int] | None = None,
+        spares: list[bytearray] | None = None,
+    ) -> None:
         self._limit = limit
         self._tags = tags
         self._head = bytearray()
-        self._body: bytearray | None = None
+        self._body: memoryview | None = None
         self._filled = 0
         self._tag = 0
         self._request_id = 0
         self._error: ProtocolError | None = None
         self._scratch: bytearray | None = None
-        self._spare: bytearray | None = None
+        self._spares: list[bytearray] = [] if spares is None else spares
+        self._lent: object = None  # the bytes of the last body delivered, while they may be recycled
         self._direct = False
         self.pending_since: float | None = None
         """Monotonic seconds at which the unfinished frame began; None at a frame border. The caller closes
@@ -130,7 +143,7 @@ class FrameDecoder:
         body = self._body
         if body is not None and len(body) - self._filled >= DIRECT_BYTES_MIN:
             self._direct = True
-            return memoryview(body)[self._filled :]
+            return body[self._filled :]
         self._direct = False
         if self._scratch is None:
             self._scratch = bytearray(SCRATCH_BYTES)
@@ -151,9 +164,13 @@ class FrameDecoder:
         return self._deliver(frames)
 
     def recycle(self, body: memoryview) -> None:
-        """Give the bytes of a delivered body back for the next large frame; the caller keeps no view."""
-        if isinstance(body.obj, bytearray) and body.obj is not self._scratch and len(body) == len(body.obj):
-            self._spare = body.obj
+        """Give the bytes of the body delivered last back for the next large frame; the caller keeps no view.
+
+        Bodies that have no bytes of their own are left alone.
+        """
+        lent, self._lent = self._lent, None
+        if body.obj is lent and isinstance(lent, bytearray) and len(self._spares) < SPARES_MAX:
+            self._spares.append(lent)
 
     def _parse(self, view: memoryview, frames: list[Frame]) -> None:
         position, end = 0, len(view)
@@ -209,14 +226,17 @@ class FrameDecoder:
         return length
 
     def _begin(self, length: int) -> None:
-        spare, self._spare = self._spare, None
-        self._body = spare if spare is not None and len(spare) == length else bytearray(length)
+        spare = self._spares.pop() if self._spares else None
+        if spare is None or not length <= len(spare) <= 2 * length + BODY_STEP_BYTES:
+            spare = bytearray(-(-length // BODY_STEP_BYTES) * BODY_STEP_BYTES)
+        self._body = memoryview(spare)[:length]
         self._filled = 0
 
-    def _finish(self, body: bytearray) -> Frame:
+    def _finish(self, body: memoryview) -> Frame:
         self._body = None
         self._filled = 0
-        return Frame(self._tag, self._request_id, memoryview(body))
+        self._lent = body.obj
+        return Frame(self._tag, self._request_id, body)
 
     def _note_pending(self, completed: bool, now_s: float | None) -> None:
         if self._error is not None or not (self._head or self._body is not None):

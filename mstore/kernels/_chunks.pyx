@@ -39,7 +39,7 @@ cdef enum:
     DATA = 2 * PAGE
     EXTENT = 262144
     COMMITTED_AT = 128       # ms_segment_header.committed_bytes
-    COMMIT_EXTENTS = 8       # asked of the system at once
+    COMMIT_EXTENTS = 8       # asked of the system at once, at most: a 32nd of what there is
     REGION_SERIES = 1
     ERAS_MAX = 64            # redirections followed
 
@@ -179,10 +179,10 @@ cdef class Chunks:
         cdef uint32_t i, ask = self.max_extents - self.n_extents
         cdef uint64_t start = DATA + <uint64_t>self.n_extents * EXTENT
         cdef int failed
-        if ask > self.cap_extents - self.used_extents:
-            ask = self.cap_extents - self.used_extents
-        if ask > COMMIT_EXTENTS:
-            ask = COMMIT_EXTENTS
+        if ask > self.cap_extents - min(self.cap_extents, self.n_extents):
+            ask = self.cap_extents - min(self.cap_extents, self.n_extents)
+        if ask > min(COMMIT_EXTENTS, 1 + self.n_extents / 32):
+            ask = min(COMMIT_EXTENTS, 1 + self.n_extents / 32)
         if ask == 0:
             return ENOMEM
         while True:

@@ -24,13 +24,17 @@ cdef extern from "layout.h" nogil:
         int64_t t
 
 cdef enum:
-    RUN_MAX = 8192
-    ROW_MIN = 4          # shorter runs of consecutive slots go into a SCATTER
+    RUN_MAX = 8192             # limits.RUN_VALUES_MAX
+    ROW_MIN = 4                # shorter runs of consecutive slots go into a SCATTER
     COLUMN_TIMES_MIN = 16
+    STAMPED_BYTES_MAX = 262144 # payload of a STAMPED record: the persister takes a ring in steps of a megabyte
 
 cdef enum:
     F32 = 1
+    F64 = 2
     U64 = 3
+
+cdef int64_t DT_MAX = <int64_t>1 << 40      # of a COLUMN, seconds: as far apart as one record may say
 
 
 cdef inline bint missing4(uint32_t bits) noexcept nogil:
@@ -65,13 +69,20 @@ cdef inline void header(char* place, int type, int vtype, uint32_t count, uint64
     memcpy(place, &run, sizeof(ms_run))
 
 
+cdef inline int64_t run_max(uint64_t ring_bytes) noexcept nogil:
+    """Samples in one record: small rings take small records, so that a quarter of the ring holds each."""
+    return RUN_MAX if RUN_MAX * 16 <= ring_bytes // 4 else <int64_t>(ring_bytes // 64)
+
+
 cdef class ColumnEncoder:
     """One frame on its way into the ring; encode() continues where a full ring stopped it.
 
     refs    uint64[n_series], generation << 32 | slot, all grid series of the value type `vtype`
-    times   int64[n_times], seconds; the caller has checked them against the accepted window
+    times   int64[n_times], seconds, 0 or later; the caller has checked them against the accepted window
     values  bytes, row-major [n_times][n_series], float32, float64 or uint64
-    After encode() returned True: n_written samples are in the ring, n_bad were missing values (NaN, infinity, 2^64-1).
+    Arrays need not be aligned. After encode() returned True: n_written samples are in the ring, n_bad were missing
+    values (NaN, infinity, 2^64-1).
+    raises  ValueError for lengths that do not fit together
     """
 
     cdef const uint64_t[::1] refs
@@ -79,6 +90,7 @@ cdef class ColumnEncoder:
     cdef const uint8_t[::1] values
     cdef int vtype
     cdef int size
+    cdef int64_t most
     cdef int64_t i_time
     cdef int64_t i_series
     cdef bint by_column
@@ -86,10 +98,12 @@ cdef class ColumnEncoder:
     cdef readonly int64_t n_bad
 
     def __init__(self, refs, times, values, int vtype):
-        self.refs = np.frombuffer(refs, dtype=np.uint64)
-        self.times = np.frombuffer(times, dtype=np.int64)
+        self.refs = np.require(np.frombuffer(refs, dtype=np.uint64), requirements="A")
+        self.times = np.require(np.frombuffer(times, dtype=np.int64), requirements="A")
         self.values = np.frombuffer(values, dtype=np.uint8)
         self.vtype = vtype
+        if vtype != F32 and vtype != F64 and vtype != U64:
+            raise ValueError(f"value type {vtype} is none of 1 (f32), 2 (f64), 3 (u64)")
         self.size = 4 if vtype == F32 else 8
         if self.values.shape[0] != self.refs.shape[0] * self.times.shape[0] * self.size:
             raise ValueError(
@@ -98,8 +112,10 @@ cdef class ColumnEncoder:
             )
         self.by_column = self.times.shape[0] >= COLUMN_TIMES_MIN and self.refs.shape[0] > 0
 
-    def encode(self, RingWriter ring) -> bool:
+    def encode(self, RingWriter ring not None) -> bool:
+        """Append records from where the last call stopped; True when all are in the ring, False: no room now."""
         cdef bint done
+        self.most = run_max(ring.size)
         with nogil:
             done = self._columns(ring) if self.by_column else self._rows(ring)
         return done
@@ -119,18 +135,37 @@ cdef class ColumnEncoder:
     cdef int64_t _row_piece(self, RingWriter ring, int64_t i_time, int64_t first) noexcept nogil:
         """Encode one record starting at series `first`; the number of series it took, or -1 when the ring is full."""
         cdef const char* row = <const char*>&self.values[0] + i_time * self.refs.shape[0] * self.size
-        cdef int64_t n = self.refs.shape[0], length
+        cdef int64_t n = self.refs.shape[0], i = first, length, alone, count = 0, n_bad = 0, took
         if bad(row, first, self.vtype):
             self.n_bad += 1
             return 1
-        length = self._consecutive(row, first, n)
-        if length >= ROW_MIN or first + length == n:
-            return self._put_row(ring, row, i_time, first, length)
-        return self._put_scatter(ring, row, i_time, first, n)
+        alone = self._consecutive(row, first, n)
+        if alone >= ROW_MIN:
+            return self._put_row(ring, row, i_time, first, alone)
+        # Short runs one after the other, over missing values, up to the next run that is worth a ROW.
+        while i < n and count < self.most:
+            if bad(row, i, self.vtype):
+                n_bad += 1
+                i += 1
+                continue
+            length = self._consecutive(row, i, n)
+            if length >= ROW_MIN:
+                break
+            if length > self.most - count:
+                length = self.most - count
+            count += length
+            i += length
+        if count <= alone:
+            return self._put_row(ring, row, i_time, first, count)
+        took = self._put_scatter(ring, row, i_time, first, i, count)
+        if took > 0:
+            self.n_bad += n_bad
+        return took
 
     cdef int64_t _consecutive(self, const char* row, int64_t first, int64_t n) noexcept nogil:
+        """How many series from `first` on are the next slots of one generation, and have a value."""
         cdef int64_t i = first + 1
-        cdef int64_t stop = n if n - first < RUN_MAX else first + RUN_MAX
+        cdef int64_t stop = n if n - first < self.most else first + self.most
         while i < stop and self.refs[i] == self.refs[i - 1] + 1 and not bad(row, i, self.vtype):
             i += 1
         return i - first
@@ -147,34 +182,32 @@ cdef class ColumnEncoder:
         self.n_written += length
         return length
 
-    cdef int64_t _put_scatter(self, RingWriter ring, const char* row, int64_t i_time, int64_t first, int64_t n) noexcept nogil:
-        """Short runs one after the other, up to the next run that is worth a ROW, a missing value or RUN_MAX."""
-        cdef int64_t i = first, length, count, k
-        cdef uint64_t n_bytes, padded
+    cdef int64_t _put_scatter(self, RingWriter ring, const char* row, int64_t i_time, int64_t first, int64_t stop,
+                              int64_t count) noexcept nogil:
+        """The `count` values among the series first..stop that are not missing."""
+        cdef uint64_t n_bytes = <uint64_t>(count * self.size), padded = (n_bytes + 7) & ~<uint64_t>7
+        cdef int64_t i, k = 0
         cdef uint64_t ref
-        cdef char* place
-        while i < n and i - first < RUN_MAX and not bad(row, i, self.vtype):
-            length = self._consecutive(row, i, n)
-            if length >= ROW_MIN:
-                break
-            i += length
-        count = i - first
-        if count > RUN_MAX:
-            count = RUN_MAX
-        n_bytes = <uint64_t>(count * self.size)
-        padded = (n_bytes + 7) & ~<uint64_t>7
-        place = ring.reserve(24 + 8 * <uint64_t>count + padded)
+        cdef char* place = ring.reserve(24 + 8 * <uint64_t>count + padded)
+        cdef char* to
         if place == NULL:
             return -1
         header(place, MS_REC_SCATTER, self.vtype, <uint32_t>count, 0, self.times[i_time])
-        for k in range(count):
-            ref = self.refs[first + k]
+        to = place + 24 + 8 * count
+        for i in range(first, stop):
+            if bad(row, i, self.vtype):
+                continue
+            ref = self.refs[i]
             memcpy(place + 24 + 8 * k, &ref, 8)      # little endian: slot, then generation
-        memcpy(place + 24 + 8 * count, row + first * self.size, n_bytes)
-        memset(place + 24 + 8 * count + n_bytes, 0, padded - n_bytes)
+            if self.size == 4:
+                memcpy(to + 4 * k, row + 4 * i, 4)
+            else:
+                memcpy(to + 8 * k, row + 8 * i, 8)
+            k += 1
+        memset(to + n_bytes, 0, padded - n_bytes)
         ring.advance(24 + 8 * <uint64_t>count + padded)
         self.n_written += count
-        return count
+        return stop - first
 
     cdef bint _columns(self, RingWriter ring) noexcept nogil:
         cdef int64_t m = self.times.shape[0], took
@@ -192,7 +225,7 @@ cdef class ColumnEncoder:
         """One run of equally spaced times without a missing value; the number of times it took, or -1."""
         cdef int64_t m = self.times.shape[0], n = self.refs.shape[0], i, dt = 0, length
         cdef const char* values = <const char*>&self.values[0]
-        cdef int64_t stop = m if m - first < RUN_MAX else first + RUN_MAX
+        cdef int64_t stop = m if m - first < self.most else first + self.most
         cdef uint64_t n_bytes, padded
         cdef char* place
         if bad(values, first * n + i_series, self.vtype):
@@ -201,9 +234,14 @@ cdef class ColumnEncoder:
         i = first + 1
         if i < stop:
             dt = self.times[i] - self.times[first]
+            if not -DT_MAX <= dt <= DT_MAX:
+                dt = 0
+                stop = i
         while i < stop and self.times[i] - self.times[i - 1] == dt and not bad(values, i * n + i_series, self.vtype):
             i += 1
         length = i - first
+        if length == 1:
+            dt = 0
         n_bytes = <uint64_t>(length * self.size)
         padded = (n_bytes + 7) & ~<uint64_t>7
         place = ring.reserve(32 + padded)
@@ -223,27 +261,89 @@ cdef class ColumnEncoder:
         return length
 
 
-def encode_rows(RingWriter ring, uint64_t ref, stamps, values, int n_columns) -> bool:
-    """One STAMPED record: rows of one series, atomic for readers. False when the ring has no room now.
+cdef class RowEncoder:
+    """Rows of one stamped series on their way into the ring; encode() continues where a full ring stopped it.
 
-    stamps  int64[m] milliseconds, m <= 8192
+    ref     generation << 32 | slot
+    stamps  int64[m] milliseconds
     values  bytes, row-major [m][n_columns] of 8-byte words
+    types   uint8[n_columns]: f64 (2) or u64 (3) each
+    Arrays need not be aligned. A row is refused when none of its columns has a value (NaN; 2^64-1), or one of them is
+    infinite. After encode() returned True: n_written rows are in the ring, n_bad were refused.
+    raises  ValueError for lengths that do not fit together
     """
-    cdef const int64_t[::1] t = np.frombuffer(stamps, dtype=np.int64)
-    cdef const uint64_t[:, ::1] words = np.frombuffer(values, dtype=np.uint64).reshape(t.shape[0], n_columns)
-    cdef int64_t m = t.shape[0], i
-    cdef uint64_t row = 8 * (1 + <uint64_t>n_columns), n_bytes = 24 + m * row
-    cdef char* place
-    if m == 0:
-        return True
-    if m > RUN_MAX:
-        raise ValueError(f"{m} rows in one record; at most {RUN_MAX}")
-    with nogil:
-        place = ring.reserve(n_bytes)
-        if place != NULL:
-            header(place, MS_REC_STAMPED, n_columns, <uint32_t>m, ref, t[0])
-            for i in range(m):
-                memcpy(place + 24 + i * row, &t[i], 8)
-                memcpy(place + 32 + i * row, &words[i, 0], 8 * n_columns)
-            ring.advance(n_bytes)
-    return place != NULL
+
+    cdef uint64_t ref
+    cdef const uint8_t[::1] stamps
+    cdef const uint8_t[::1] values
+    cdef const uint8_t[::1] types
+    cdef int64_t n_rows
+    cdef int64_t n_columns
+    cdef int64_t i_row
+    cdef readonly int64_t n_written
+    cdef readonly int64_t n_bad
+
+    def __init__(self, uint64_t ref, stamps, values, types):
+        self.ref = ref
+        self.stamps = np.frombuffer(stamps, dtype=np.uint8)
+        self.values = np.frombuffer(values, dtype=np.uint8)
+        self.types = np.frombuffer(types, dtype=np.uint8)
+        self.n_rows = self.stamps.shape[0] // 8
+        self.n_columns = self.types.shape[0]
+        if (not 1 <= self.n_columns <= 63 or self.stamps.shape[0] % 8
+                or self.values.shape[0] != 8 * self.n_columns * self.n_rows):
+            raise ValueError(
+                f"{self.values.shape[0]} bytes of values for {self.stamps.shape[0] / 8} rows of {self.n_columns} columns"
+            )
+
+    def encode(self, RingWriter ring not None) -> bool:
+        """Append records from where the last call stopped; True when all are in the ring, False: no room now."""
+        cdef int64_t most = <int64_t>(min(<uint64_t>STAMPED_BYTES_MAX, ring.size // 4) // (8 + 8 * <uint64_t>self.n_columns))
+        cdef int64_t took = 0
+        most = max(1, min(<int64_t>RUN_MAX, most))
+        with nogil:
+            while self.i_row < self.n_rows and took >= 0:
+                took = self._piece(ring, most)
+                if took > 0:
+                    self.i_row += took
+        return took >= 0
+
+    cdef bint refused(self, int64_t i_row) noexcept nogil:
+        cdef bint empty = True
+        cdef uint64_t word, magnitude
+        cdef int64_t k
+        for k in range(self.n_columns):
+            memcpy(&word, &self.values[8 * (i_row * self.n_columns + k)], 8)
+            if self.types[k] == U64:
+                empty = empty and word == <uint64_t>0xFFFFFFFFFFFFFFFF
+                continue
+            magnitude = word & <uint64_t>0x7FFFFFFFFFFFFFFF
+            if magnitude == <uint64_t>0x7FF0000000000000:
+                return True
+            empty = empty and magnitude > <uint64_t>0x7FF0000000000000
+        return empty
+
+    cdef int64_t _piece(self, RingWriter ring, int64_t most) noexcept nogil:
+        """Encode rows up to the next refused one as one record; the number of rows it took, or -1 when the ring is full."""
+        cdef int64_t first = self.i_row, stop = first, i
+        cdef uint64_t row = 8 + 8 * <uint64_t>self.n_columns
+        cdef int64_t t
+        cdef char* place
+        if self.refused(first):
+            self.n_bad += 1
+            return 1
+        while stop < self.n_rows and stop - first < most and not self.refused(stop):
+            stop += 1
+        place = ring.reserve(24 + <uint64_t>(stop - first) * row)
+        if place == NULL:
+            return -1
+        memcpy(&t, &self.stamps[8 * first], 8)
+        header(place, MS_REC_STAMPED, <int>self.n_columns, <uint32_t>(stop - first), self.ref, t)
+        place += 24
+        for i in range(first, stop):
+            memcpy(place, &self.stamps[8 * i], 8)
+            memcpy(place + 8, &self.values[8 * self.n_columns * i], row - 8)
+            place += row
+        ring.advance(24 + <uint64_t>(stop - first) * row)
+        self.n_written += stop - first
+        return stop - first

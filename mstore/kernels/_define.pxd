@@ -51,6 +51,8 @@ cdef int check_text(object text, span* out, bint required) except -1
 cdef class Definer(DirectoryReader):
     cdef readonly int fd
     cdef public int64_t commits_allowed
+    cdef public uint64_t limit_bytes
+    cdef public bint admits
     cdef uint64_t n_levels, n_series, n_metrics, n_keys, names_used, keys_used, live
     cdef bint register_unknown
     cdef uint32_t default_step_s, config_version
@@ -59,17 +61,23 @@ cdef class Definer(DirectoryReader):
     cdef set unknown
     cdef set removing
     cdef RecordBuffer log, new_series, new_keys, eras
-    cdef uint64_t free_tables[41]
     cdef bint free_known, changing
 
     cdef void begin(self) noexcept
     cdef bint commit(self, int region, uint64_t upto) noexcept
     cdef int64_t store_text(self, const char* text, size_t n) noexcept
-    cdef uint64_t new_table(self, uint64_t log2) noexcept
+    cdef bint allocate(self, uint64_t at, uint64_t n) noexcept
     cdef uint64_t entry_hash(self, int table, uint32_t low) noexcept nogil
+    cdef uint64_t entries(self, int table) noexcept nogil
     cdef bint ensure_table(self, int table, uint64_t extra) noexcept
+    cdef uint64_t read_slot(self, int table, uint64_t i) noexcept nogil
+    cdef void write_slot(self, int table, uint64_t i, uint64_t word) noexcept nogil
+    cdef uint32_t low_of(self, int table, uint64_t word) noexcept nogil
+    cdef void split_table(self, int table, uint64_t log2, char* moved) noexcept
+    cdef void trim(self, int table, uint64_t i, uint64_t mask) noexcept
+    cdef uint64_t slot_word(self, int table, uint64_t hash, uint32_t low) noexcept nogil
     cdef void put_slot(self, int table, uint64_t hash, uint32_t low) noexcept
-    cdef bint replace_slot(self, int table, uint64_t hash, uint32_t low, uint64_t word) noexcept
+    cdef bint replace_slot(self, int table, uint64_t hash, uint32_t low, uint32_t by) noexcept
     cdef int64_t make_level(self, uint32_t parent, const char* name, size_t n, size_t type_len) except? -2
     cdef int64_t level_for(self, int64_t parent, span type, span id, bint create) except? -2
     cdef int64_t make_metric(self, uint32_t cluster, span name, metric_def* d) except? -2

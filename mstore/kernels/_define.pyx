@@ -1,8 +1,8 @@
 """The directory, write side, first part: space, hash tables, levels and metric definitions.
 
-Memory is committed in steps of 256 KiB by posix_fallocate before it is touched: a full /dev/shm is an answer
-(STORE_FULL), not a SIGBUS. Hash tables grow by two at load 0.7 into new space, or into a place that another table has left,
-and are published by one store of the table word; ids never move.
+Memory is committed in steps of 64 KiB by posix_fallocate before it is touched: a full /dev/shm, or the limit that the
+memory cap sets, is an answer (STORE_FULL), not a SIGBUS. Hash tables double in their place at load 0.8: each has a
+quarter of its region's addresses to itself, so that no old table is left behind; ids never move.
 
 _define.Definer -> _intern.Interner -> _replay.DirectoryWriter are one class in three files.
 """
@@ -11,6 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_DecodeUTF8
 from libc.errno cimport EINTR
 from libc.stdint cimport uint16_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from mstore.kernels._directory cimport *
@@ -20,7 +21,7 @@ cdef extern from "<fcntl.h>" nogil:
     int posix_fallocate(int fd, long offset, long length)
 
 cdef enum:
-    EXTENT = 262144
+    STEP = 65536         # memory of a region grows by this much
     TYPE_F32 = 1
     AGG_AVG = 2
     ORIGIN_REGISTERED = 2
@@ -65,7 +66,7 @@ cdef class Definer(DirectoryReader):
             raise ValueError("a directory writer needs a writable segment")
         if head.critical & 1:
             raise RuntimeError("the directory was left in the middle of a change")
-        self.fd, self.commits_allowed = fd, -1
+        self.fd, self.commits_allowed, self.limit_bytes, self.admits = fd, -1, 0, True
         self.n_levels, self.n_series, self.n_metrics = head.n_levels, head.n_series, head.n_metrics
         self.n_keys, self.live = head.n_keys, head.live_series
         self.names_used = head.region[<int>MS_REGION_NAMES].used
@@ -77,7 +78,6 @@ cdef class Definer(DirectoryReader):
             RecordBuffer(), RecordBuffer(), RecordBuffer(), RecordBuffer()
         )
         self.free_known = self.changing = False
-        memset(self.free_tables, 0, sizeof(self.free_tables))
 
     def set_policy(self, bint register_unknown, uint32_t default_step_s, uint32_t config_version, uint64_t max_series,
                    uint64_t max_keys):
@@ -104,24 +104,45 @@ cdef class Definer(DirectoryReader):
             self.changing = True
             ms_store_release_u64(&self.head.critical, self.head.critical + 1)
 
-    cdef bint commit(self, int region, uint64_t upto) noexcept:
-        """Make the first `upto` bytes of a region usable; False when the system or the reservation says no."""
-        cdef ms_region* r = &self.head.region[region]
-        cdef uint64_t target
+    cdef bint allocate(self, uint64_t at, uint64_t n) noexcept:
+        """Back n bytes of the segment with memory; False when the limit or the system says no."""
         cdef int refused = EINTR
-        if upto <= r.committed:
-            return True
-        if upto > r.reserved or self.commits_allowed == 0:
+        cdef int i
+        cdef uint64_t held = 2 * MS_PAGE
+        if self.commits_allowed == 0:
             return False
+        if self.limit_bytes:
+            for i in range(MS_REGIONS):
+                held += self.head.region[i].committed
+            if held + n > self.limit_bytes:
+                return False
         if self.commits_allowed > 0:
             self.commits_allowed -= 1
-        target = min((upto + EXTENT - 1) // EXTENT * EXTENT, r.reserved)
         while self.fd >= 0 and refused == EINTR:
-            refused = posix_fallocate(self.fd, <long>(r.offset + r.committed), <long>(target - r.committed))
-        if self.fd >= 0 and refused:
+            refused = posix_fallocate(self.fd, <long>at, <long>n)
+        return self.fd < 0 or refused == 0
+
+    cdef bint commit(self, int region, uint64_t upto) noexcept:
+        """Make the first `upto` bytes of a region usable; False when there is no memory or no reservation left."""
+        cdef ms_region* r = &self.head.region[region]
+        cdef uint64_t target
+        if upto <= r.committed:
+            return True
+        if upto > r.reserved:
+            return False
+        target = min((upto + STEP - 1) // STEP * STEP, r.reserved)
+        if not self.allocate(r.offset + r.committed, target - r.committed):
             return False
         ms_store_release_u64(&r.committed, target)
         return True
+
+    def committed_bytes(self):
+        """Bytes of the segment that have memory."""
+        cdef int i
+        cdef uint64_t held = 2 * MS_PAGE
+        for i in range(MS_REGIONS):
+            held += self.head.region[i].committed
+        return held
 
     cdef int64_t store_text(self, const char* text, size_t n) noexcept:
         """Offset in the segment of a copy of the text, -1 when full."""
@@ -135,20 +156,21 @@ cdef class Definer(DirectoryReader):
 
     # ---- hash tables ----
 
-    cdef uint64_t new_table(self, uint64_t log2) noexcept:
-        """Offset of a zeroed table of 2**log2 slots, in a place another table has left or in new space; 0 when full."""
-        cdef ms_region* tables = &self.head.region[<int>MS_REGION_TABLES]
-        cdef uint64_t n = <uint64_t>8 << log2, at = self.free_tables[log2]
-        if at:
-            # Readers that still probe here find nothing, see that the table word has changed, and start again.
-            self.free_tables[log2] = 0
-            memset(self.base + at, 0, n)
-            return at
-        if not self.commit(MS_REGION_TABLES, tables.used + n):
-            return 0
-        at = tables.offset + tables.used
-        ms_store_release_u64(&tables.used, tables.used + n)
-        return at
+    cdef uint64_t read_slot(self, int table, uint64_t i) noexcept nogil:
+        cdef char* slots = self.base + (self.head.table[table] >> 8)
+        return (<uint64_t*>slots)[i] if table == MS_TABLE_KEYS else (<uint32_t*>slots)[i]
+
+    cdef void write_slot(self, int table, uint64_t i, uint64_t word) noexcept nogil:
+        cdef char* slots = self.base + (self.head.table[table] >> 8)
+        # SYNC POINT (release) table slot: the entry's bytes
+        if table == MS_TABLE_KEYS:
+            ms_store_release_u64(<uint64_t*>slots + i, word)
+        else:
+            ms_store_release_u32(<uint32_t*>slots + i, <uint32_t>word)
+
+    cdef uint32_t low_of(self, int table, uint64_t word) noexcept nogil:
+        """What a slot leads to: offset / 8 of a key, id + 2 of anything else."""
+        return <uint32_t>word if table == MS_TABLE_KEYS else <uint32_t>word & self.id_mask
 
     cdef uint64_t entry_hash(self, int table, uint32_t low) noexcept nogil:
         """Hash of the entry a slot word's low half leads to."""
@@ -168,55 +190,103 @@ cdef class Definer(DirectoryReader):
         key = <ms_key*>(self.keys_p + (<uint64_t>low << 3))
         return ms_hash(<char*>key + sizeof(ms_key), key.len, self.seed)
 
+    cdef uint64_t entries(self, int table) noexcept nogil:
+        """Entries that the table holds at most."""
+        if table == MS_TABLE_KEYS:
+            return self.n_keys
+        if table == MS_TABLE_SERIES:
+            return self.live
+        return self.n_levels if table == MS_TABLE_LEVELS else self.n_metrics
+
     cdef bint ensure_table(self, int table, uint64_t extra) noexcept:
-        """Room for `extra` more entries at load <= 0.7; else move to a table of twice the size (or the same, when
-        tombstones filled it)."""
-        cdef uint64_t word = self.head.table[table], log2 = word & 255, n = <uint64_t>1 << log2, i, at, live = 0
-        cdef uint64_t* old = <uint64_t*>(self.base + (word >> 8))
-        if (self.head.table_used[table] + extra) * 10 <= n * 7:
-            return True
-        for i in range(n):
-            live += old[i] > 1
-        while (live + extra) * 20 > (<uint64_t>7 << log2):
+        """Room for `extra` more entries at load <= 0.8, tombstones counted 0.9; False when the table cannot grow."""
+        cdef uint64_t word = self.head.table[table], log2 = word & 255, bytes
+        cdef char* moved
+        cdef ms_region* region = &self.head.region[<int>MS_REGION_TABLES]
+        while (self.entries(table) * 10 >= (<uint64_t>8 << log2)
+               or (self.head.table_used[table] + extra) * 10 > (<uint64_t>9 << log2)):
+            bytes = slot_bytes(table) << log2
+            if 2 * bytes > region.reserved // MS_TABLES // MS_PAGE * MS_PAGE or not self.allocate((word >> 8) + bytes, bytes):
+                return False
+            moved = <char*>calloc(1, (<size_t>1 << log2) // 8)
+            if moved == NULL:
+                return False
+            ms_store_release_u64(&region.committed, region.committed + bytes)
+            ms_store_release_u64(&region.used, region.used + bytes)
+            self.split_table(table, log2, moved)
+            free(moved)
             log2 += 1
-        at = self.new_table(log2)
-        if at == 0:
-            return False
-        cdef uint64_t* new = <uint64_t*>(self.base + at)
-        cdef uint64_t mask = (<uint64_t>1 << log2) - 1, j
-        for i in range(n):
-            if old[i] > 1:
-                j = self.entry_hash(table, <uint32_t>old[i]) & mask
-                while new[j]:
-                    j = (j + 1) & mask
-                new[j] = old[i]
-        self.head.table_used[table] = live
-        # SYNC POINT (release) table word: the copied slots
-        ms_store_release_u64(&self.head.table[table], at << 8 | log2)
-        self.free_tables[word & 255] = word >> 8
         return True
+
+    cdef void split_table(self, int table, uint64_t log2, char* moved) noexcept:
+        """Twice the slots in the same place: the upper half, zeros so far, takes over what belongs there.
+
+        Entries are copied first, then the table word says so, then they leave the lower half. So a reader finds every
+        entry with the old word or with the new one; with the old word it may miss, but then it sees that it is old.
+
+        moved  zeros, one bit for each slot of the old table
+        """
+        cdef uint64_t n = <uint64_t>1 << log2, mask = 2 * n - 1, i, j, home, word, used = 0
+        for i in range(n):
+            word = self.read_slot(table, i)
+            if word < 2:
+                continue
+            home = self.entry_hash(table, self.low_of(table, word)) & mask
+            if home <= i:
+                continue  # stays; else it belongs into the upper half, or had gone round the end of the old table
+            j = home
+            while self.read_slot(table, j) and self.read_slot(table, j) != word:
+                j = (j + 1) & mask
+            if j != i and self.read_slot(table, j) == 0:  # else this is a copy that went round the end of the new table
+                self.write_slot(table, j, word)
+                moved[i >> 3] |= <char>(1 << (i & 7))
+        word = self.head.table[table]
+        # SYNC POINT (release) table word: the copies in the upper half
+        ms_store_release_u64(&self.head.table[table], (word >> 8 << 8) | (log2 + 1))
+        for i in range(n):
+            if moved[i >> 3] & (1 << (i & 7)):
+                self.write_slot(table, i, 1)
+        for i in range(n):
+            self.trim(table, n - 1 - i, mask)
+        for i in range(2 * n):
+            used += self.read_slot(table, i) != 0
+        self.head.table_used[table] = used
+
+    cdef void trim(self, int table, uint64_t i, uint64_t mask) noexcept:
+        """A tombstone before an empty slot ends no probe that the empty slot does not end: it becomes empty itself."""
+        while self.read_slot(table, i) == 1 and self.read_slot(table, (i + 1) & mask) == 0:
+            self.write_slot(table, i, 0)
+            self.head.table_used[table] -= 1
+            i = (i - 1) & mask
 
     cdef void put_slot(self, int table, uint64_t hash, uint32_t low) noexcept:
         """Insert a word; ensure_table() has made room."""
-        cdef uint64_t word = self.head.table[table], mask = (<uint64_t>1 << (word & 255)) - 1, i = hash & mask
-        cdef uint64_t* slots = <uint64_t*>(self.base + (word >> 8))
-        while slots[i] > 1:
+        cdef uint64_t mask = (<uint64_t>1 << (self.head.table[table] & 255)) - 1, i = hash & mask
+        while self.read_slot(table, i) > 1:
             i = (i + 1) & mask
-        if slots[i] == 0:
+        if self.read_slot(table, i) == 0:
             self.head.table_used[table] += 1
-        ms_store_release_u64(&slots[i], hash >> 32 << 32 | low)  # SYNC POINT (release) table slot: the entry's bytes
+        self.write_slot(table, i, self.slot_word(table, hash, low))
 
-    cdef bint replace_slot(self, int table, uint64_t hash, uint32_t low, uint64_t word) noexcept:
-        """Overwrite the slot that leads to `low`; word 1 = tombstone. False when there is none."""
-        cdef uint64_t where = self.head.table[table], mask = (<uint64_t>1 << (where & 255)) - 1, i = hash & mask
-        cdef uint64_t* slots = <uint64_t*>(self.base + (where >> 8))
-        cdef uint64_t expected = hash >> 32 << 32 | low
-        while slots[i]:
-            if slots[i] == expected:
-                ms_store_release_u64(&slots[i], word)  # SYNC POINT (release) table slot
+    cdef uint64_t slot_word(self, int table, uint64_t hash, uint32_t low) noexcept nogil:
+        if table == MS_TABLE_KEYS:
+            return hash >> 32 << 32 | low
+        return short_slot(hash, self.id_mask, low - 2)
+
+    cdef bint replace_slot(self, int table, uint64_t hash, uint32_t low, uint32_t by) noexcept:
+        """Let the slot that leads to `low` lead to `by`, or to nothing (by 1). False when there is none."""
+        cdef uint64_t mask = (<uint64_t>1 << (self.head.table[table] & 255)) - 1, i = hash & mask, word
+        cdef uint64_t expected = self.slot_word(table, hash, low)
+        while True:
+            word = self.read_slot(table, i)
+            if word == 0:
+                return False
+            if word == expected:
+                self.write_slot(table, i, 1 if by == 1 else self.slot_word(table, hash, by))
+                if by == 1:
+                    self.trim(table, i, mask)
                 return True
             i = (i + 1) & mask
-        return False
 
     # ---- levels and metrics ----
 

@@ -67,12 +67,12 @@ cdef extern from "layout.h" nogil:
         uint64_t name
         uint16_t name_len
         uint16_t type_len
-        uint32_t depth
         uint32_t cluster
         uint32_t n_series
-        uint64_t metadata
-        uint32_t generation
         uint32_t n_children
+        uint32_t metadata
+        uint16_t generation
+        uint8_t depth
     ctypedef struct ms_metric:
         uint32_t cluster
         uint32_t step_s
@@ -136,6 +136,7 @@ cdef extern from "layout.h" nogil:
 cdef enum:
     SERIES_LIVE = 1
     SERIES_ENDED = 2
+    SERIES_REMOVING = 4
     NAME_MAX = 255
     KEY_MAX = 8192
 
@@ -218,10 +219,11 @@ cdef class DirectoryReader:
     cdef ms_metric* metrics_p
     cdef char* keys_p
     cdef uint64_t seed
+    cdef uint32_t id_mask            # bits of a 4-byte slot that hold the id
     cdef uint64_t hash_level(self, uint32_t parent, const char* name, size_t n, size_t type_len) noexcept nogil
     cdef uint64_t hash_metric(self, uint32_t cluster, const char* name, size_t n) noexcept nogil
     cdef uint64_t hash_series(self, uint32_t level, uint32_t metric) noexcept nogil
-    cdef uint64_t* table_slots(self, int table, uint64_t* word, uint64_t* mask) noexcept nogil
+    cdef void* table_slots(self, int table, uint64_t* word, uint64_t* mask) noexcept nogil
     cdef bint table_moved(self, int table, uint64_t word) noexcept nogil
     cdef bint name_is(self, uint64_t offset, const char* text, size_t n) noexcept nogil
     cdef int64_t level_c(self, uint32_t parent, const char* name, size_t n, size_t type_len, uint64_t bound) noexcept nogil
@@ -240,6 +242,19 @@ cdef class DirectoryReader:
     cdef void put_series(self, RecordBuffer out, int type, uint32_t slot) except *
     cdef void put_key(self, RecordBuffer out, ms_key* entry) except *
     cdef void put_remove(self, RecordBuffer out, uint64_t ref, uint64_t prev, uint64_t next) except *
+
+cdef inline uint64_t slot_bytes(int table) noexcept nogil:
+    return 8 if table == MS_TABLE_KEYS else 4
+
+# A slot of a table of 4-byte words: the id below, the hash in the bits that no id needs.
+cdef inline uint32_t short_slot(uint64_t hash, uint32_t mask, uint32_t id) noexcept nogil:
+    return (<uint32_t>(hash >> 32) & ~mask) | (id + 2)
+
+# The id that a slot leads to if its hash bits agree; -1 if they do not, or the slot is empty or taken away.
+cdef inline int64_t short_id(uint32_t slot, uint64_t hash, uint32_t mask) noexcept nogil:
+    if slot < 2 or (slot ^ <uint32_t>(hash >> 32)) & ~mask:
+        return -1
+    return <int64_t>(slot & mask) - 2
 
 cdef const char* text_of(object text, Py_ssize_t* n)
 cdef size_t join_name(char* into, const char* type, size_t type_len, const char* id, size_t id_len) noexcept nogil

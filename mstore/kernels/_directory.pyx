@@ -6,15 +6,14 @@
               |                                                      |  prev
     key bytes -> KEY entry {ref = generation << 32 | slot}           +-- older era, ended
 
-Four open-addressed tables (linear probing, power of two) lead from names to entries. A slot word is 0 (empty), 1
-(tombstone) or hash >> 32 in its high and an index in its low half: offset / 8 in the key region for keys, id + 2 for
-levels, series and metrics. Every hit is verified against the entry's own bytes, so a wrong word can only miss.
+Four open-addressed tables (linear probing, power of two) lead from names to entries; shm/layout.py says what a slot
+holds. Every hit is verified against the entry's own bytes, so a wrong word can only miss.
 
 What a reader may see while the writer works:
   - entries are complete before the word that leads to them         SYNC POINT table slot, SYNC POINT counts
   - ids at or above the published counts and series that are not LIVE are not yet in the log: reported as absent
-  - a table that has grown leaves its old place, which may be reused for another table; hence a probe that finds nothing
-    looks whether the table word is still the same, and probes again if not
+  - a table grows in place, and entries that belong into its upper half leave the lower one; hence a probe that finds
+    nothing looks whether the table word is still the same, and probes again if not
   - a series slot may be reused under another level while its list is walked: every step checks level and generation
 Readers never write, not even hints: the segment may be mapped PROT_READ.
 """
@@ -30,6 +29,7 @@ cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
+    ID_SPARE = 131072    # levels and series have ids below 2 * max_series + ID_SPARE
     WALK_ATTEMPTS = 64   # a list under change is walked again at most this often before the walk gives up
 
 MISSING_CLUSTER, MISSING_HOST, MISSING_METRIC, MISSING_LEVEL, MISSING_SERIES = -1, -2, -3, -4, -5
@@ -122,6 +122,9 @@ cdef class DirectoryReader:
         self.metrics_p = <ms_metric*>(self.base + self.head.region[<int>MS_REGION_METRICS].offset)
         self.keys_p = self.base + self.head.region[<int>MS_REGION_KEYS].offset
         self.seed = self.head.hash_seed
+        self.id_mask = 0xFFFF
+        while self.id_mask < 2 * <uint64_t>self.head.max_series + ID_SPARE:
+            self.id_mask = self.id_mask << 1 | 1
 
     # ---- hashes and probes ----
 
@@ -135,14 +138,14 @@ cdef class DirectoryReader:
         cdef uint64_t pair = <uint64_t>metric << 32 | level
         return ms_hash(&pair, sizeof(pair), self.seed)
 
-    cdef uint64_t* table_slots(self, int table, uint64_t* word, uint64_t* mask) noexcept nogil:
-        # SYNC POINT (acquire) table word: the zeroed or copied slots of a new table
+    cdef void* table_slots(self, int table, uint64_t* word, uint64_t* mask) noexcept nogil:
+        # SYNC POINT (acquire) table word: the slots of its upper half
         word[0] = ms_load_acquire_u64(&self.head.table[table])
         cdef uint64_t log2 = word[0] & 255, offset = word[0] >> 8
-        if log2 > 40 or offset > self.length or (<uint64_t>8 << log2) > self.length - offset:
+        if log2 > 32 or offset > self.length or (slot_bytes(table) << log2) > self.length - offset:
             return NULL
         mask[0] = (<uint64_t>1 << log2) - 1
-        return <uint64_t*>(self.base + offset)
+        return self.base + offset
 
     cdef bint table_moved(self, int table, uint64_t word) noexcept nogil:
         ms_fence_acquire()
@@ -154,76 +157,79 @@ cdef class DirectoryReader:
     cdef int64_t level_c(
         self, uint32_t parent, const char* name, size_t n, size_t type_len, uint64_t bound
     ) noexcept nogil:
-        cdef uint64_t hash = self.hash_level(parent, name, n, type_len), tag = hash >> 32
-        cdef uint64_t word, mask = 0, i, probe, slot, id
-        cdef uint64_t* slots
+        cdef uint64_t hash = self.hash_level(parent, name, n, type_len)
+        cdef uint64_t word, mask = 0, i, probe
+        cdef int64_t id
+        cdef uint32_t slot
+        cdef uint32_t* slots
         cdef ms_level* level
         while True:
-            slots = self.table_slots(MS_TABLE_LEVELS, &word, &mask)
+            slots = <uint32_t*>self.table_slots(MS_TABLE_LEVELS, &word, &mask)
             if slots == NULL:
                 return -1
             i = hash & mask
             for probe in range(mask + 1):
-                slot = ms_load_acquire_u64(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
+                slot = ms_load_acquire_u32(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
                 if slot == 0:
                     break
-                if slot >> 32 == tag and slot != 1:
-                    id = <uint64_t><uint32_t>slot - 2
-                    if id < bound:
-                        level = &self.levels_p[id]
-                        if (level.parent == parent and level.name_len == n and level.type_len == type_len
-                                and self.name_is(level.name, name, n)):
-                            return <int64_t>id
+                id = short_id(slot, hash, self.id_mask)
+                if 0 <= id < <int64_t>bound:
+                    level = &self.levels_p[id]
+                    if (level.parent == parent and level.name_len == n and level.type_len == type_len
+                            and self.name_is(level.name, name, n)):
+                        return id
                 i = (i + 1) & mask
             if not self.table_moved(MS_TABLE_LEVELS, word):
                 return -1
 
     cdef int64_t metric_c(self, uint32_t cluster, const char* name, size_t n, uint64_t bound) noexcept nogil:
-        cdef uint64_t hash = self.hash_metric(cluster, name, n), tag = hash >> 32
-        cdef uint64_t word, mask = 0, i, probe, slot, id
-        cdef uint64_t* slots
+        cdef uint64_t hash = self.hash_metric(cluster, name, n)
+        cdef uint64_t word, mask = 0, i, probe
+        cdef int64_t id
+        cdef uint32_t slot
+        cdef uint32_t* slots
         cdef ms_metric* metric
         while True:
-            slots = self.table_slots(MS_TABLE_METRICS, &word, &mask)
+            slots = <uint32_t*>self.table_slots(MS_TABLE_METRICS, &word, &mask)
             if slots == NULL:
                 return -1
             i = hash & mask
             for probe in range(mask + 1):
-                slot = ms_load_acquire_u64(&slots[i])  # SYNC POINT (acquire) table slot
+                slot = ms_load_acquire_u32(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
                 if slot == 0:
                     break
-                if slot >> 32 == tag and slot != 1:
-                    id = <uint64_t><uint32_t>slot - 2
-                    if id < bound:
-                        metric = &self.metrics_p[id]
-                        if metric.cluster == cluster and metric.name_len == n and self.name_is(metric.name, name, n):
-                            return <int64_t>id
+                id = short_id(slot, hash, self.id_mask)
+                if 0 <= id < <int64_t>bound:
+                    metric = &self.metrics_p[id]
+                    if metric.cluster == cluster and metric.name_len == n and self.name_is(metric.name, name, n):
+                        return id
                 i = (i + 1) & mask
             if not self.table_moved(MS_TABLE_METRICS, word):
                 return -1
 
     cdef int64_t series_c(self, uint32_t level, uint32_t metric, uint64_t bound, bint pending) noexcept nogil:
         """Newest era of (level, metric); `pending` also finds what is not yet published (the writer's own view)."""
-        cdef uint64_t hash = self.hash_series(level, metric), tag = hash >> 32
-        cdef uint64_t word, mask = 0, i, probe, slot, id
-        cdef uint64_t* slots
+        cdef uint64_t hash = self.hash_series(level, metric)
+        cdef uint64_t word, mask = 0, i, probe
+        cdef int64_t id
+        cdef uint32_t slot
+        cdef uint32_t* slots
         cdef ms_series* series
         while True:
-            slots = self.table_slots(MS_TABLE_SERIES, &word, &mask)
+            slots = <uint32_t*>self.table_slots(MS_TABLE_SERIES, &word, &mask)
             if slots == NULL:
                 return -1
             i = hash & mask
             for probe in range(mask + 1):
-                slot = ms_load_acquire_u64(&slots[i])  # SYNC POINT (acquire) table slot
+                slot = ms_load_acquire_u32(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
                 if slot == 0:
                     break
-                if slot >> 32 == tag and slot != 1:
-                    id = <uint64_t><uint32_t>slot - 2
-                    if id < bound:
-                        series = &self.series_p[id]
-                        if (series.level == level and series.metric == metric
-                                and (pending or series.flags & SERIES_LIVE)):
-                            return <int64_t>id
+                id = short_id(slot, hash, self.id_mask)
+                if 0 <= id < <int64_t>bound:
+                    series = &self.series_p[id]
+                    if (series.level == level and series.metric == metric
+                            and (pending or series.flags & SERIES_LIVE)):
+                        return id
                 i = (i + 1) & mask
             if not self.table_moved(MS_TABLE_SERIES, word):
                 return -1
@@ -233,7 +239,7 @@ cdef class DirectoryReader:
         cdef uint64_t* slots
         cdef ms_key* entry
         while True:
-            slots = self.table_slots(MS_TABLE_KEYS, &word, &mask)
+            slots = <uint64_t*>self.table_slots(MS_TABLE_KEYS, &word, &mask)
             if slots == NULL:
                 return NULL
             i = hash & mask
@@ -494,7 +500,8 @@ cdef class DirectoryReader:
         return memoryview(found)
 
     def table_bytes(self, int table):
-        """The slots of a hash table (index into layout.TABLE_NAMES) as uint64, read-only, for numpy.frombuffer."""
+        """The slots of a hash table (index into layout.TABLE_NAMES), read-only, for numpy.frombuffer: uint64 for keys,
+        uint32 for the others."""
         cdef uint64_t word, mask = 0
         cdef RegionBytes found = RegionBytes()
         if not 0 <= table < MS_TABLES:
@@ -502,7 +509,7 @@ cdef class DirectoryReader:
         found.segment, found.at = self.segment, <char*>self.table_slots(table, &word, &mask)
         if found.at == NULL:
             raise ValueError(f"hash table {table} lies outside the directory")
-        found.n = <Py_ssize_t>(mask + 1) * 8
+        found.n = <Py_ssize_t>((mask + 1) * slot_bytes(table))
         return memoryview(found)
 
     def table_hash(self, int table, uint32_t first, bytes text=b"", uint32_t second=0):
@@ -546,7 +553,8 @@ cdef class DirectoryReader:
     cdef void put_series_row(self, RecordBuffer out, int type, uint32_t slot, ms_series* s) except *:
         cdef rec_series* body = <rec_series*>out.begin(type, sizeof(rec_series), 0)
         body.slot, body.generation, body.level, body.metric = slot, s.generation, s.level, s.metric
-        body.kind, body.type, body.n_columns, body.flags = s.kind, s.type, s.n_columns, s.flags | SERIES_LIVE
+        body.kind, body.type, body.n_columns = s.kind, s.type, s.n_columns
+        body.flags = SERIES_LIVE | (s.flags & SERIES_ENDED)
         body.step_s, body.anchor_s, body.era_start = s.step_s, s.anchor_s, s.era_start
         if s.prev_slot:
             body.prev = <uint64_t>s.prev_generation << 32 | (s.prev_slot - 1)

@@ -106,7 +106,7 @@ cdef class Interner(Definer):
         if now == slot:
             return 0
         if now >= 0:
-            self.replace_slot(MS_TABLE_SERIES, hash, <uint32_t>now + 2, hash >> 32 << 32 | (slot + 2))
+            self.replace_slot(MS_TABLE_SERIES, hash, <uint32_t>now + 2, slot + 2)
         elif self.ensure_table(MS_TABLE_SERIES, 1):
             self.put_slot(MS_TABLE_SERIES, hash, slot + 2)
         else:
@@ -135,8 +135,8 @@ cdef class Interner(Definer):
 
     cdef int resolve(self, series_path* path, int64_t t, object override, bint text, uint64_t* ref) except -1:
         """Find or make the path's series: 0 and its reference, or the reason there is none."""
-        cdef bint create = self.live < self.max_series
-        cdef int reason = 0
+        cdef bint create = self.admits and self.live < self.max_series
+        cdef int reason = 0, refusal = SERIES_LIMIT if self.live >= self.max_series else STORE_FULL
         cdef int64_t cluster, index, level, slot
         cdef span none
         none.at, none.n = "", 0
@@ -145,7 +145,7 @@ cdef class Interner(Definer):
         cluster = self.level_for(0, none, path.cluster, False)
         index = self.metric_for(&cluster, path, override, create, &reason)
         if index < 0:
-            return reason
+            return refusal if reason == SERIES_LIMIT else reason
         if text and self.metrics_p[index].n_columns > 1:
             return UNKNOWN_FIELD  # a line holds one value, the metric's rows hold several
         level = self.level_for(cluster, none, path.host, create)
@@ -159,7 +159,7 @@ cdef class Interner(Definer):
             if slot < 0 and create:
                 slot = self.make_series(<uint32_t>level, <uint32_t>index, t)
         if slot < 0:
-            return STORE_FULL if create else SERIES_LIMIT
+            return refusal
         if self.removing and slot in self.removing:
             self.remove_abort(<uint32_t>slot)
         ref[0] = <uint64_t>self.series_p[slot].generation << 32 | <uint64_t>slot
@@ -569,6 +569,8 @@ cdef class Interner(Definer):
             if (<pending_era*>self.eras.bytes)[i].old == slot:
                 raise ValueError(f"series slot {slot} has an unpublished era")
         self.removing.add(slot)
+        # Handles of columns connections hold references without a key: they look at the flag.
+        self.set_flags(&self.series_p[slot], self.series_p[slot].flags | SERIES_REMOVING)
         link = self.series_p[slot].first_key
         while link:
             entry = <ms_key*>(self.keys_p + (<uint64_t>(link - 1) << 3))
@@ -583,6 +585,7 @@ cdef class Interner(Definer):
         if slot not in self.removing:
             return
         self.removing.discard(slot)
+        self.set_flags(&self.series_p[slot], self.series_p[slot].flags & ~SERIES_REMOVING)
         ref = <uint64_t>self.series_p[slot].generation << 32 | slot
         link = self.series_p[slot].first_key
         while link:

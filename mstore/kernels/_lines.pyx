@@ -25,8 +25,8 @@ from mstore.kernels._keys cimport key_parts, parse_key
 from mstore.kernels._lines_batch cimport OK, REFUSED, WAITING, LineBatch, append, sample_t
 from mstore.kernels._lines_text cimport (
     BAD_SYNTAX, KEY_BYTES_MAX, KIND_STAMPED, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_IGNORE_SLOT, TOO_FAR_AHEAD, TOO_LATE,
-    TOO_LONG, TYPE_F32, TYPE_F64, TYPE_U64, ahead_t, convert, field_t, ignore_reason, joined_key, key_end, look_ahead,
-    not_there, odd_start, parse_fields, parse_time, stamp_ms,
+    TOO_LONG, TYPE_F32, TYPE_F64, TYPE_U64, KEY_HEADER, ahead_t, convert, fetch_entries, field_t, ignore_reason, joined_key,
+    key_end, look_ahead, not_there, odd_start, parse_fields, parse_time, stamp_ms, view_t,
 )
 from mstore.kernels._segment cimport Segment
 
@@ -34,7 +34,6 @@ from mstore.errors import InvariantBroken
 
 cdef extern from "atomics.h" nogil:
     uint64_t ms_load_acquire_u64(const void* p)
-    uint64_t ms_load_relaxed_u64(const void* p)
     uint32_t ms_load_relaxed_u32(const void* p)
 
 cdef extern from "hash.h" nogil:
@@ -76,7 +75,6 @@ cdef extern from *:
 
 cdef enum:
     FAST_ROOM = 64        # bytes after the key that the fast path may read
-    KEY_HEADER = 32       # sizeof(ms_key)
     STEPS_AHEAD = 8       # entries are fetched so many lines before they are compared
     GROUP_LINES = 16      # lines whose keys are hashed together
     TRUST_MAX = 8         # so many predictions may fail in a row before keys are hashed at once
@@ -88,13 +86,6 @@ cdef struct target_t:     # what a key stands for
     uint8_t type
     uint8_t kind
     uint8_t reason        # not 0: ignored
-
-cdef struct view_t:           # the directory as one scan sees it
-    const uint8_t* keys       # the key region
-    uint64_t used             # bytes of it that are published
-    const uint8_t* slots      # the key table; NULL = none yet
-    uint64_t mask
-    uint64_t seed
 
 cdef struct hint_t:           # which key followed another one last time
     uint32_t at               # position / 8 in the key region, 0 = not known yet: probably the adjacent one
@@ -574,36 +565,41 @@ cdef class LineScanner:
     cdef const uint8_t* hashed_lines(self, LineBatch b, const uint8_t* p, const uint8_t* stop) noexcept nogil:
         """Consume whole lines, found by hash in groups so that their cache misses overlap, until predictions hold again.
 
-        Where it stopped; NULL without memory.
+        One group is hashed while the entries of the one before it are on their way. Where it stopped; NULL without memory.
         """
-        cdef ahead_t group[GROUP_LINES]
-        cdef const uint8_t* q
+        cdef ahead_t groups[2][GROUP_LINES]
+        cdef ahead_t* group
+        cdef const uint8_t* q = p
         cdef stamp_t stamp
-        cdef uint64_t word
-        cdef int i, n
+        cdef int i, which = 0
+        cdef int n, n_next
         stamp.len = 0
-        while self.trust == 0:
-            q = p
-            n = 0
-            while n < GROUP_LINES and q < stop and look_ahead(&group[n], q, stop, self.view.seed):
-                if self.view.slots != NULL:
-                    MS_PREFETCH(self.view.slots + 8 * (group[n].hash_ & self.view.mask))
-                q = group[n].end + 1
-                n += 1
-            if n == 0:
-                break
-            for i in range(n):
-                if group[i].n and self.view.slots != NULL:
-                    word = ms_load_relaxed_u64(self.view.slots + 8 * (group[i].hash_ & self.view.mask))
-                    MS_PREFETCH(self.view.keys + (word & 0xFFFFFFFFULL) * 8)
-                    MS_PREFETCH(self.view.keys + (word & 0xFFFFFFFFULL) * 8 + 64)
+        n = look_ahead(groups[0], GROUP_LINES, &q, stop, &self.view)
+        fetch_entries(groups[0], n, &self.view)
+        while n and self.trust == 0:
+            group = groups[which]
+            which ^= 1
+            n_next = look_ahead(groups[which], GROUP_LINES, &q, stop, &self.view)
+            self.fetch_hints(group, n)
             for i in range(n):
                 if b.n_lines == b.max_lines or b.n_entries >= b.max_lines:
                     return p
                 if not self.hashed_line(b, &group[i], stop, &stamp):
                     return NULL
                 p = group[i].end + 1
+            n = n_next
+            fetch_entries(groups[which], n, &self.view)
         return p
+
+    cdef void fetch_hints(self, const ahead_t* group, int n) noexcept nogil:
+        """Fetch the hints of a group's keys: learn() compares each with the key that follows."""
+        cdef uint64_t index
+        cdef int i
+        for i in range(n):
+            if group[i].at and group[i].at + KEY_HEADER <= self.view.used:
+                index = (<const ms_key*>(self.view.keys + group[i].at)).index
+                if index < self.n_hints:
+                    MS_PREFETCH(&self.hints[index])
 
     cdef bint hashed_line(self, LineBatch b, const ahead_t* line, const uint8_t* stop, stamp_t* stamp) noexcept nogil:
         """Take care of one line whose key's hash is known; False without memory."""

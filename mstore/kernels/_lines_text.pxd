@@ -25,6 +25,7 @@ cdef enum:
     KEY_BYTES_MAX = 8192
     LINE_BYTES_MAX = 65536
     LINE_FIELDS_MAX = 256
+    KEY_HEADER = 32       # sizeof(ms_key)
 
 cdef extern from *:
     """
@@ -41,11 +42,19 @@ cdef struct field_t:
     size_t len
     int cls                   # MS_NUM_* of decimal.h
 
+cdef struct view_t:           # the directory as one scan sees it
+    const uint8_t* keys       # the key region
+    uint64_t used             # bytes of it that are published
+    const uint8_t* slots      # the key table; NULL = none yet
+    uint64_t mask
+    uint64_t seed
+
 cdef struct ahead_t:          # a whole line and its key
     const uint8_t* p
     const uint8_t* end        # its newline
     size_t n                  # length of the key, 0 = an odd line
     uint64_t hash_
+    uint64_t at               # where its key's entry most likely is; 0 = not known
 
 cdef inline bint not_there(uint64_t word) noexcept nogil:
     """A key entry that is not, or no longer, published: nothing, or an ignore word without a reason."""
@@ -74,4 +83,5 @@ cdef int parse_fields(const uint8_t** at, const uint8_t* end, bint join, field_t
 cdef int stamp_ms(uint64_t v, int precision, int64_t* out) noexcept nogil
 cdef int parse_time(const uint8_t* p, const uint8_t* end, int precision, int64_t now_s, int64_t* ms) noexcept nogil
 cdef size_t joined_key(const uint8_t* key, size_t n, size_t metric_len, const field_t* field, uint8_t* out) noexcept nogil
-cdef bint look_ahead(ahead_t* line, const uint8_t* p, const uint8_t* stop, uint64_t seed) noexcept nogil
+cdef int look_ahead(ahead_t* lines, int most, const uint8_t** p, const uint8_t* stop, const view_t* view) noexcept nogil
+cdef void fetch_entries(ahead_t* lines, int n, const view_t* view) noexcept nogil

@@ -10,6 +10,15 @@ from libc.math cimport isinf
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
+cdef extern from *:
+    """
+    #define MS_PREFETCH(p) __builtin_prefetch(p)
+    """
+    void MS_PREFETCH(const void* p) nogil
+
+cdef extern from "atomics.h" nogil:
+    uint64_t ms_load_relaxed_u64(const void* p)
+
 cdef extern from "hash.h" nogil:
     uint64_t ms_hash(const void* bytes, size_t n, uint64_t seed)
 
@@ -182,13 +191,14 @@ cdef size_t joined_key(const uint8_t* key, size_t n, size_t metric_len, const fi
     return m + n - metric_len
 
 
-cdef bint look_ahead(ahead_t* line, const uint8_t* p, const uint8_t* stop, uint64_t seed) noexcept nogil:
+cdef bint look_at(ahead_t* line, const uint8_t* p, const uint8_t* stop, uint64_t seed) noexcept nogil:
     """Find the end of the line at p and hash its key; False when it is not whole or too long."""
     cdef const uint8_t* space
     line.p = p
     line.end = <const uint8_t*>memchr(p, c'\n', min(<size_t>(stop - p), <size_t>(LINE_BYTES_MAX + 1)))
     line.n = 0
     line.hash_ = 0
+    line.at = 0
     if line.end == NULL:
         return False
     if line.end > p and not odd_start(p[0]):
@@ -197,3 +207,32 @@ cdef bint look_ahead(ahead_t* line, const uint8_t* p, const uint8_t* stop, uint6
             line.n = space - p
             line.hash_ = ms_hash(p, line.n, seed)
     return True
+
+
+cdef int look_ahead(ahead_t* lines, int most, const uint8_t** p, const uint8_t* stop, const view_t* view) noexcept nogil:
+    """Hash the keys of the next whole lines at p and fetch their slots of the key table; how many lines there are."""
+    cdef int n = 0
+    while n < most and p[0] < stop and look_at(&lines[n], p[0], stop, view.seed):
+        if view.slots != NULL:
+            MS_PREFETCH(view.slots + 8 * (lines[n].hash_ & view.mask))
+        p[0] = lines[n].end + 1
+        n += 1
+    return n
+
+
+cdef void fetch_entries(ahead_t* lines, int n, const view_t* view) noexcept nogil:
+    """Fetch the entries that the slots of these lines name: header and whole key."""
+    cdef uint64_t word
+    cdef const uint8_t* entry
+    cdef int i
+    if view.slots == NULL:
+        return
+    for i in range(n):
+        if lines[i].n:
+            word = ms_load_relaxed_u64(view.slots + 8 * (lines[i].hash_ & view.mask))
+            if word >> 32 == lines[i].hash_ >> 32:
+                lines[i].at = (word & 0xFFFFFFFFULL) * 8
+                entry = view.keys + lines[i].at
+                MS_PREFETCH(entry)
+                MS_PREFETCH(entry + 64)
+                MS_PREFETCH(entry + KEY_HEADER + lines[i].n - 1)

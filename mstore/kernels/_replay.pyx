@@ -17,7 +17,7 @@ cdef extern from "<fcntl.h>" nogil:
     int posix_fallocate(int fd, long offset, long length)
 
 cdef enum:
-    EXTENT = 262144
+    STEP = 65536
     KEYS_START = 16      # so that no slot word of the key table is 0 or 1
     TABLE_LOG2 = 10      # slots of a new table
 
@@ -28,7 +28,8 @@ def create(Segment segment, int fd, list sizes, uint32_t max_series, uint64_t se
     Raises MemoryError when the first pages cannot be had.
     """
     cdef ms_directory* head = <ms_directory*>(segment.base + MS_PAGE)
-    cdef uint64_t at = 2 * MS_PAGE, table_bytes = <uint64_t>8 << TABLE_LOG2
+    cdef ms_region* tables = &head.region[<int>MS_REGION_TABLES]
+    cdef uint64_t at = 2 * MS_PAGE, table_at
     cdef ms_level* root
     cdef int i
     if not segment.writable:
@@ -37,13 +38,16 @@ def create(Segment segment, int fd, list sizes, uint32_t max_series, uint64_t se
     memset(head, 0, sizeof(ms_directory))
     for i in range(MS_REGIONS):
         head.region[i].offset, head.region[i].reserved = at, sizes[i]
-        if i != MS_REGION_LIVES:
-            commit_first(fd, at, EXTENT)
-            head.region[i].committed = EXTENT
+        if i != MS_REGION_LIVES and i != MS_REGION_TABLES:
+            commit_first(fd, at, STEP)
+            head.region[i].committed = STEP
         at += head.region[i].reserved
     for i in range(MS_TABLES):
-        head.table[i] = (head.region[<int>MS_REGION_TABLES].offset + i * table_bytes) << 8 | TABLE_LOG2
-    head.region[<int>MS_REGION_TABLES].used = MS_TABLES * table_bytes
+        table_at = tables.offset + tables.reserved // MS_TABLES // MS_PAGE * MS_PAGE * i
+        commit_first(fd, table_at, slot_bytes(i) << TABLE_LOG2)
+        tables.used += slot_bytes(i) << TABLE_LOG2
+        head.table[i] = table_at << 8 | TABLE_LOG2
+    tables.committed = tables.used
     head.region[<int>MS_REGION_KEYS].used = KEYS_START
     head.region[<int>MS_REGION_LEVELS].used = sizeof(ms_level)
     head.hash_seed, head.max_series, head.n_levels, head.generation = seed, max_series, 1, 1
@@ -64,6 +68,8 @@ cdef class DirectoryWriter(Interner):
     segment          writable Segment over the whole directory, made by create()
     fd               of the shared-memory file, for posix_fallocate; -1 = memory that needs no committing
     commits_allowed  number of commits that still succeed, -1 = all: lets a test make the store full at the n-th step
+    limit_bytes      of the whole segment with memory; 0 = none. What would pass it fails as if memory were full
+    admits           False: unknown series are not made but refused as STORE_FULL
     """
 
     # ---- replay ----

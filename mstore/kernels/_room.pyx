@@ -167,6 +167,13 @@ cdef class Room(Expiry):
             PyBuffer_Release(&view)
         return bound
 
+    def secure(self, uint64_t n_bytes) -> int:
+        """Back free extents of `n_bytes` with memory, as far as cap and system allow; the free bytes that have memory."""
+        while <uint64_t>(self.n_extents - self.used_extents) * EXTENT < n_bytes:
+            if self.n_extents >= self.cap_extents or self.commit_extent() != 0:
+                break
+        return <uint64_t>(self.n_extents - self.used_extents) * EXTENT
+
     cdef void dry_run(self, const char* records, uint64_t size) noexcept nogil:
         """Count in `wanted` the chunks by class that these records would make."""
         cdef const ms_run* run

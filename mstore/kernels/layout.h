@@ -34,6 +34,7 @@ typedef struct {
 /* ---- control: header page, store page, workers ---- */
 #define MS_STORE_STATE      (MS_PAGE + 0 * MS_LINE + 0)   /* u32 STATE_* (supervisor) */
 #define MS_STORE_CONFIG     (MS_PAGE + 0 * MS_LINE + 8)   /* u32 config version (persister) */
+#define MS_STORE_RETENTION  (MS_PAGE + 0 * MS_LINE + 16)  /* u64 seconds that samples are served, 0 = all (persister) */
 #define MS_STORE_FLAGS      (MS_PAGE + 1 * MS_LINE + 0)   /* u32 bit 0 full, bit 1 degraded (persister) */
 #define MS_STORE_WRITTEN    (MS_PAGE + 2 * MS_LINE)       /* u64 last block sequence written (persister) */
 #define MS_STORE_DURABLE    (MS_PAGE + 3 * MS_LINE)       /* u64 last block sequence fdatasynced (committer) */
@@ -51,7 +52,8 @@ enum { MS_TABLE_KEYS, MS_TABLE_LEVELS, MS_TABLE_SERIES, MS_TABLE_METRICS, MS_TAB
 typedef struct {
     ms_region region[MS_REGIONS];    /* 0   224 bytes */
     uint8_t   pad0[32];
-    uint64_t  table[MS_TABLES];      /* 256 offset in the segment << 8 | log2 of the slots; release/acquire */
+    uint64_t  table[MS_TABLES];      /* 256 offset in the segment << 8 | log2 of the slots; release/acquire. Keys: slots of
+                                      *     8 bytes; the others: of 4, see layout.py. Each has a quarter of its region */
     uint64_t  table_used[MS_TABLES]; /* 288 persister only */
     uint64_t  hash_seed;             /* 320 constant */
     uint32_t  generation;            /* 328 bumped by a rebuild */
@@ -74,14 +76,14 @@ typedef struct {
     uint64_t name;                   /* 16  offset in the segment; the name is type followed by id */
     uint16_t name_len;               /* 24  */
     uint16_t type_len;               /* 26  first type_len bytes are the type, the rest the id */
-    uint32_t depth;                  /* 28  root 0, cluster 1, host 2 */
-    uint32_t cluster;                /* 32  level id of the cluster above (itself for a cluster; 0 for the root) */
-    uint32_t n_series;               /* 36  */
-    uint64_t metadata;               /* 40  0 = none */
-    uint32_t generation;             /* 48  0 = free */
-    uint32_t n_children;             /* 52  */
-    uint64_t reserved;               /* 56  */
-} ms_level;                          /* 64 */
+    uint32_t cluster;                /* 28  level id of the cluster above (itself for a cluster; 0 for the root) */
+    uint32_t n_series;               /* 32  */
+    uint32_t n_children;             /* 36  */
+    uint32_t metadata;               /* 40  offset in its region / 8 + 1, 0 = none */
+    uint16_t generation;             /* 44  0 = free */
+    uint8_t  depth;                  /* 46  root 0, cluster 1, host 2 */
+    uint8_t  reserved;               /* 47  */
+} ms_level;                          /* 48 */
 
 typedef struct {
     uint32_t cluster;                /* 0   level id; a definition belongs to one cluster */
@@ -109,7 +111,7 @@ typedef struct {
     uint8_t  kind;                   /* 4   */
     uint8_t  type;                   /* 5   */
     uint8_t  n_columns;              /* 6   */
-    uint8_t  flags;                  /* 7   SERIES_LIVE 1, SERIES_ENDED 2 (a later era exists) */
+    uint8_t  flags;                  /* 7   SERIES_LIVE 1, SERIES_ENDED 2 (a later era exists), SERIES_REMOVING 4 */
     int64_t  anchor_s;               /* 8   grid: start of slot 0 */
     uint32_t step_s;                 /* 16  */
     uint16_t n_seen;                 /* 20  samples in the newest chunk, saturating; persister only */
@@ -176,7 +178,7 @@ typedef struct {
 
 _Static_assert(sizeof(ms_segment_header) == 4096, "segment header");
 _Static_assert(sizeof(ms_directory) == 512, "directory");
-_Static_assert(sizeof(ms_level) == 64 && sizeof(ms_metric) == 64, "level, metric");
+_Static_assert(sizeof(ms_level) == 48 && sizeof(ms_metric) == 64, "level, metric");
 _Static_assert(sizeof(ms_series) == 128, "series");
 _Static_assert(sizeof(ms_key) == 32 && sizeof(ms_life) == 32, "key, life");
 _Static_assert(sizeof(ms_chunk) == 64, "chunk");

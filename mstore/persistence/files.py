@@ -20,10 +20,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mstore.clock import monotonic_s
 from mstore.errors import StorageError, StoreLocked
 from mstore.kernels import _wal
 from mstore.kernels._segment import Segment
@@ -32,6 +34,9 @@ TMP_SUFFIX = ".tmp"
 WAL_SUFFIX = ".wal"
 SPARE_SUFFIX = ".spare"
 SNAPSHOT_SUFFIX = ".snapshot"
+
+DYING_S_MAX = 5.0
+"""How long the children of a killed supervisor may take to end, and with them the lock."""
 
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
@@ -240,27 +245,49 @@ class Files:
 def lock(directory: Path) -> int:
     """Take DIR/lock; returns the descriptor, inheritable, that every process of the run keeps open.
 
-    The lock belongs to the open file, so it is free only when the last process holding it is gone.
+    The lock belongs to the open file, so it is free only when the last process holding it is gone. When its
+    supervisor is gone, the others are ending: they are waited for.
     raises  StoreLocked with the holder's note when another run has it
     """
     path = lock_path(directory)
     with _storage("open", path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as failure:
+    deadline = monotonic_s() + DYING_S_MAX
+    while (failure := _try_lock(fd)) is not None:
         holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip()
-        os.close(fd)
         if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(fd)
             raise StorageError(f"cannot lock {path}: {failure.strerror}", path=str(path)) from failure
-        raise StoreLocked(
-            f"another mstore (process {holder or '?'}) runs in {directory}: stop it or use another directory",
-            holder=holder,
-        ) from failure
+        if _is_alive(holder) or monotonic_s() > deadline:
+            os.close(fd)
+            raise StoreLocked(
+                f"another mstore (process {holder or '?'}) runs in {directory}: stop it or use another directory",
+                holder=holder,
+            ) from failure
+        time.sleep(0.02)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     os.set_inheritable(fd, True)
     return fd
+
+
+def _try_lock(fd: int) -> OSError | None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as failure:
+        return failure
+    return None
+
+
+def _is_alive(holder: str) -> bool:
+    """Whether the process that noted its number in DIR/lock exists; one that is about to note it counts as alive."""
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        pass
+    return True
 
 
 def remove_leftovers(files: Files, directory: Path) -> list[str]:

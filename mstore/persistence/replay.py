@@ -147,7 +147,8 @@ class LogReader:
         """Hand the payload of every live block above `applied_seq` to `apply`, in order of sequence.
 
         What apply raises passes through: a block whose checksum is right but whose records are refused comes
-        from a newer version or a bug, and must not be skipped.
+        from a newer version or a bug, and must not be skipped. Behind damage it is different: the definitions
+        that a block builds on may be what was lost. It counts as damaged then, too, and reading goes on.
         """
         report = self.report
         for block in self._live():
@@ -158,9 +159,20 @@ class LogReader:
                 report.positions[block.ring] = block.stop
             self._keep(block)
             if len(block.payload) and block.seq > applied_seq:
-                apply(block.payload)
+                self._apply(apply, block)
         self._keep(None)
         return report
+
+    def _apply(self, apply: Apply, block: Block) -> None:
+        try:
+            apply(block.payload)
+        except CorruptRecord as refusal:
+            if self._strict or not self.report.damage:
+                raise
+            reason = f"refused because of what was lost before: {refusal.message}"
+            lost = Damage("the log", 0, len(block.payload), block.seq, block.seq, reason)
+            self.report.damage.append(lost)
+            quarantine(self._files, self._directory, Path(wal_name(block.seq)), 0, block.payload)
 
     def _keep(self, block: Block | None) -> None:
         """Remember the blocks that no other block, so far, names as durable."""

@@ -10,6 +10,7 @@ sample acknowledged before it is visible.
 Rules kept here:
   - Blocks are numbered 1, 2, 3 ... without holes; a segment is named by the first sequence in it.
   - Nothing is half done: when an append raises, the log is as before and the same append may be tried again.
+    A file that could not be written (EIO, not a full disk) is left for another one first.
   - Segment k is noted before segment k+1, so durable means everything before is durable too.
   - After a failed sync no descriptor of that time is synced again: all pending blocks are written to new
     files, the old ones keep only what was durable. Until that worked, append raises Degraded.
@@ -164,8 +165,7 @@ class Wal:
     def write(self, ring: int, start: int, stop: int, payload: Payload) -> int:
         """Write one block; returns its sequence. It is in the operating system's hands when this returns.
 
-        It becomes durable whatever follows; its position is published only if note() is called before the
-        next block is written.
+        It becomes durable whatever follows; its position is published only if note() is called for it.
 
         ring         index of the ring the payload was taken from, or CATALOG
         start, stop  positions in that ring before and after it (0, 0 for the catalog)
@@ -187,7 +187,12 @@ class Wal:
         if self._offset + BLOCK_HEADER_BYTES + n_bytes > self._segment_bytes:
             self._open_segment(self._next)
         seq = self._next
-        self._write(seq, ring, start, stop, payload)
+        try:
+            self._write(seq, ring, start, stop, payload)
+        except StorageError as failure:
+            if failure.details.get("errno") == errno.EIO:
+                self._leave_segment()
+            raise
         self._next = seq + 1
         self._pending.append(_Pending(seq, ring, start, stop, payload, True))
         self._committer.wrote(seq)
@@ -195,12 +200,27 @@ class Wal:
         return seq
 
     def note(self, seq: int, ring: int, stop: int) -> None:
-        """The block just written may be called durable, and its position published, when it is."""
-        assert seq == self._unnoted, "note() follows write()"
+        """The block just written may be called durable, and its position published, when it is.
+
+        Catalog blocks may have been written since: what had to be evicted to apply it. It is published with them.
+        """
+        if seq != self._unnoted:
+            self._note_late(seq, ring, stop)
+            return
         self._unnoted = 0
         # When the commit thread has just failed, the block stays pending and poll() writes it again.
         fd = self._segments[-1].fd
         self._committer.note_written(fd, seq, -1 if ring == CATALOG else ring, stop, self._new_name)
+        self._new_name = False
+
+    def _note_late(self, seq: int, ring: int, stop: int) -> None:
+        assert 0 < seq < self._next, "note() follows write()"
+        assert not self._unnoted, "note() follows write()"
+        for place, block in enumerate(self._pending):
+            if block.seq == seq:
+                self._pending[place] = block._replace(published=True)
+        fd = self._segments[-1].fd
+        self._committer.note_written(fd, self.written, -1 if ring == CATALOG else ring, stop, self._new_name)
         self._new_name = False
 
     def mark(self) -> bool:
@@ -327,6 +347,15 @@ class Wal:
         self._offset = SEGMENT_HEADER_BYTES
         self._new_name = True
         self._prune()
+
+    def _leave_segment(self) -> None:
+        """Part of the file cannot be written: the next try goes to another one, as after a failed sync."""
+        segment = self._segments[-1]
+        segment.tainted = True
+        self._offset = self._segment_bytes
+        if segment.first_seq == self._next:  # nothing of it counts, and the next file takes its name
+            self._close(segment)
+            self._segments.pop()
 
     def _prune(self) -> None:
         """Forget payloads that are durable, and close files that hold nothing else."""

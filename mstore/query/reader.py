@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mstore import clock
 from mstore.frames import Series
-from mstore.kernels._gather import Gatherer
 from mstore.kernels._segment import Segment
 from mstore.query import catalog
 from mstore.query.answer import answer
@@ -26,6 +25,7 @@ from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.gather import SLOTS_MAX, Replan, replanned
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
+from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 from mstore.times import to_seconds
@@ -34,13 +34,21 @@ Time = int | float | str | datetime
 
 
 class Reader:
-    """Reads a store through its directory and samples segments; read-only mappings are enough."""
+    """Reads a store through its directory and samples segments; read-only mappings are enough.
+
+    retention_s  how long samples are served, asked at every question; 0 = all there are
+    """
 
     def __init__(
-        self, directory: Segment, samples: Segment, *, now_s: Callable[[], int] = clock.now_s
+        self,
+        directory: Segment,
+        samples: Segment,
+        *,
+        now_s: Callable[[], int] = clock.now_s,
+        retention_s: Callable[[], int] = lambda: 0,
     ) -> None:
         self.directory = DirectoryReader(directory)
-        self.gatherer = Gatherer(self.directory, samples)
+        self.gatherer = RetainedGatherer(self.directory, samples, retention_s, now_s)
         self._now_s = now_s
         self._find = self.directory.find_series_path
         self._grid = self.gatherer.grid

@@ -3,6 +3,7 @@
     word              written by               what a kill in between leaves
     STORE_STATE       supervisor               the state before
     CONFIG_VERSION    persister                the version before: ignored lines are asked about again
+    RETENTION         persister                the retention before
     FLAGS             persister                the flags before
     WRITTEN, DURABLE  persister, committer     positions that are too low: recovery reads the log itself
     worker's head     the worker, at claim()   a slot that is not yet claimed (state is stored last)
@@ -99,6 +100,15 @@ class Control:
     @state.setter
     def state(self, value: int) -> None:
         store_u32(self._segment, layout.STORE_STATE, value)
+
+    @property
+    def retention_s(self) -> int:
+        """How long samples are served, seconds; 0 = all there are. Set by the persister."""
+        return load_u64(self._segment, layout.STORE_RETENTION)
+
+    @retention_s.setter
+    def retention_s(self, value: int) -> None:
+        store_u64(self._segment, layout.STORE_RETENTION, value)
 
     @property
     def config_version(self) -> int:

@@ -2,7 +2,7 @@
 
 One segment holds seven regions, reserved for the largest store and committed as they fill:
 
-    header | words | levels 64 B | series 128 B | metrics 64 B | lives 32 B | names | keys | hash tables
+    header | words | levels 48 B | series 128 B | metrics 64 B | lives 32 B | names | keys | hash tables
 
     reader = DirectoryReader(mapping.segment)           any process, read-only mapping
     writer = DirectoryWriter(mapping.segment, fd)       the persister alone

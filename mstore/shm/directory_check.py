@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NO_LEVEL = 0xFFFF_FFFF
 KEYS_START = 16
+ID_SPARE = 131_072
 LOW = 0xFFFF_FFFF
 
 
@@ -212,9 +213,19 @@ def _eras(state: _State) -> Iterator[str]:
 
 def _table(state: _State, name: str) -> dict[int, int]:
     """{low half: position} of a table's words; raises nothing, duplicates show as a smaller count."""
-    slots = np.frombuffer(state.directory.table_bytes(layout.TABLE_NAMES.index(name)), np.uint64)
+    found = np.frombuffer(
+        state.directory.table_bytes(layout.TABLE_NAMES.index(name)),
+        np.uint64 if name == "keys" else np.uint32,
+    )
+    slots = found.astype(np.uint64)
     used = np.flatnonzero(slots > 1)
-    return dict(zip((slots[used] & np.uint64(LOW)).tolist(), used.tolist(), strict=True))
+    low = LOW if name == "keys" else id_mask(state.counts["max_series"])
+    return dict(zip((slots[used] & np.uint64(low)).tolist(), used.tolist(), strict=True))
+
+
+def id_mask(max_series: int) -> int:
+    """The bits of a 4-byte slot that hold id + 2; the others are the hash's."""
+    return int((1 << max(16, (2 * max_series + ID_SPARE).bit_length())) - 1)
 
 
 def _tables(state: _State) -> Iterator[str]:

@@ -33,6 +33,11 @@ A reference is (slot, generation). Generation 0 was never used; freeing a slot b
 reference can be told from a new one. A key entry's ref may instead be an ignore word: slot 0xFFFFFFFF and
 generation = reason << 24 | configuration version & 0xFFFFFF.
 
+Hash tables are open-addressed, linear, a power of two of slots, and grow in place. A slot is 0 (empty), 1 (taken
+away), or leads to an entry: of the key table (8 bytes) by hash >> 32 in the high and offset / 8 in the key region
+in the low half; of the others (4 bytes) by id + 2 in the low b bits, below the hash's highest 32 - b bits, where b
+is the least >= 16 with 2^b - 1 >= 2 * max_series + 131072.
+
 A chunk's payload has one slot of 4 (f32) or 8 bytes (f64, u64) a step, holding a value or the missing value
 (NaN; 2^64-1), or rows of (1 + n_columns) * 8 bytes for stamped series. Sizes with their 64-byte header:
 class 0: 128, 1: 512, 2: 2112, 3: 4160, 4: 64, 5: 256, 6: 1024, 7: 4096, 8: 16384, 9: 65536, 10: 262144.
@@ -67,7 +72,7 @@ TYPE_DTYPES = {TYPE_F32: np.dtype("<f4"), TYPE_F64: np.dtype("<f8"), TYPE_U64: n
 AGG_NAMES = {AGG_NONE: "none", AGG_SUM: "sum", AGG_AVG: "avg"}
 U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
-SERIES_LIVE, SERIES_ENDED = 1, 2
+SERIES_LIVE, SERIES_ENDED, SERIES_REMOVING = 1, 2, 4
 CHUNK_UNORDERED = 1
 CHUNK_SLOTS = 512
 CHUNK_HEADER_BYTES = 64
@@ -104,6 +109,7 @@ RING_DATA = 2 * PAGE_BYTES
 
 STORE_STATE = PAGE_BYTES
 STORE_CONFIG_VERSION = PAGE_BYTES + 8
+STORE_RETENTION = PAGE_BYTES + 16
 STORE_FLAGS = PAGE_BYTES + LINE_BYTES
 STORE_WRITTEN = PAGE_BYTES + 2 * LINE_BYTES
 STORE_DURABLE = PAGE_BYTES + 3 * LINE_BYTES
@@ -138,8 +144,8 @@ DIRECTORY = np.dtype(
 LEVEL = np.dtype(
     [
         ("parent", "u4"), ("first_child", "u4"), ("next_sibling", "u4"), ("first_series", "u4"), ("name", "u8"),
-        ("name_len", "u2"), ("type_len", "u2"), ("depth", "u4"), ("cluster", "u4"), ("n_series", "u4"),
-        ("metadata", "u8"), ("generation", "u4"), ("n_children", "u4"), ("reserved", "u8"),
+        ("name_len", "u2"), ("type_len", "u2"), ("cluster", "u4"), ("n_series", "u4"), ("n_children", "u4"),
+        ("metadata", "u4"), ("generation", "u2"), ("depth", "u1"), ("reserved", "u1"),
     ]
 )  # fmt: skip
 
@@ -233,7 +239,7 @@ FINGERPRINT = LAYOUT_VERSION << 32 | zlib.crc32(describe().encode())
 
 assert SEGMENT_HEADER.itemsize == PAGE_BYTES
 assert (LEVEL.itemsize, METRIC.itemsize, SERIES.itemsize, LIFE.itemsize, KEY.itemsize) == (
-    64,
+    48,
     64,
     128,
     32,

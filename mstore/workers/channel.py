@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
@@ -23,6 +24,9 @@ import msgpack
 
 _PACKET_BYTES = 65536
 _PACKETS_PER_WAKE = 64
+_FULL_RETRY_S = 0.05
+_SYSTEM_FULL = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+"""Too many descriptors are under way between processes, or no memory: goes by itself, but no event says when."""
 Handler = Callable[[list[Any], int | None], None]
 
 
@@ -34,6 +38,12 @@ class Channel:
         self.sock = sock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[tuple[bytes, int | None]] = deque()
+        self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def n_waiting(self) -> int:
+        """Packets the peer was too slow to take; each may hold a descriptor."""
+        return len(self._waiting)
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
@@ -49,6 +59,18 @@ class Channel:
             self._loop.remove_reader(self.sock.fileno())
             self._loop.remove_writer(self.sock.fileno())
             self._loop = None
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
+    def close(self) -> None:
+        """Give up the pair's end and what waits for the peer: a connection nobody will serve must not stay open."""
+        self.stop()
+        self.sock.close()
+        while self._waiting:
+            _, fd = self._waiting.popleft()
+            if fd is not None:
+                os.close(fd)
 
     def send(self, packet: list[Any], fd: socket.socket | None = None) -> None:
         """Send one packet, with a duplicate of `fd` if given; the caller's own stays open and is the caller's."""
@@ -57,7 +79,7 @@ class Channel:
         if self._waiting or not self._try(data, sock_fd):
             # A duplicate of our own: the caller may close its socket before the peer reads.
             self._waiting.append((data, None if fd is None else os.dup(fd.fileno())))
-            if self._loop is not None:
+            if self._loop is not None and self._later is None:
                 self._loop.add_writer(self.sock.fileno(), self._flush)
 
     def _try(self, data: bytes, fd: int | None) -> bool:
@@ -66,7 +88,23 @@ class Channel:
             self.sock.sendmsg([data], ancillary)
         except (BlockingIOError, ConnectionError):
             return False
+        except OSError as error:
+            if error.errno not in _SYSTEM_FULL:
+                raise
+            self._wait_for_the_system()
+            return False
         return True
+
+    def _wait_for_the_system(self) -> None:
+        """The socket counts as writable while the system is full: look again a little later instead of at once."""
+        if self._loop is not None and self._later is None:
+            self._loop.remove_writer(self.sock.fileno())
+            self._later = self._loop.call_later(_FULL_RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._later = None
+        if self._loop is not None:
+            self._loop.add_writer(self.sock.fileno(), self._flush)
 
     def _flush(self) -> None:
         while self._waiting:
@@ -91,4 +129,8 @@ class Channel:
                 self.stop()
                 closed()
                 return
+            for fd in (
+                fds
+            ):  # recvmsg leaves them inheritable: a helper process would keep a client's connection open
+                os.set_inheritable(fd, False)
             handler(msgpack.unpackb(packet), fds[0] if fds else None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from mstore.workers.channel import Channel
+from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.spec import WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,18 @@ class Child:
     def spawn(self, spec: WorkerSpec, pass_fds: tuple[int, ...], died: Callable[[Child, int], None]) -> None:
         """Start the process; `died(child, return code)` is called once when it has ended."""
         self.ready = False
+        # The child inherits the mask: Ctrl-C or a hang-up before it ignores them must not end it (run_worker).
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"mstore.workers.{self.kind}", spec.to_json()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno() if _is_open(sys.stderr) else subprocess.DEVNULL,
+                pass_fds=pass_fds,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         self.exited.clear()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", f"mstore.workers.{self.kind}", spec.to_json()],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if _is_open(sys.stderr) else subprocess.DEVNULL,
-            pass_fds=pass_fds,
-        )
         self.pidfd = os.pidfd_open(self.process.pid)
         loop = asyncio.get_running_loop()
         loop.add_reader(self.pidfd, self._ended, loop, died)
@@ -73,10 +79,17 @@ class Child:
             self.process.send_signal(signal.SIGKILL)
 
     async def stop(self, timeout_s: float) -> None:
-        """Ask the process to end; kill it after `timeout_s`."""
+        """Ask the process to end; kill it after `timeout_s`.
+
+        One that is not ready is killed at once: it has taken nothing yet, and a persister that reads its files
+        does not listen. What it read is there for the next start, unchanged.
+        """
         if not self.alive:
             return
-        self.channel.send(["stop"])
+        if self.ready:
+            self.channel.send(["stop"])
+        else:
+            self.kill()
         try:
             await asyncio.wait_for(self.exited.wait(), timeout_s)
         except TimeoutError:
@@ -85,8 +98,7 @@ class Child:
             await self.exited.wait()
 
     def close(self) -> None:
-        self.channel.stop()
-        self.channel.sock.close()
+        self.channel.close()
         self.child_end.close()
 
 

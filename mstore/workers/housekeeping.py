@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -11,10 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
-from mstore.errors import MstoreError, StorageError
+from mstore.apply.store import split_records
+from mstore.errors import Degraded, MstoreError, StorageError
+from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
 from mstore.workers.clockwatch import ClockWatch
+from mstore.workers.removal import Idle, Removal, State
+from mstore.workers.removal_ground import StoreGround
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
@@ -25,6 +30,14 @@ _SWEEP_SERIES = 16_384
 """Series looked at in one slice: about a millisecond between two drains."""
 _RETENTION_EVERY_S_MIN, _RETENTION_EVERY_S_MAX = 5.0, 300.0
 _STOP_SNAPSHOT_S_MAX = 120.0
+_REMOVE_SERIES = 1024
+"""Series removed in one go: their records are one block of the log."""
+_REMOVAL_STEP_S, _REMOVAL_S_MAX = 0.01, 30.0
+_SNAPSHOT_RETRY_S_MIN, _SNAPSHOT_RETRY_S_MAX = 5.0, 600.0
+_LOG_RETRY_S = 1.0
+_MARK_S = 0.5
+_FREE_BYTES = 256 << 10
+"""Of FREE records in one block."""
 
 Answer = Callable[[dict[str, Any], MstoreError | None], None]
 
@@ -38,6 +51,9 @@ class Housekeeping:
         self._clock = ClockWatch()
         self._warned = False
         self._sweep_at = 0
+        self._idle = Idle()
+        self._removal = Removal(StoreGround(persister))
+        self._removal_began_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self._snapshot_task: asyncio.Task[None] | None = None
         self._snapshot_process: asyncio.subprocess.Process | None = None
@@ -45,6 +61,11 @@ class Housekeeping:
         self._last_snapshot_s = clock.monotonic_s()
         self._bytes_at_snapshot = 0
         self._snapshot_seq = report.snapshot_seq
+        self._retry_wait_s = 0.0
+        self._retry_at_s = 0.0
+        self._marking: asyncio.TimerHandle | None = None
+        self._marked_seq = 0
+        self._stopped = False
 
     def start(self) -> None:
         self._later(self._retention_every_s(), self._begin_retention)
@@ -54,8 +75,11 @@ class Housekeeping:
 
     async def stop(self) -> None:
         """End the timers; a last snapshot, so that the next start need not replay the log."""
-        for timer in self._timers:
-            timer.cancel()
+        self._stopped = True
+        self._removal.give_up()
+        for timer in (*self._timers, self._marking):
+            if timer is not None:
+                timer.cancel()
         if self._snapshot_task is None and self._persister.wal.written > self._snapshot_seq:
             self.snapshot(lambda _details, _error: None)
         if self._snapshot_task is not None:
@@ -68,6 +92,8 @@ class Housekeeping:
                 await self._snapshot_task
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        if self._stopped:
+            return
         now_due = [
             timer
             for timer in self._timers
@@ -89,7 +115,8 @@ class Housekeeping:
         if not self._clock.agrees():
             if not self._warned:
                 log.error(
-                    "the wall clock is %.0f s off the monotonic clock: nothing is freed until they agree or the store is restarted",
+                    "the wall clock is %.0f s off the monotonic clock: nothing is freed until they agree"
+                    " or the store is restarted",
                     self._clock.jump_s(),
                 )
             self._warned = True
@@ -106,21 +133,68 @@ class Housekeeping:
             persister.slot.add("retention_passes")
             self._later(self._retention_every_s(), self._begin_retention)
             return
+        if self._removal.state is not State.IDLE:  # the sweep goes on when it is done
+            self._later(_REMOVAL_STEP_S, lambda: self._sweep(before_s))
+            self._go_on_removing()
+            return
         count = min(_SWEEP_SERIES, n_series - self._sweep_at)
-        freed = self.free_range(self._sweep_at, count, before_s)
+        try:
+            freed = self.free_range(self._sweep_at, count, before_s)
+        except (StorageError, Degraded) as error:
+            log.warning("retention waits for the log: %s", error)
+            self._later(_LOG_RETRY_S, lambda: self._sweep(before_s))
+            return
         if freed:
             persister.slot.add("chunks_freed", freed)
-        self._sweep_at += count
-        asyncio.get_running_loop().call_soon(self._sweep, before_s)
+        if not self._remove_idle(count, before_s):
+            self._sweep_at += count
+        if not self._stopped:
+            asyncio.get_running_loop().call_soon(self._sweep, before_s)
 
     def free_range(self, start: int, count: int, before_s: int) -> int:
-        """Log, then free, every chunk of these series that ends at or before `before_s`; the number freed."""
-        store = self._persister.store
-        records, n_chunks = store.plan_free(start, count, before_s)
+        """Log, then free, every chunk of these series that ends at or before `before_s`; the number freed.
+
+        raises StorageError, Degraded: what is logged by then is freed, the rest is neither logged nor freed
+        """
+        persister = self._persister
+        records, n_chunks = persister.store.plan_free(start, count, before_s)
         if n_chunks:
-            self._persister.append_catalog(records)
-            store.apply_block(records)
+            self.settle_definitions()
+            for piece in split_records(records, _FREE_BYTES):
+                seq = persister.wal.write(CATALOG, 0, 0, piece)
+                persister.store.apply_block(piece)
+                persister.wal.note(seq, CATALOG, 0)
         return n_chunks
+
+    # --- series that nobody uses any more
+
+    def _remove_idle(self, count: int, before_s: int) -> bool:
+        """Begin to remove series of this slice that had no chunk for a retention period; False if there are none."""
+        table = self._persister.directory.series_table()
+        slots = self._idle.find(table, self._sweep_at, count, clock.now_s(), before_s, _REMOVE_SERIES)
+        if not slots:
+            return False
+        self._removal.begin(slots)
+        self._idle.forget(slots)
+        self._removal_began_s = clock.monotonic_s()
+        return True
+
+    def _go_on_removing(self) -> None:
+        before = self._removal.removed
+        if self._removal.step() is not State.IDLE:
+            if clock.monotonic_s() - self._removal_began_s > _REMOVAL_S_MAX:
+                log.info("series are not removed now: a worker has been busy for %.0f s", _REMOVAL_S_MAX)
+                self._removal.give_up()
+        elif self._removal.removed > before:
+            self._persister.slot.add("series_removed", self._removal.removed - before)
+
+    def settle_definitions(self) -> None:
+        """Log and publish definitions that the log refused earlier.
+
+        raises StorageError, Degraded while it still refuses
+        """
+        self._persister._log_the_unlogged()
+        self._persister.directory.publish()
 
     # --- series whose collector changed its phase
 
@@ -142,8 +216,24 @@ class Housekeeping:
     def look_at_log(self) -> None:
         """Called after appending: a log that has grown enough asks for a snapshot."""
         grown = self._persister.wal.bytes_written - self._bytes_at_snapshot
-        if grown >= self._persister.config.wal_bytes and self._snapshot_task is None:
+        wanted = grown >= self._persister.config.wal_bytes and self._snapshot_task is None
+        if wanted and clock.monotonic_s() >= self._retry_at_s:
             self.snapshot(lambda _details, _error: None)
+        if self._marking is None and not self._stopped:
+            self._marking = asyncio.get_running_loop().call_later(_MARK_S, self._mark)
+
+    def _mark(self) -> None:
+        """Once writing pauses, let the log name what is durable: damage there is then told from a torn end."""
+        self._marking = None
+        wal = self._persister.wal
+        if self._stopped:
+            return
+        if wal.written > self._marked_seq and wal.durable() == wal.written:
+            with contextlib.suppress(StorageError, Degraded):
+                wal.mark()
+            self._marked_seq = wal.written
+        elif wal.written > self._marked_seq:
+            self._marking = asyncio.get_running_loop().call_later(_MARK_S, self._mark)
 
     def _snapshot_by_time(self) -> None:
         if self._persister.wal.written > self._snapshot_seq:
@@ -174,13 +264,25 @@ class Housekeeping:
         finally:
             self._snapshot_task = None
             self._snapshot_process = None
+        if failure is None:
+            self._retry_wait_s = 0.0
+        else:
+            # A disk that is full stays so for a while: not a helper process after every block.
+            self._retry_wait_s = min(
+                max(2 * self._retry_wait_s, _SNAPSHOT_RETRY_S_MIN), _SNAPSHOT_RETRY_S_MAX
+            )
+        self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer(details, failure)
 
     async def _run_helper(self) -> dict[str, Any]:
-        """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its file is exact."""
+        """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its file is exact.
+
+        Definitions count as applied when they are published: the helper copies no others.
+        """
         persister = self._persister
+        self.settle_definitions()
         seq, n_bytes = persister.wal.written, persister.wal.bytes_written
         job = json.dumps(
             {
@@ -198,6 +300,7 @@ class Housekeeping:
             job,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
         )
         output, _ = await self._snapshot_process.communicate()
         if self._snapshot_process.returncode != 0:

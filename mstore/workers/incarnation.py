@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -37,7 +38,8 @@ class Incarnation:
         return {role: mapping.name for role, mapping in self.mappings.items()}
 
     def close(self) -> None:
-        self.note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # DIR may be gone; the segments go all the same
+            self.note.unlink(missing_ok=True)
         for mapping in self.mappings.values():
             segment.unlink(mapping.name)
             mapping.close()
@@ -64,6 +66,7 @@ def create(store_dir: Path, config: Config, n_rings: int) -> Incarnation:
     prefix = f"{segment.name_prefix(store_dir)}-{instance & 0xFFFFFFFF:08x}"
     group = store_dir.stat().st_gid
     made: dict[str, Mapping] = {}
+    bells: list[int] = []
 
     def make(role: str, kind: int, n_bytes: int, commit: int | None = None) -> Mapping:
         made[role] = segment.create(
@@ -84,21 +87,19 @@ def create(store_dir: Path, config: Config, n_rings: int) -> Incarnation:
         )
         create_directory(directory, config.max_series, secrets.randbits(63))
         make("samples", layout.SEG_SAMPLES, samples_bytes(config), commit=layout.SAMPLES_DATA)
+        for _ in range(1 + n_rings):
+            bells.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         for mapping in made.values():
             mapping.mark_ready()
     except BaseException:
         for mapping in made.values():
             segment.unlink(mapping.name)
             mapping.close()
+        for fd in bells:
+            os.close(fd)
         raise
-    flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-    return Incarnation(
-        instance,
-        made,
-        os.eventfd(0, flags),
-        tuple(os.eventfd(0, flags) for _ in range(n_rings)),
-        paths.run_dir(store_dir) / "instance.json",
-    )
+    note = paths.run_dir(store_dir) / "instance.json"
+    return Incarnation(instance, made, bells[0], tuple(bells[1:]), note)
 
 
 def samples_bytes(config: Config) -> int:
@@ -115,4 +116,14 @@ def publish_note(incarnation: Incarnation) -> None:
     temporary = incarnation.note.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.chmod(0o640)
+    give_to_group(temporary, incarnation.note.parent.parent)
     temporary.replace(incarnation.note)
+
+
+def give_to_group(path: Path, store_dir: Path) -> None:
+    """Let the group that may enter DIR use `path`, whatever this process's own group is.
+
+    Not an error where the system refuses: the owner is served all the same.
+    """
+    with contextlib.suppress(PermissionError):
+        os.chown(path, -1, store_dir.stat().st_gid)

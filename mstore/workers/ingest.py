@@ -56,6 +56,7 @@ class IngestWorker:
             lambda: bool(self._control.flags & layout.FLAG_FULL),
         )
         self.buffer = memoryview(bytearray(limits.RECEIVE_BYTES))
+        self.bodies: list[bytearray] = []  # of large frames carried out, for the next ones
         self._acks = AckQueue()
         self._rooms: deque[asyncio.Future[None]] = deque()
         self._interner = Interner(Path(paths.socket_path(spec.directory, "control")))

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Work = Generator[Effect, Any, None]
 
+_RECYCLED = frozenset((m.Lines.TAG, m.Columns.TAG))
+"""Messages of which nothing is kept once they are carried out."""
+
 
 class IngestConnection(asyncio.BufferedProtocol):
     """Sniffs the first byte, then feeds one session, in order, one piece of work at a time.
@@ -113,7 +116,7 @@ class IngestConnection(asyncio.BufferedProtocol):
     # --- work
 
     def _begin_frames(self, first: bytes) -> None:
-        self._decoder = framing.FrameDecoder(limits.FRAME_BYTES_MAX, m.TAGS)
+        self._decoder = framing.FrameDecoder(limits.FRAME_BYTES_MAX, m.TAGS, self._worker.bodies)
         self._framed = FramedSession(self._worker.engine, self._reply, self._worker.welcome)
         self._run(self._handle_frames(self._decoder.feed(first)))
 
@@ -132,8 +135,11 @@ class IngestConnection(asyncio.BufferedProtocol):
 
     def _handle_frames(self, frames: Any) -> Work:
         assert self._framed is not None
+        assert self._decoder is not None
         for frame in frames:
             yield from self._framed.handle(frame.request_id, m.decode_frame(frame))
+            if frame.tag in _RECYCLED:
+                self._decoder.recycle(frame.body)
 
     def _run(self, work: Work) -> None:
         """Carry the work out at once as far as it goes; the rest, if any, as a task with reading paused."""

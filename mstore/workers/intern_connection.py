@@ -10,11 +10,14 @@ from mstore import __version__, limits
 from mstore.errors import MstoreError, ProtocolError, UnknownMessage
 from mstore.ipc import framing
 from mstore.ipc import messages as m
+from mstore.shm.directory import Interned
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
 
 log = logging.getLogger(__name__)
+
+_Answer = m.Message | Interned
 
 
 class InternConnection(asyncio.Protocol):
@@ -35,30 +38,49 @@ class InternConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
+        answers: list[tuple[int, _Answer]] = []
         try:
             for frame in self._decoder.feed(data):
-                reply = self._answer(m.decode_frame(frame))
-                self._transport.write(m.encode(reply, frame.request_id))
+                answers.append((frame.request_id, self._answer(m.decode_frame(frame))))
         except ProtocolError as error:
             log.error("a worker sent what is no message: %s", error)
+            self._send(answers)
             self._transport.abort()
+            return
+        self._send(answers)
 
-    def _answer(self, message: m.Message) -> m.Message:
+    def _send(self, answers: list[tuple[int, _Answer]]) -> None:
+        """Log the definitions of all requests that arrived together as one block, publish them, then reply."""
+        assert self._transport is not None
+        failure: m.Message | None = None
         try:
+            self._log([answer[3] for _, answer in answers if isinstance(answer, tuple)])
+        except MstoreError as error:
+            failure = m.Error.of(error)
+        for request_id, answer in answers:
+            reply = answer if isinstance(answer, m.Message) else failure or m.Interned(*answer[:3])
+            self._transport.write(m.encode(reply, request_id))
+
+    def _log(self, records: list[bytes]) -> None:
+        if not records:
+            return
+        directory = self._persister.directory
+        # What a request that failed half way has made is named by no reply, but the directory holds it.
+        records.append(directory.take_log())
+        if found := b"".join(records):
+            self._persister.append_catalog(found)
+        directory.publish()
+
+    def _answer(self, message: m.Message) -> _Answer:
+        try:
+            if isinstance(message, m.Intern | m.InternPaths):
+                self._persister.admit()
             if isinstance(message, m.Intern):
-                directory = self._persister.directory
-                return self._interned(
-                    directory.intern(
-                        bytes(message.keys),
-                        bytes(message.offsets),
-                        bytes(message.times),
-                        bytes(message.cluster),
-                    )
+                return self._persister.directory.intern(
+                    bytes(message.keys), bytes(message.offsets), bytes(message.times), bytes(message.cluster)
                 )
             if isinstance(message, m.InternPaths):
-                return self._interned(
-                    self._persister.interner.paths(message.paths, bytes(message.times), message.specs)
-                )
+                return self._persister.interner.paths(message.paths, bytes(message.times), message.specs)
             if isinstance(message, m.Hello):
                 return m.Welcome(
                     m.VERSION, self._persister.spec.instance, {}, message.ack, [], f"mstore {__version__}"
@@ -68,10 +90,3 @@ class InternConnection(asyncio.Protocol):
         except MstoreError as error:
             return m.Error.of(error)
         raise UnknownMessage(f"{type(message).__name__} is not a message for the persister")
-
-    def _interned(self, found: tuple[bytes, bytes, bytes, bytes]) -> m.Message:
-        refs, types, kinds, records = found
-        if records:
-            self._persister.append_catalog(records)
-        self._persister.directory.publish()
-        return m.Interned(refs, types, kinds)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mstore import clock
 from mstore import config as configuration
+from mstore.apply.pool import Pool
 from mstore.apply.store import Store, split_records
 from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
 from mstore.kernels._ring import RingReader
@@ -61,10 +62,11 @@ class Persister:
             self._directory.segment,
             self._samples_mapping.segment,
             self._samples_mapping.fd,
-            self._cap_bytes(),
+            0,
             True,
         )
         self.store = Store(self.directory, self.samples)
+        self.pool = Pool(self.store, self._fixed_bytes())
         self.interner: PathInterner
         self._unlogged: deque[bytes] = deque()
         self._channel = Channel.from_fd(spec.channel_fd)
@@ -75,14 +77,9 @@ class Persister:
         self.wal: Wal
         self.housekeeping: Housekeeping
 
-    def _cap_bytes(self) -> int:
-        """What samples may use of the memory cap: all but the other segments; 0 = no cap."""
-        if not self.config.memory_cap_bytes:
-            return 0
-        others = len(self._control_mapping.buffer) + sum(
-            len(mapping.buffer) for mapping in self._ring_mappings
-        )
-        return max(1 << 20, self.config.memory_cap_bytes - others)
+    def _fixed_bytes(self) -> int:
+        """What the memory cap counts besides directory and samples."""
+        return len(self._control_mapping.buffer) + sum(len(mapping.buffer) for mapping in self._ring_mappings)
 
     # --- start
 
@@ -91,13 +88,12 @@ class Persister:
         self.control.state = layout.STATE_REPLAYING
         self.control.config_version = 1
         self._apply_policy()
+        self.pool.set_cap(self.config.memory_cap_bytes)
         began = clock.monotonic_s()
-        report = recover(
-            self._files,
-            self._spec.directory,
-            apply=self.store.apply_block,
-            apply_definition=self.directory.apply_definition,
-            load_chunk=self.samples.load_chunk,
+        report = self.pool.recover(
+            lambda apply, define, load: recover(
+                self._files, self._spec.directory, apply=apply, apply_definition=define, load_chunk=load
+            )
         )
         self.directory.publish()
         self._tell(report, clock.monotonic_s() - began)
@@ -112,6 +108,7 @@ class Persister:
             dir_fd,
         )
         self.wal = Wal(self._files, wal_dir, report.next_seq, committer, dir_fd=dir_fd)
+        self.store.on_evict = self.log_first
         self._committer = committer
         self.housekeeping = Housekeeping(self, self._files, report)
 
@@ -125,6 +122,7 @@ class Persister:
 
     def _apply_policy(self) -> None:
         config = self.config
+        self.control.retention_s = config.retention_s
         self.directory.set_policy(
             config.unknown_metrics == "register",
             config.default_step_s,
@@ -172,8 +170,8 @@ class Persister:
         self._log_the_unlogged()
         payload = ring.view(start, min(head - start, _DRAIN_BYTES))
         stop = start + len(payload)
-        if self.store.make_room(payload, self.append_catalog):
-            self.slot.add("chunks_evicted")
+        if evicted := self.store.make_room(payload, self.log_first):
+            self.slot.add("chunks_evicted", evicted)
         seq = self.wal.write(index, start, stop, payload)
         result = self.store.apply_block(payload)
         ring.set_drained(stop)
@@ -197,8 +195,22 @@ class Persister:
         When the log refuses (StorageError, Degraded) they are kept and logged before anything else is: the
         directory holds them already, and a sample that uses them must not be logged before them.
         """
-        self._unlogged.extend(split_records(records, _DRAIN_BYTES))
+        if len(records) <= _DRAIN_BYTES:
+            self._unlogged.append(records)
+        else:
+            self._unlogged.extend(split_records(records, _DRAIN_BYTES))
         self._log_the_unlogged()
+
+    def admit(self) -> None:
+        """Before unknown series are interned: there is room for them, or the directory refuses them."""
+        if evicted := self.pool.admit(self.log_first):
+            self.slot.add("chunks_evicted", evicted)
+
+    def log_first(self, records: bytes) -> None:
+        """Log records that are applied only if this succeeds: nothing is kept for later."""
+        self._log_the_unlogged()
+        for piece in split_records(records, _DRAIN_BYTES):
+            self.wal.note(self.wal.write(CATALOG, 0, 0, piece), CATALOG, 0)
 
     def _log_the_unlogged(self) -> None:
         while self._unlogged:
@@ -272,7 +284,14 @@ class Persister:
         except MstoreError as error:
             log.error("configuration not reloaded: %s", error)
             return
+        self._take_cap()
         self._apply_policy_as(self.control.config_version + 1)
+
+    def _take_cap(self) -> None:
+        try:
+            self.pool.set_cap(self.config.memory_cap_bytes)
+        except MstoreError as error:
+            log.error("memory_cap stays what it was: %s", error)
 
     def _apply_policy_as(self, version: int) -> None:
         self.control.config_version = version
@@ -296,6 +315,10 @@ class Persister:
 
     def closed(self, connection: InternConnection) -> None:
         self._connections.discard(connection)
+
+    @property
+    def rings(self) -> list[RingReader]:
+        return self._rings
 
     @property
     def spec(self) -> WorkerSpec:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -20,6 +21,8 @@ from mstore.workers.spec import WorkerSpec
 _PR_SET_PDEATHSIG = 1
 EXIT_ORPHANED = 3
 EXIT_FAILED = 4
+SUPERVISORS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""They reach a whole foreground group or control group; only the supervisor decides what they mean."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,40 @@ def die_with_parent(parent_pid: int) -> None:
         sys.exit(EXIT_ORPHANED)
 
 
+def ignore_signals() -> None:
+    """Leave SUPERVISORS_SIGNALS to the supervisor; it started this process with them blocked, so none got through."""
+    for number in SUPERVISORS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SUPERVISORS_SIGNALS)
+
+
+def hold_standard_descriptors() -> None:
+    """Open /dev/null as 0, 1 and 2 where they are closed.
+
+    Else the lock, a segment or a log file gets one of these numbers: a child's own standard input would take its
+    place, and what a library prints to standard error would be written into it.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing == fd:
+                os.set_inheritable(fd, True)
+            else:
+                os.dup2(nothing, fd)
+                os.close(nothing)
+
+
+def _end_on_error(name: str, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An error that no callback expected: the process's state is unknown, a successor's is not."""
+    loop.default_exception_handler(context)
+    if context.get("exception") is not None and ("handle" in context or "protocol" in context):
+        log.error("%s ends after an unexpected error in a callback", name)
+        logging.shutdown()
+        os._exit(EXIT_FAILED)
+
+
 def set_name(name: str) -> None:
     """What ps and top show for the main thread (15 bytes)."""
     ctypes.CDLL(None).prctl(15, name.encode()[:15], 0, 0, 0)
@@ -42,13 +79,17 @@ def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]]) -> None:
     """Entry of every `python -m mstore.workers.KIND SPEC`: never returns."""
     spec = WorkerSpec.from_json(sys.argv[1])
     die_with_parent(spec.parent_pid)
-    # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
+    for fd in (spec.channel_fd, spec.doorbell_fd, *spec.ack_fds):
+        os.set_inheritable(fd, False)  # DIR/lock alone goes on to a helper
     name = spec.kind if spec.kind == "persister" else f"{spec.kind}-{spec.index}"
     set_name(f"mstore:{name}")
     set_up_logging(name)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            if spec.kind == "persister":
+                # It writes what all others read: half a change must end in a renewal, never go on.
+                runner.get_loop().set_exception_handler(partial(_end_on_error, name))
             runner.run(main(spec))
     except MstoreError as error:
         log.error("%s: %s", type(error).__name__, error)

@@ -153,7 +153,9 @@ class QueryWorker:
         self._control = Control(control)
         self.slot = self._control.worker(spec.slot)
         self.slot.claim(WORKER_QUERY, spec.index, os.getpid())
-        self._reader = Reader(directory.segment, samples.segment)
+        self._reader = Reader(
+            directory.segment, samples.segment, retention_s=lambda: self._control.retention_s
+        )
         self._samples = samples
         self._channel = Channel.from_fd(spec.channel_fd)
         self._connections: set[QueryConnection] = set()

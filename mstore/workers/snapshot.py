@@ -13,7 +13,7 @@ from mstore.persistence.snapshot import write_snapshot
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryReader
-from mstore.workers.process import EXIT_FAILED, die_with_parent, set_name
+from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
 
 
 def take(job: dict[str, object]) -> dict[str, object]:
@@ -37,6 +37,7 @@ def take(job: dict[str, object]) -> dict[str, object]:
 def main() -> int:
     job = json.loads(sys.argv[1])
     die_with_parent(job["parent_pid"])
+    ignore_signals()
     set_name("mstore:snapshot")
     set_up_logging("snapshot")
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
 import signal
 import socket
-import sys
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import uvloop
 from mstore import clock, paths
 from mstore import config as configuration
 from mstore.config import Config
-from mstore.errors import ConfigError, MstoreError, StorageError, Unavailable, UnsupportedPlatform
+from mstore.errors import ConfigError, MstoreError, Unavailable
 from mstore.ipc import messages as m
 from mstore.log import set_up_logging
 from mstore.persistence import files
@@ -26,20 +27,23 @@ from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control
 from mstore.workers import incarnation
 from mstore.workers.control_connection import ControlConnection
+from mstore.workers.door import Door
 from mstore.workers.family import Child
 from mstore.workers.incarnation import Incarnation
-from mstore.workers.process import set_name
+from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.spec import WorkerSpec
+from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
 from mstore.workers.supervisor_state import RestartPolicy, Verdict, least_loaded
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 4096
-_ACCEPTS_PER_WAKE = 64
+_HAND_OUTS_WAITING_MAX = 64
+"""Connections that wait here for one worker; more wait in the listening socket, which costs no descriptor."""
+_READY_S_MAX = 60.0
+"""For ingest and query workers, which have nothing to read; a persister may replay for long."""
 _INGEST_STOP_S_MAX = 15.0
 _PERSISTER_STOP_S_MAX = 300.0
 _QUERY_STOP_S_MAX = 5.0
-_MODES = {"ingest": 0o660, "query": 0o660, "control": 0o600}
 
 
 class Supervisor:
@@ -54,12 +58,15 @@ class Supervisor:
         self._config = self._load_config()
         self._lock_fd = lock_fd
         self._policy = RestartPolicy()
-        self._listeners: dict[str, socket.socket] = {}
+        self._door = Door(store_dir, self._admit, self._may_open)
         self._children: list[Child] = []
         self._life: Incarnation | None = None
         self._control: Control | None = None
         self._stopping = asyncio.Event()
         self._renewing = False
+        self._changing = asyncio.Lock()
+        """Held while children and memory come or go: a stop, a restart and a renewal never overlap."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._exit_code = 0
         self._ready = asyncio.Event()
         self._announced = False
@@ -81,38 +88,25 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
         try:
-            self._listen()
+            self._door.listen()
             self._begin()
-            waits = [loop.create_task(self._ready.wait()), loop.create_task(self._stopping.wait())]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+            await self._ready_or_stopping()
             if self._ready.is_set() and not self._stopping.is_set():
                 self._accept()
                 self._announced = True
-                print(f"mstore ready {self._dir}", flush=True)
+                with contextlib.suppress(OSError):  # nobody reads our standard output: no reason to stop
+                    print(f"mstore ready {self._dir}", flush=True)
             await self._stopping.wait()
         finally:
             await self._end()
         return self._exit_code
 
-    def _listen(self) -> None:
-        for which in paths.SOCKETS:
-            path = paths.socket_path(self._dir, which)
-            Path(path).unlink(missing_ok=True)  # the lock is ours: nobody listens there
-            sock = socket.socket(
-                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            )
-            try:
-                sock.bind(path)
-                os.chmod(path, _MODES[which])
-                sock.listen(_BACKLOG)
-            except OSError as error:
-                sock.close()
-                raise StorageError(
-                    f"cannot listen at {path}: {error.strerror}", path=path, errno=error.errno or 0
-                ) from error
-            self._listeners[which] = sock
+    async def _ready_or_stopping(self) -> None:
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(self._ready.wait()), loop.create_task(self._stopping.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     def _begin(self) -> None:
         """A new life of the shared memory and all workers; the persister first: it fills the memory from the files."""
@@ -131,7 +125,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for child in self._children:
             child.channel.serve(loop, partial(self._report, child), lambda: None)
-        self._start_accepting("control")
+        self._door.open("control")
         self._spawn(self._children[0])
 
     def _spawn(self, child: Child) -> None:
@@ -141,40 +135,59 @@ class Supervisor:
             child.kind, child.index, child.slot, str(self._dir), str(self._config_path) if self._config_path else None,
             life.instance, life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, os.getpid(),
         )  # fmt: skip
-        child.spawn(spec, (spec.channel_fd, life.doorbell_fd, *life.ack_fds, self._lock_fd), self._died)
+        try:
+            child.spawn(spec, (spec.channel_fd, life.doorbell_fd, *life.ack_fds, self._lock_fd), self._died)
+        except OSError as error:
+            self._give_up(f"cannot start {child.name}: {error}")
+            return
+        if child.kind != "persister":
+            loop = asyncio.get_running_loop()
+            loop.call_later(_READY_S_MAX, self._check_ready, child, child.process)
+
+    def _check_ready(self, child: Child, process: object) -> None:
+        if child.process is process and child.alive and not child.ready:
+            log.error("%s is not ready after %.0f s and is killed", child.name, _READY_S_MAX)
+            child.kill()
+
+    def _give_up(self, why: str) -> None:
+        log.error("%s: the store stops", why)
+        self._exit_code = 1
+        self._stopping.set()
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside everything else. The loop alone would not keep the task alive, nor tell of its failure."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an unexpected error", exc_info=error)
 
     def _accept(self) -> None:
         for which in ("ingest", "query"):
-            self._start_accepting(which)
-
-    def _start_accepting(self, which: str) -> None:
-        listener = self._listeners.get(which)
-        if listener is not None:
-            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept_from, which)
-
-    def _stop_accepting(self, *which: str) -> None:
-        for name in which:
-            if name in self._listeners:
-                asyncio.get_running_loop().remove_reader(self._listeners[name].fileno())
+            self._door.open(which)
 
     # --- connections
 
-    def _accept_from(self, which: str) -> None:
-        for _ in range(_ACCEPTS_PER_WAKE):
-            try:
-                sock, _ = self._listeners[which].accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.warning("cannot accept at %s.sock: %s", which, error)
-                return
-            if which == "control":
-                asyncio.get_running_loop().create_task(self._serve_control(sock))
-                continue
-            self._hand_out(which, sock)
+    def _may_open(self, which: str) -> bool:
+        if self._stopping.is_set():
+            return False
+        return which == "control" or (self._ready.is_set() and not self._renewing)
+
+    def _admit(self, which: str, sock: socket.socket) -> bool:
+        """Take one accepted connection; False: take no more for now. raises OSError: this one is lost."""
+        if which == "control":
+            self._start_task(self._serve_control(sock))
+            return True
+        try:
+            return self._hand_out(which, sock) < _HAND_OUTS_WAITING_MAX
+        finally:
             sock.close()
 
-    def _hand_out(self, kind: str, sock: socket.socket) -> None:
+    def _hand_out(self, kind: str, sock: socket.socket) -> int:
+        """Send a connection to the least loaded worker; how many wait for that worker by now."""
         assert self._control is not None
         workers = [child for child in self._children if child.kind == kind]
         slots = [self._control.worker(child.slot).snapshot() for child in workers]
@@ -185,8 +198,9 @@ class Supervisor:
                 [slot["connections_total"] for slot in slots],
             )
         ]
-        chosen.handed_out += 1
         chosen.channel.send(["serve"], sock)
+        chosen.handed_out += 1
+        return chosen.channel.n_waiting
 
     async def _serve_control(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -196,13 +210,15 @@ class Supervisor:
             sock.close()
 
     def pass_to_persister(self, sock: Any, hello: bytes) -> None:
+        if not self._children:
+            raise Unavailable("the store is stopping")
         self._children[0].channel.send(["worker", hello], sock)
 
     # --- children
 
     def _report(self, child: Child, packet: list[Any], _fd: int | None) -> None:
         kind = packet[0]
-        if kind == "ready":
+        if kind == "ready" and not self._stopping.is_set():
             child.ready = True
             if child.kind == "persister":
                 for other in self._children[1:]:
@@ -239,36 +255,52 @@ class Supervisor:
                 slot.release()
         if self._stopping.is_set() or self._renewing:
             return
+        if child.kind == "persister":
+            self._fail_pending(f"{child.name} died")
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         verdict = self._policy.died(child.name, child.kind, clock.monotonic_s())
         if child.kind == "persister" and not self._announced:
             verdict = Verdict.GIVE_UP  # it could not even start: its own message says why
         log.warning("%s died (%s): %s", child.name, how, verdict.value)
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(Unavailable(f"{child.name} died ({how})"))
         if verdict is Verdict.RESPAWN:
             self._spawn(child)
         elif verdict is Verdict.RENEW:
-            asyncio.get_running_loop().create_task(self._renew())
+            self._start_task(self._renew(self._life))
         else:
-            self._exit_code = 1
-            self._stopping.set()
+            self._give_up(f"{child.name} keeps dying" if self._announced else f"{child.name} could not start")
 
-    async def _renew(self) -> None:
+    async def _renew(self, life: Incarnation | None) -> None:
         """All workers and the shared memory again, from the files. Listening sockets stay: senders wait in their backlog."""
-        self._renewing = True
-        self._stop_accepting("ingest", "query")
-        for child in self._children:
-            child.kill()
-        for child in self._children:
-            if child.process is not None:
-                await child.exited.wait()
+        async with self._changing:
+            if self._life is not life or self._stopping.is_set():
+                return  # a restart, or a stop, came first
+            self._renewing = True
+            self._door.shut("ingest", "query")
+            for child in self._children:
+                child.kill()
+            for child in self._children:
+                if child.process is not None:
+                    await child.exited.wait()
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """The next life, unless the store is to stop: then nothing new is made that somebody would have to remove."""
         self._release()
         self._renewing = False
-        self._begin()
+        if self._stopping.is_set():
+            return
+        try:
+            self._begin()
+        except (MstoreError, OSError) as error:
+            # Attached readers may still hold the memory of the life before: it is not ours to wait for them.
+            self._give_up(f"the store cannot be started again: {error}")
+
+    def _fail_pending(self, why: str) -> None:
+        for number in list(self._pending):
+            self._settle(number, {}, Unavailable(why))
 
     def _release(self) -> None:
+        self._fail_pending("the store was stopped or renewed before it was done")
         for child in self._children:
             child.close()
         self._children = []
@@ -297,6 +329,8 @@ class Supervisor:
         return {}
 
     async def _ask_persister(self, verb: str) -> dict[str, Any]:
+        if not self._children:
+            raise Unavailable("the store is stopping")
         number = next(self._commands)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[number] = future
@@ -328,13 +362,19 @@ class Supervisor:
     async def _restart(self) -> None:
         """Stop all workers in order and start them again, with the configuration as it is now."""
         self._config = self._load_config()
-        self._renewing = True
-        self._stop_accepting("ingest", "query")
-        await self._stop_children()
-        self._release()
-        self._renewing = False
-        self._begin()
-        await self._ready.wait()
+        async with self._changing:
+            if not self._stopping.is_set():
+                self._renewing = True
+                self._door.shut("ingest", "query")
+                await self._stop_children()
+                self._begin_again()
+            self._refuse_if_stopping()
+        await self._ready_or_stopping()
+        self._refuse_if_stopping()
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping.is_set():  # not Unavailable: a client would ask again until its time is over
+            raise MstoreError("the store stops instead of starting again: its log says why")
 
     # --- stop
 
@@ -353,17 +393,18 @@ class Supervisor:
             await asyncio.gather(*(child.stop(limits_s[kind]) for child in children))
 
     async def _end(self) -> None:
-        if self._control is not None:
-            self._control.state = layout.STATE_STOPPING
-        self._stop_accepting(*self._listeners)
-        for which, listener in self._listeners.items():
-            Path(paths.socket_path(self._dir, which)).unlink(missing_ok=True)
-            listener.close()
-        self._listeners = {}
-        await self._stop_children()
-        self._release()
+        self._stopping.set()
+        self._door.close()
+        async with self._changing:
+            try:
+                if self._control is not None:
+                    self._control.state = layout.STATE_STOPPING
+                await self._stop_children()
+            finally:
+                self._release()
         for done in self._finished:
-            done.set_result(None)
+            if not done.done():
+                done.set_result(None)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         for connection in list(self.control_connections):
@@ -371,34 +412,14 @@ class Supervisor:
         await asyncio.sleep(0)
 
 
-def check_platform() -> None:
-    """One clear line where mstore's server cannot run."""
-    if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
-        raise UnsupportedPlatform(
-            f"the mstore server runs on Linux on x86-64 and aarch64, not on {sys.platform} {os.uname().machine};"
-            " the client library works everywhere"
-        )
-
-
-def prepare_dir(store_dir: Path) -> Path:
-    """DIR and DIR/run, 0750; the real path."""
-    try:
-        store_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        paths.run_dir(store_dir).mkdir(mode=0o750, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot use the directory {store_dir}: {error.strerror}; choose another with --dir or $MSTORE_DIR",
-            path=str(store_dir), errno=error.errno or 0,
-        ) from error  # fmt: skip
-    return store_dir.resolve()
-
-
 def serve(
     store_dir: Path, config_path: Path | None, ingest_workers: int | None, query_workers: int | None
 ) -> int:
     """Run a store in the foreground until it is stopped; the exit status. raises MstoreError when it cannot start."""
     check_platform()
+    hold_standard_descriptors()
     set_up_logging("supervisor")
+    raise_descriptor_limit()
     overrides = (ingest_workers, query_workers)
     config = configuration.with_workers(configuration.load(config_path), *overrides)
     for warning in config.warnings:

@@ -429,6 +429,27 @@ def test_a_long_table_leaves_out_its_middle_unless_asked(run: Run, client: FakeC
     assert len(query(run, "--rows", "0")[1].splitlines()) == 103
 
 
+def test_empty_slots_at_the_ends_of_a_table_are_one_line_each(run: Run, client: FakeClient) -> None:
+    nan = float("nan")
+    client.answer = series([nan] * 9 + [1.0, nan, 2.0] + [nan] * 4)
+    lines = query(run)[1].splitlines()
+    assert lines[3] == "... 9 slots without a sample"
+    assert [line.split()[1] for line in lines[4:7]] == ["1", "-", "2"]
+    assert lines[7:] == ["... 4 slots without a sample"]
+    assert len(query(run, "--rows", "0")[1].splitlines()) == 3 + 16
+
+
+@pytest.mark.parametrize(("columns", "n_lines"), [("60", 2), ("90", 1)])
+def test_a_heading_that_is_too_long_for_the_terminal_takes_two_lines(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch, columns: str, n_lines: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    client.answer = series([1.0, 2.0])
+    lines = query(run)[1].splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert lines[n_lines].split() == ["time", "value"]
+
+
 def test_csv_has_every_value_as_it_is_stored(run: Run, client: FakeClient) -> None:
     values = ([0.1, float("nan")], [2.0, 3.0])
     client.answer = [series(values[i], type="core", type_id=str(i)) for i in range(2)]

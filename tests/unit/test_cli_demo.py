@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from mstore import config
 from mstore.cli import demo
 from mstore.cli import main as cli
 from mstore.client.results import WriteResult
-from mstore.errors import Unavailable
+from mstore.errors import InvariantBroken, Unavailable
 from mstore.frames import Series
 
 
@@ -56,25 +57,64 @@ def spawn(code: str, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
-def test_the_demo_shows_five_steps_a_table_and_a_plot_within_80_columns(
+class FakeDemoStore:
+    directory = Path("/tmp/mstore-demo-x")
+    started_s = 0.25
+    life: ClassVar[list[str]] = []
+
+    def crash(self) -> None:
+        self.life.append("crash")
+
+    def start(self) -> None:
+        self.life.append("start")
+
+
+def test_the_demo_shows_six_steps_a_table_and_a_plot_within_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeStore()
 
     @contextmanager
-    def temporary_store() -> Iterator[tuple[Path, float]]:
-        yield Path("/tmp/mstore-demo-x"), 0.25
+    def temporary_store() -> Iterator[FakeDemoStore]:
+        yield FakeDemoStore()
 
     monkeypatch.setattr(demo, "temporary_store", temporary_store)
     monkeypatch.setattr(mstore, "connect", lambda directory: fake)
+    monkeypatch.setattr(mstore, "attach", lambda directory: fake)
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(["demo", "--span", "2m", "--live", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:3] for line in lines if line[:3].strip().isdigit()] == [" 1 ", " 2 ", " 3 ", " 4 ", " 5 "]
+    assert [line[:3] for line in lines if line[:3].strip().isdigit()] == [f" {n} " for n in range(1, 7)]
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines if line.startswith("    n")] == ["n9", "n10"]
     assert any("┤" in line for line in lines)
     assert fake.n_lines > 614
+    assert FakeDemoStore.life == ["crash", "start"]
+
+
+def test_the_demo_does_not_pass_over_answers_that_differ() -> None:
+    one = FakeStore().query("demo", "n9", "cpu_power", 0, 100)
+    other = FakeStore().query("demo", "n9", "cpu_power", 0, 100)
+    demo.check_equal([one], [other])
+    other.values[50] += 1
+    with pytest.raises(InvariantBroken, match="n9"):
+        demo.check_equal([one], [other])
+
+
+@pytest.mark.parametrize(
+    ("found", "called", "shown"),
+    [
+        ("/usr/bin/mstore", "/usr/bin/mstore", "mstore"),
+        (None, ".venv/bin/mstore", ".venv/bin/mstore"),
+        (None, "/x/mstore/__main__.py", "python -m mstore"),
+    ],
+)
+def test_the_demo_ends_with_commands_that_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, called: str, shown: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    monkeypatch.setattr(sys, "argv", [called, "demo"])
+    assert demo.called_as() == shown
 
 
 def test_the_demos_store_gets_the_builtin_clusters_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +133,10 @@ def test_the_demos_store_gets_the_builtin_clusters_metrics(monkeypatch: pytest.M
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", FakePopen)
-    with demo.temporary_store() as (directory, seconds):
-        assert directory.is_dir()
-        assert seconds >= 0
-    assert not directory.exists()
+    with demo.temporary_store() as store:
+        assert store.directory.is_dir()
+        assert store.started_s >= 0
+    assert not store.directory.exists()
     assert commands[0][1:4] == ["-m", "mstore", "serve"]
     spec = found[0].metric("demo", "cpu_power")
     assert spec is not None

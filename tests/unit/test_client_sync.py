@@ -77,7 +77,7 @@ def test_large_write_is_cut_at_line_ends_and_loses_no_byte(store: FakeStore, cli
 
 
 def test_line_beyond_the_limit_reaches_the_store_as_one_too_long_line() -> None:
-    long = b"x" * (3 * limits.MIB)
+    long = b"x" * (3 * client_lines.PIECE_BYTES)
     found = [bytes(piece) for piece in client_lines.pieces(b"a\n" + long + b"\nb\n")]
     assert b"".join(found[:1]) == b"a\n"
     assert found[1] == b"x" * (limits.LINE_BYTES_MAX + 1)
@@ -249,10 +249,11 @@ def test_write_is_resent_whole_and_in_order_when_the_store_drops_it_midway(
         return store.usual(message)
 
     store.answer = answer
-    text = b"".join(b"cpu,hostname=h value=%d 1700000000\n" % i for i in range(150_000))
+    text = b"".join(b"cpu,hostname=h value=%d 1700000000\n" % i for i in range(400_000))
+    assert len(text) > 3 * client_lines.PIECE_BYTES
     result = client.write(text)
     assert dropped
-    assert result.written == 150_000
+    assert result.written == 400_000
     # A stand-in that applies frames as they come: the same lines again at most, in the same order.
     pieces = [bytes(piece) for piece in client_lines.pieces(text)]
     second = [message for number, message in store.received if isinstance(message, m.Lines) and number == 3]

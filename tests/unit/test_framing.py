@@ -57,7 +57,7 @@ def test_large_body_is_received_in_place() -> None:
         space = decoder.receive_buffer()
         n = min(len(space), len(data) - position, 200_000)
         space[:n] = data[position : position + n]
-        direct += isinstance(space.obj, bytearray) and len(space.obj) == len(body)
+        direct += isinstance(space.obj, bytearray) and len(space.obj) >= len(body)
         position += n
         found += [bytes(frame.body) for frame in decoder.received(n)]
     assert found == [body, b"next"]
@@ -73,6 +73,35 @@ def test_recycled_body_is_used_for_the_next_frame_of_that_size() -> None:
     second = next(frame for part in (data[:50], data[50:]) for frame in decoder.feed(part))
     assert second.body.obj is storage
     assert bytes(second.body) == b"a" * 100_000
+
+
+def test_spares_are_shared_and_fit_frames_of_about_the_same_size() -> None:
+    spares: list[bytearray] = []
+    one, other = (framing.FrameDecoder(spares=spares) for _ in range(2))
+
+    def receive(decoder: framing.FrameDecoder, body: bytes) -> framing.Frame:
+        data = _frames(body)
+        return next(frame for part in (data[:50], data[50:]) for frame in decoder.feed(part))
+
+    first = receive(one, b"a" * 100_000)
+    one.recycle(first.body)
+    one.recycle(first.body)
+    assert len(spares) == 1, "a body is given back once"
+    second = receive(other, b"b" * 100_050)
+    assert second.body.obj is first.body.obj
+    assert bytes(second.body) == b"b" * 100_050
+    assert not spares
+    other.recycle(second.body)
+    small = receive(other, b"c" * 1000)
+    assert small.body.obj is not second.body.obj
+
+
+def test_body_that_is_a_view_of_the_callers_bytes_is_not_recycled() -> None:
+    spares: list[bytearray] = []
+    decoder = framing.FrameDecoder(spares=spares)
+    frame = next(decoder.feed(bytearray(_frames(b"abc"))))
+    decoder.recycle(frame.body)
+    assert not spares
 
 
 def test_unfinished_frame_remembers_when_it_began() -> None:

@@ -27,7 +27,8 @@ from mstore.errors import (
 )
 from mstore.frames import Series
 from mstore.query import Reader, Request
-from mstore.shm import layout
+from mstore.shm import layout, segment
+from mstore.shm.control import CONTROL_BYTES, Control
 from tests.query_rig import INSTANCE, T0, Store, one, plain, several
 
 
@@ -290,13 +291,23 @@ def test_attach_reads_a_store_through_its_instance_file(store: Store, tmp_path: 
         mstore.attach(tmp_path)
     run = tmp_path / "run"
     run.mkdir()
-    names = {"directory": store.directory_map.name, "samples": store.samples_map.name, "control": "x"}
+    control = segment.create(
+        f"mstore-test-query-{os.getpid()}-control", layout.SEG_CONTROL, CONTROL_BYTES, INSTANCE
+    )
+    control.mark_ready()
+    names = {
+        "directory": store.directory_map.name,
+        "samples": store.samples_map.name,
+        "control": control.name,
+    }
     (run / "instance.json").write_text(json.dumps({"instance": INSTANCE, "segments": names}))
     with mstore.attach(tmp_path) as attached:
         series = one(attached.query("fritz", "f1", "load", T0, T0 + 60))
         view = next(attached.chunks("fritz", "f1", "load"))
         assert attached.info()["directory"]["n_series"] == 1
         assert not attached.stale()
+        Control(control).retention_s = 60
+        assert not attached.query("fritz", "f1", "load", T0, T0 + 60).valid.any()
     assert series.values.tolist() == [1.0]
     assert view.values[0] == 1.0  # a view keeps its memory, closed or not
     with pytest.raises(ValueError, match="read-only"):
@@ -310,3 +321,5 @@ def test_attach_reads_a_store_through_its_instance_file(store: Store, tmp_path: 
         mstore.attach(tmp_path)
     with contextlib.suppress(FileNotFoundError):
         (run / "instance.json").unlink()
+    segment.unlink(control.name)
+    control.close()

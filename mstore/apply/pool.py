@@ -1,0 +1,165 @@
+"""One memory for all: control, rings, directory and samples together stay within memory_cap and within /dev/shm.
+
+    memory_cap = fixed (control, rings)  +  directory, committed  +  samples, committed
+                                            |                        |
+                                  limit_bytes of its writer    cap of its allocator
+
+Neither segment ever gives memory back while the store runs, so what one has taken the other cannot have:
+balance() tells each what is left, and is called before the directory grows. Samples leave it a share. New
+series want both; a store that spends its last byte on a new series could not even write the next value of an
+old one. So part of the memory is reserved for series that exist: admit() evicts, oldest first, until the
+reserve is whole, and while that cannot be done unknown series are refused (store_full), counted and named, until
+eviction or retention has freed enough.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from mstore import clock
+from mstore.apply.store import ROOM_STEP_BYTES, Store
+from mstore.errors import ConfigError
+from mstore.kernels._samples import LOAD_NO_ROOM
+from mstore.shm import layout
+from mstore.shm.segment import SHM_DIR
+
+RESERVE_SHARE = 8
+"""One of so many parts of the memory is kept for series that exist."""
+RESERVE_BYTES_MAX = 64 << 20
+DIRECTORY_SHARE = 8
+"""One of so many parts is never given to samples: else a store that is full of them could not take a new name."""
+LEAST_BYTES = 2 << 20
+"""Directory and samples of the smallest store."""
+_REFUSE_S = 0.2
+"""How long a refusal stands before room is looked for again: a look goes through the whole series table."""
+
+Apply = Callable[[memoryview], object]
+Load = Callable[[int, int, int, memoryview, memoryview], int]
+Recovered = TypeVar("Recovered")
+
+
+def shm_free_bytes() -> int:
+    """What /dev/shm has left for anybody."""
+    status = os.statvfs(SHM_DIR)
+    return status.f_bavail * status.f_frsize
+
+
+class Pool:
+    """Divides the memory of one store. Owned by the persister, as everything it names is.
+
+    fixed_bytes   of control and rings
+    system_free   bytes that the system could still give; a test may say less
+    """
+
+    def __init__(
+        self, store: Store, fixed_bytes: int, *, system_free: Callable[[], int] = shm_free_bytes
+    ) -> None:
+        self._store = store
+        self._fixed = fixed_bytes
+        self._system_free = system_free
+        self._bytes = 0
+        self._refusing_until_s = 0.0
+        store.system_free = system_free
+
+    def set_cap(self, cap_bytes: int) -> None:
+        """memory_cap, 0 = none. Raises ConfigError when it is too small for anything at all."""
+        least = self._fixed + LEAST_BYTES
+        if cap_bytes and cap_bytes < least:
+            raise ConfigError(
+                f"memory_cap: {cap_bytes} bytes; control and rings take {self._fixed}, the store needs {least}:"
+                " raise it, or lower ring_bytes or ingest_workers"
+            )
+        self._bytes = cap_bytes - self._fixed if cap_bytes else 0
+        self.balance()
+
+    def whole_bytes(self) -> int:
+        """What directory and samples may have together: by the cap, or of what the system has left."""
+        return self._bytes or self._held() + self._system_free()
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Kept for series that exist; new ones are made from the rest."""
+        return min(self.whole_bytes() // RESERVE_SHARE, RESERVE_BYTES_MAX)
+
+    def _held(self) -> int:
+        return self._store.directory.committed_bytes() + self._store.samples.committed_bytes
+
+    def balance(self) -> None:
+        """Tell the directory how far it may grow, and the samples."""
+        samples = self._store.samples
+        kept = max(samples.committed_bytes, samples.used_bytes() + self.reserve_bytes)
+        # 1 byte is a limit that nothing fits in; 0 would be none.
+        self._store.directory.limit_bytes = max(1, self.whole_bytes() - kept)
+        self._balance_samples()
+
+    def _balance_samples(self) -> None:
+        whole = self.whole_bytes()
+        directory = max(self._store.directory.committed_bytes(), whole // DIRECTORY_SHARE)
+        self._store.samples.set_cap(max(whole - directory, layout.SAMPLES_DATA + layout.EXTENT_BYTES))
+
+    # --- while the files are read back
+
+    def recover(self, recover: Callable[[Apply, Apply, Load], Recovered]) -> Recovered:
+        """Call `recover` with what it hands records to. What the log defines is never refused, samples get the rest.
+
+        So a store whose cap was lowered meanwhile starts, with the newest samples that fit.
+        """
+        self._store.directory.limit_bytes = 0
+        self._store.replaying = True
+        try:
+            return recover(self._apply, self._define, self._load)
+        finally:
+            self._store.replaying = False
+            self.balance()
+
+    def _apply(self, records: memoryview) -> object:
+        done = self._store.apply_block(records)
+        if done.n_definitions:
+            self._balance_samples()
+        return done
+
+    def _define(self, records: memoryview) -> int:
+        count = self._store.directory.apply_definition(records)
+        self._balance_samples()
+        return count
+
+    def _load(self, slot: int, generation: int, n: int, header: memoryview, payload: memoryview) -> int:
+        """Samples.load_chunk, after making room. No record names what is evicted here: the next start does the same."""
+        while True:
+            loaded = self._store.samples.load_chunk(slot, generation, n, header, payload)
+            if loaded != LOAD_NO_ROOM:
+                return loaded
+            self._store.look_again()  # what was loaded since the last look may be older than all that it found
+            evicted, n_chunks = self._store.plan_evict(min(ROOM_STEP_BYTES, max(self._bytes // 32, 64 << 10)))
+            if not n_chunks:
+                return loaded
+            self._store.apply_block(evicted)
+
+    def free_bytes(self) -> int:
+        """What samples may still take: under the cap, and of what the system has."""
+        samples = self._store.samples
+        return min(samples.free_bytes(), samples.secure(0) + self._system_free())
+
+    def admit(self, log: Callable[[bytes], None]) -> int:
+        """Before unknown series are interned: make room for them, or have them refused. The chunks evicted.
+
+        log  writes EVICT records to the log; called before each is applied
+        """
+        directory = self._store.directory
+        if clock.monotonic_s() < self._refusing_until_s:
+            return 0
+        reserve, n_evicted = self.reserve_bytes, 0
+        directory.admits = True
+        while (free := self.free_bytes()) < reserve:
+            evicted, n_chunks = self._store.plan_evict(min(max(reserve - free, 64 << 10), ROOM_STEP_BYTES))
+            if not n_chunks:
+                directory.admits = False
+                self._refusing_until_s = clock.monotonic_s() + _REFUSE_S
+                break
+            log(evicted)
+            self._store.apply_block(evicted)
+            n_evicted += n_chunks
+        self.balance()
+        return n_evicted

@@ -1,0 +1,49 @@
+"""What happens before a store starts: the platform, its directory, its limits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+from pathlib import Path
+
+from mstore import paths
+from mstore.errors import StorageError, UnsupportedPlatform
+from mstore.workers.incarnation import give_to_group
+
+
+def check_platform() -> None:
+    """One clear line where mstore's server cannot run."""
+    if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
+        raise UnsupportedPlatform(
+            f"the mstore server runs on Linux on x86-64 and aarch64, not on {sys.platform} {os.uname().machine};"
+            " the client library works everywhere"
+        )
+
+
+def prepare_dir(store_dir: Path) -> Path:
+    """DIR and DIR/run, 0750; the real path."""
+    try:
+        if not store_dir.is_dir():
+            store_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # Whatever the umask: the group reads. A DIR that was there keeps what its owner chose.
+            store_dir.chmod(0o750)
+        run = paths.run_dir(store_dir)
+        run.mkdir(mode=0o750, exist_ok=True)
+        run.chmod(0o750)
+        give_to_group(run, store_dir)
+    except OSError as error:
+        raise StorageError(
+            f"cannot use the directory {store_dir}: {error.strerror}; choose another with --dir or $MSTORE_DIR",
+            path=str(store_dir), errno=error.errno or 0,
+        ) from error  # fmt: skip
+    return store_dir.resolve()
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as the system allows; workers inherit it. The usual 1024 is less than a site's collectors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

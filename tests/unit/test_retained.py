@@ -1,0 +1,98 @@
+"""What retention serves: exact to the slot, whatever chunks are still there."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mstore.query import Reader, Request
+from mstore.query.retained import slots_before
+from tests.query_rig import T0, Store, one, several
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """Three cores with gaps and different phases, a counter and rows: all from T0 on, about 1000 minutes."""
+    made = Store(f"mstore-test-retained-{os.getpid()}")
+    for core, phase in enumerate((0, 17, 44)):
+        ref = made.open("load", "f1", "core", str(core), t=T0 + phase)
+        values = [math.nan if k % (11 + core) == 3 else float(k + core) for k in range(1000)]
+        made.put(ref, T0 + phase, values)
+    made.put(made.open("ops", "f1", t=T0), T0, [float(k) for k in range(600)], step=10)
+    made.rows(made.open("beat", "f1"), [(1000 * (T0 + k) + 5, k) for k in range(100)], "Q")
+    yield made
+    made.close()
+
+
+def reader(store: Store, retention_s: int, now_s: int) -> Reader:
+    return Reader(
+        store.directory_map.segment,
+        store.samples_map.segment,
+        retention_s=lambda: retention_s,
+        now_s=lambda: now_s,
+    )
+
+
+def test_a_slot_is_served_until_its_nominal_time_is_older_than_retention(store: Store) -> None:
+    for now, first in ((T0 + 3600, 0), (T0 + 3601, 1), (T0 + 3660, 1), (T0 + 3661, 2)):
+        series = one(
+            reader(store, 3600, now).query("fritz", "f1", "load", T0, T0 + 180, type="core", type_ids="0")
+        )
+        assert series.times.tolist() == [T0, T0 + 60, T0 + 120]
+        assert np.isnan(series.values).tolist() == [k < first for k in range(3)], now
+
+
+def test_a_counter_and_rows_are_cut_off_too(store: Store) -> None:
+    clipped = reader(store, 100, T0 + 150)
+    ops = one(clipped.query("fritz", "f1", "ops", T0, T0 + 80))
+    assert ops.valid.tolist() == [False] * 5 + [True] * 3
+    beats = one(clipped.query("fritz", "f1", "beat", T0, T0 + 100))
+    assert beats.times_ms.tolist() == [1000 * (T0 + k) + 5 for k in range(50, 100)]
+    assert one(clipped.query("fritz", "f1", "ops", T0 + 10, T0 + 40)).why
+
+
+def test_without_retention_everything_is_served(store: Store) -> None:
+    whole = one(
+        reader(store, 0, T0 + 10**9).query("fritz", "f1", "load", T0, T0 + 180, type="core", type_ids="0")
+    )
+    assert whole.values[:3].tolist() == [0.0, 1.0, 2.0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    retention=st.integers(1, 70_000),
+    now=st.integers(T0 - 100, T0 + 140_000),
+    start=st.integers(T0 - 2000, T0 + 70_000),
+    length=st.integers(0, 40_000),
+)
+def test_an_answer_is_the_unclipped_one_without_its_old_slots(
+    store: Store, retention: int, now: int, start: int, length: int
+) -> None:
+    clipped, whole = reader(store, retention, now), reader(store, 0, now)
+    for aggregate, ids in ((False, "0"), (False, None), (True, None)):
+        asked = Request("fritz", "f1", "load", start, start + length, "core", ids, aggregate=aggregate)
+        got, want = clipped.ask(asked), whole.ask(asked)
+        pairs = [(got, want)] if ids or aggregate else zip(several(got), several(want), strict=True)
+        for mine, all_of_it in pairs:
+            mine, all_of_it = one(mine), one(all_of_it)
+            old = all_of_it.times < now - retention
+            expected = np.where(old, np.nan, all_of_it.values)
+            assert mine.times.tolist() == all_of_it.times.tolist()
+            assert np.array_equal(mine.values, expected, equal_nan=True)
+            if all_of_it.coverage is not None:
+                assert mine.coverage is not None
+                assert mine.coverage.tolist() == np.where(old, 0, all_of_it.coverage).tolist()
+            assert bool(mine.why) == bool(np.isnan(expected).all())
+
+
+@given(st.integers(-1000, 1000), st.integers(-1000, 1000), st.integers(1, 100))
+def test_slots_before_counts_the_slots_before_a_time(oldest: int, t0: int, step: int) -> None:
+    n = slots_before(oldest, t0, step)
+    assert n == 0 or t0 + (n - 1) * step < oldest
+    assert t0 + n * step >= oldest
