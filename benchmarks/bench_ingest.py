@@ -136,6 +136,7 @@ def bench_log_bytes(report: Report, sizes: Sizes, seed: int) -> None:
         for k in range(1, 11):
             client.write(load.tick(k))
         grown = client.info()["counters"]["wal_bytes"] - before
+        verify(str(running.directory), load, 0, 11)
         report.add(
             Result("log, steady f32 stream", grown / (10 * load.n_series), "bytes/sample", 5, at_least=False)
         )
@@ -152,6 +153,7 @@ def bench_levels(report: Report, sizes: Sizes, seed: int) -> None:
         for level in ("memory", "durable") * 4:
             took = send(running, text, level)
             best[level] = min(best.get(level, took), took)
+        verify(str(running.directory), load, 0, 1 + sizes.ticks)
         n = load.n_series * sizes.ticks
         report.add(
             Result("lines, steady order, memory", n / best["memory"], "lines/s"),
@@ -186,7 +188,7 @@ def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
                 took = time.perf_counter() - began
             assert result.rejected == 0, result
             with mstore.attach(running.directory) as reader:
-                for host in range(0, sizes.hosts, max(1, sizes.hosts // 100)):
+                for host in range(sizes.hosts):
                     found = reader.query(
                         CLUSTER, f"f{host:04d}", METRIC, t0, t0 + (1 + ticks) * STEP_S, type="hwthread"
                     )

@@ -1,0 +1,28 @@
+"""Every benchmark runs, at a size that proves nothing about speed: what it reads back is compared all the same."""
+
+from __future__ import annotations
+
+from benchmarks import bench_ingest, bench_memory, bench_read
+from benchmarks.common import Report
+
+
+def test_the_ingest_benchmark_reads_back_what_it_sent() -> None:
+    report = Report()
+    bench_ingest.run(report, seed=1, sizes=bench_ingest.Sizes(hosts=4, ticks=3, random_ticks=2, column_ticks=9))
+    assert len(report.results) >= 8
+    assert all(result.value > 0 for result in report.results)
+
+
+def test_the_memory_benchmark_counts_every_segment() -> None:
+    report = Report()
+    bench_memory.run(report, small=True)
+    by_name = {result.name: result for result in report.results}
+    assert len(by_name) == 4
+    # Small stores pay for the rings and tables of large ones: more than the payload, less than everything.
+    assert 4 < by_name["memory, full chunks of f32, everything"].value < 200
+
+
+def test_the_read_benchmark_compares_every_answer() -> None:
+    report = Report()
+    bench_read.run(report, rounds=20)
+    assert len(report.results) == 4
