@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mstore.errors import MstoreError
 from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom, References
 from mstore.ingest.engine import Engine, Rules
 from mstore.kernels._lines import LineScanner
@@ -168,7 +169,12 @@ class IngestRig:
             self.effects.append(effect)
             if before is not None:
                 before(effect)
-            effect = steps.send(self.answer(effect))
+            try:
+                answer = self.answer(effect)
+            except MstoreError as error:
+                effect = steps.throw(error)
+            else:
+                effect = steps.send(answer)
 
     def finish(self) -> list[Stored]:
         """Everything that was stored; nothing may be left unpublished or busy."""
@@ -183,7 +189,9 @@ class IngestRig:
 
     def close(self) -> None:
         self.directory.close()
-        del self.engine, self.reader, self.interner
+        vars(self.engine).clear()  # sessions that still exist must not keep the memory
+        vars(self.interner).clear()
+        del self.reader
 
 
 def _control() -> Control:

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import limits
-from mstore.errors import InvalidRequest, LimitExceeded, MstoreError, ProtocolError, StoreFull, UnknownMessage
+from mstore.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    MstoreError,
+    ProtocolError,
+    StoreFull,
+    UnknownMessage,
+    VersionMismatch,
+)
 from mstore.ingest.effects import Effect, NeedPaths
 from mstore.ingest.engine import NEED_ROOM, Engine, LineState, is_name
 from mstore.ingest.handles import HandleTable
@@ -95,6 +103,11 @@ class FramedSession:
     def _greet(self, request_id: int, hello: m.Message) -> None:
         if not isinstance(hello, m.Hello):
             raise ProtocolError("the first message of a connection must be Hello")
+        if hello.version < m.OLDEST_VERSION:
+            raise VersionMismatch(
+                f"version {hello.version} of the protocol is no longer spoken: use {m.OLDEST_VERSION} to {m.VERSION}",
+                oldest=m.OLDEST_VERSION, newest=m.VERSION,
+            )  # fmt: skip
         if hello.role != "ingest":
             raise ProtocolError(f"role {hello.role!r} is not served here: this is ingest.sock")
         if hello.cluster and not is_name(hello.cluster.encode()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstore import clock
 from mstore.apply.store import split_records
-from mstore.errors import Degraded, MstoreError, StorageError
+from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
@@ -193,7 +193,7 @@ class Housekeeping:
 
         raises StorageError, Degraded while it still refuses
         """
-        self._persister._log_the_unlogged()
+        self._persister.log_the_unlogged()
         self._persister.directory.publish()
 
     # --- series whose collector changed its phase
@@ -204,9 +204,13 @@ class Housekeeping:
             series = self._persister.directory.series(slot)
             if series is None or series.next:
                 continue
-            _, records = self._persister.directory.begin_era(
-                slot, t - series.step_s // 2, series.step_s, t, series.type
-            )
+            try:
+                _, records = self._persister.directory.begin_era(
+                    slot, t - series.step_s // 2, series.step_s, t, series.type
+                )
+            except StoreFull as error:  # its samples go on where they went before
+                log.warning("a series keeps its old grid: %s", error)
+                return
             self._persister.append_catalog(records)
             self._persister.directory.publish()
             self._persister.slot.add("eras_started")

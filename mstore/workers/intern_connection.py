@@ -69,11 +69,15 @@ class InternConnection(asyncio.Protocol):
         records.append(directory.take_log())
         if found := b"".join(records):
             self._persister.append_catalog(found)
+        else:
+            self._persister.log_the_unlogged()
         directory.publish()
 
     def _answer(self, message: m.Message) -> _Answer:
         try:
             if isinstance(message, m.Intern | m.InternPaths):
+                # Nothing new while the log refuses what is there: every retry would add to it.
+                self._persister.log_the_unlogged()
                 self._persister.admit()
             if isinstance(message, m.Intern):
                 return self._persister.directory.intern(

@@ -72,6 +72,9 @@ class Persister:
         self._channel = Channel.from_fd(spec.channel_fd)
         self._stopping = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
+        self._draining = False
+        self._held = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[InternConnection] = set()
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.wal: Wal
@@ -141,12 +144,14 @@ class Persister:
         """Take what the rings hold: one block of each ring in turn, until all are empty."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._spec.doorbell_fd)
-        self._drain_some()
+        if not self._draining:
+            self._drain_some()
 
     def _drain_some(self) -> None:
-        more = False
+        self._draining = False
         if self._retry is not None:
             return
+        more = False
         for index, ring in enumerate(self._rings):
             try:
                 more |= self._drain_block(index, ring)
@@ -154,7 +159,9 @@ class Persister:
                 self._hold(error)
                 return
         if more:
-            # Back through the loop: interning and the supervisor get their turn between blocks.
+            # Back through the loop: interning and the supervisor get their turn between blocks. One chain only,
+            # however often the bell rings meanwhile.
+            self._draining = True
             asyncio.get_running_loop().call_soon(self._drain_some)
         else:
             self._held_no_more()
@@ -167,7 +174,7 @@ class Persister:
         start, head = ring.drained(), ring.head()
         if start == head:
             return False
-        self._log_the_unlogged()
+        self.log_the_unlogged()
         payload = ring.view(start, min(head - start, _DRAIN_BYTES))
         stop = start + len(payload)
         if evicted := self.store.make_room(payload, self.log_first):
@@ -199,7 +206,7 @@ class Persister:
             self._unlogged.append(records)
         else:
             self._unlogged.extend(split_records(records, _DRAIN_BYTES))
-        self._log_the_unlogged()
+        self.log_the_unlogged()
 
     def admit(self) -> None:
         """Before unknown series are interned: there is room for them, or the directory refuses them."""
@@ -208,15 +215,21 @@ class Persister:
 
     def log_first(self, records: bytes) -> None:
         """Log records that are applied only if this succeeds: nothing is kept for later."""
-        self._log_the_unlogged()
+        self.log_the_unlogged()
         for piece in split_records(records, _DRAIN_BYTES):
             self.wal.note(self.wal.write(CATALOG, 0, 0, piece), CATALOG, 0)
 
-    def _log_the_unlogged(self) -> None:
+    def log_the_unlogged(self) -> None:
+        if not self._unlogged:
+            return
+        if made := self.directory.take_log():
+            self._unlogged.append(made)  # by a call that raised half way: the directory holds it
         while self._unlogged:
             seq = self.wal.write(CATALOG, 0, 0, self._unlogged[0])
             self._unlogged.popleft()
             self.wal.note(seq, CATALOG, 0)
+        # What was logged late is published now: live samples and a replay must find the same eras.
+        self.directory.publish()
 
     def _count_log(self) -> None:
         first_error, _, n_fsyncs, us_total = self._committer.status()
@@ -234,6 +247,7 @@ class Persister:
         if not self.control.flags & flag:
             log.error("holding back all writes: %s", error)
         self.control.set_flag(flag, True)
+        self._held |= flag
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._retry_now)
 
@@ -242,8 +256,9 @@ class Persister:
         self._drain_some()
 
     def _held_no_more(self) -> None:
-        if self.control.flags & layout.FLAG_FULL:
-            self.control.set_flag(layout.FLAG_FULL, False)
+        if self._held:
+            self.control.flags &= ~self._held
+            self._held = 0
             log.info("writing again")
 
     def _commit_failed(self) -> None:
@@ -264,7 +279,10 @@ class Persister:
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "worker" and fd is not None:
-            asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd), packet[1]))
+            # The loop keeps only weak references to its tasks.
+            task = asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd), packet[1]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         elif packet[0] == "reload":
             self._reload()
         elif packet[0] == "snapshot":
@@ -345,7 +363,7 @@ class Persister:
         """Everything published is logged, applied and durable; then a last snapshot within its time limit."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._spec.doorbell_fd)
-        while any(ring.drained() != ring.head() for ring in self._rings) and not self.control.flags:
+        while any(ring.drained() != ring.head() for ring in self._rings) and self._retry is None:
             self._drain_some()
             await asyncio.sleep(0)
         await self.housekeeping.stop()

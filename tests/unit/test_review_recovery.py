@@ -36,7 +36,7 @@ class Rig:
     """Housekeeping over a real store and log, with the persister's own rules for definitions."""
 
     append_catalog = Persister.append_catalog
-    _log_the_unlogged = Persister._log_the_unlogged
+    log_the_unlogged = Persister.log_the_unlogged
 
     def __init__(self, store: Machine) -> None:
         self.machine = store
@@ -91,7 +91,7 @@ def test_a_snapshot_holds_a_definition_that_the_log_refused_at_first(
     refuse_once(monkeypatch, rig.wal)
     with pytest.raises(StorageError):
         rig.append_catalog(records)  # type: ignore[misc]  # self is what it needs of a persister
-    rig._log_the_unlogged()  # type: ignore[misc]  # as the next drain does; nobody has published yet
+    rig.log_the_unlogged()  # type: ignore[misc]  # as the next drain does; nobody has published yet
 
     async def helper(*command: str, **_options: Any) -> Helper:
         return Helper(rig, json.loads(command[3]))
