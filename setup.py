@@ -54,5 +54,5 @@ setup(
             "embedsignature": True,
         },
         nthreads=os.cpu_count() or 1 if not only else 0,
-    )
+    ),
 )

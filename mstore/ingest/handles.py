@@ -98,19 +98,20 @@ class HandleTable:
         return refs
 
     def stale(self, handles: NDArray[np.uint32], directory: DirectoryReader) -> NDArray[np.intp]:
-        """Where in `handles` the series is not there: not made yet, or removed meanwhile (another generation)."""
+        """Where in `handles` the series is not there: not made yet, removed meanwhile, or just being removed.
+
+        Called within the worker's epoch: a removal that began before is seen here, one that begins after waits
+        for the epoch to pass.
+        """
         refs = self.refs(handles)
-        generations = directory.series_table()["generation"]
+        table = directory.series_table()
         slots = (refs & _SLOT).astype(np.int64)
-        wanted = (refs >> np.uint64(32)).astype(np.uint32)
-        inside = slots < len(generations)
-        if inside.all():
-            current = generations[_index(slots)] == wanted
-        else:
-            current = np.zeros(len(slots), dtype=bool)
-            current[inside] = generations[slots[inside]] == wanted[inside]
         # Reference 0 is a series not made yet, also where slot 0 was never used and so has generation 0.
-        current &= wanted != 0
+        current = (slots < len(table)) & (refs != 0)
+        where = _index(slots) if current.all() else slots[current]
+        wanted = (refs >> np.uint64(32)).astype(np.uint32)[current]
+        living = table["flags"][where] & layout.SERIES_REMOVING == 0
+        current[current] = (table["generation"][where] == wanted) & living
         return np.flatnonzero(~current)
 
     def paths(self, handles: NDArray[np.uint32]) -> tuple[list[list[str]], list[Any]]:

@@ -8,7 +8,9 @@ from benchmarks.common import Report
 
 def test_the_ingest_benchmark_reads_back_what_it_sent() -> None:
     report = Report()
-    bench_ingest.run(report, seed=1, sizes=bench_ingest.Sizes(hosts=4, ticks=3, random_ticks=2, column_ticks=9))
+    bench_ingest.run(
+        report, seed=1, sizes=bench_ingest.Sizes(hosts=4, ticks=3, random_ticks=2, column_ticks=9)
+    )
     assert len(report.results) >= 8
     assert all(result.value > 0 for result in report.results)
 
