@@ -9,6 +9,8 @@ GIB = 1024 * MIB
 # Names: after unescaping, in UTF-8 bytes.
 NAME_BYTES_MAX = 255
 
+PATH_DEPTH_MAX = 4  # cluster, host, type, subtype
+
 # A line, and the key in it (measurement and tags up to the first unescaped space).
 LINE_BYTES_MAX = 64 * KIB
 KEY_BYTES_MAX = 8 * KIB

@@ -50,7 +50,6 @@ class Applied:
     n_stale: int = 0
     """Samples of references whose series is gone, or that do not fit its definition; never stored."""
     n_definitions: int = 0
-    n_chunks_freed: int = 0
 
 
 class Store:
@@ -112,7 +111,6 @@ class Store:
             if self.on_evict is not None:
                 self.on_evict(evicted)
             self.apply_block(evicted)
-            done.n_chunks_freed += n_chunks
 
     def _apply_other(self, view: memoryview, at: int, done: Applied) -> int:
         """Apply the record of type >= 16 that begins here; its length."""
@@ -128,8 +126,7 @@ class Store:
         elif kind in (layout.REC_FREE, layout.REC_EVICT):
             if len(body) % RANGE.itemsize:
                 raise CorruptRecord(f"{_NAMES[kind]} with {len(body)} bytes of ranges", offset=at)
-            freed, _ = self.samples.free_ranges(body)
-            done.n_chunks_freed += freed
+            self.samples.free_ranges(body)
         else:
             name = _NAMES.get(kind, "unknown")
             raise UnknownMessage(

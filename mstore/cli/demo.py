@@ -95,7 +95,7 @@ class DemoStore:
 
     def start(self) -> None:
         start = clock.monotonic_s()
-        command = [sys.executable, "-m", "mstore", "serve", "--dir", str(self.directory)]
+        command = [sys.executable, "-P", "-m", "mstore", "serve", "--dir", str(self.directory)]
         with (self.directory / "serve.log").open("wb") as log:
             # A group of its own: Ctrl-C is for the demo, which then stops the store in order.
             self._process = subprocess.Popen(

@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import sys
+import zlib
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -68,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error.message, EX_USAGE)
     except MstoreError as error:
         return _say(error.message, EX_FAILED)
+    except (EOFError, zlib.error) as error:
+        return _say(f"the input is cut short or damaged: {error}", EX_FAILED)
+    except UnicodeEncodeError as error:
+        return _say(
+            f"this terminal's encoding cannot show {error.object[error.start : error.end]!r}", EX_FAILED
+        )
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _say(f"{name}{error.strerror or error}", EX_FAILED)

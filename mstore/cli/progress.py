@@ -1,4 +1,4 @@
-"""Progress on standard error: rich's bar where it is installed (`pip install 'mstore[cli]'`), our own plain one elsewhere."""
+"""Progress on standard error: rich's bar where it is installed (the extra `cli`), our own plain one elsewhere."""
 
 from __future__ import annotations
 

@@ -92,22 +92,26 @@ def put_lines(path: SeriesPath, values: Mapping[str, Any], ts_ms: int, unit: str
         "cluster": path.cluster, "hostname": path.host, "type": path.type, "type-id": path.type_id,
         "stype": path.subtype, "stype-id": path.subtype_id, "unit": unit,
     }  # fmt: skip
-    rest = "".join(f",{name}={escape(value)}" for name, value in tags.items() if value)
+    rest = "".join(f",{name}={escape(value, ',= ')}" for name, value in tags.items() if value)
     text = "\n".join(
-        f"{escape(metric)}{rest} value={_number(metric, value)} {ts_ms}" for metric, value in values.items()
+        f"{escape(metric, ', ')}{rest} value={_number(metric, value)} {ts_ms}"
+        for metric, value in values.items()
     )
     return text.encode()
 
 
-def escape(name: str) -> str:
-    """A name as a measurement or tag value of line protocol."""
-    if not name or name.endswith("\\") or name.startswith("#") or any(ord(char) < 32 for char in name):
+def escape(name: str, special: str) -> str:
+    """A name as a tag value (special: ",= ") or as a measurement (", ": there a backslash before = would stay)."""
+    begins_comment = "=" not in special and name.startswith("#")
+    if not name or name.endswith("\\") or begins_comment or any(ord(char) < 32 for char in name):
         raise InvalidRequest(
-            f"{name!r} cannot be written as line protocol: names are not empty, do not begin with # "
-            "or end with a backslash, and have no control characters",
+            f"{name!r} cannot be written as line protocol: names are not empty, do not end with a backslash "
+            "and have no control characters; names of metrics do not begin with #",
             name=name,
         )
-    return name.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+    for char in special:
+        name = name.replace(char, "\\" + char)
+    return name
 
 
 def _number(metric: str, value: Any) -> str:

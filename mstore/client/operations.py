@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from mstore import clock, times
+from mstore import clock, limits, times
 from mstore.client import lines
 from mstore.client.pool import Pool, Settings
 from mstore.client.results import Metric, WriteResult
 from mstore.client.session import Session
 from mstore.client.window import Window
-from mstore.errors import InvalidRequest, ProtocolError
+from mstore.errors import InvalidRequest, InvalidStep, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
 from mstore.model import SeriesPath
@@ -24,6 +24,8 @@ M = TypeVar("M", bound=messages.Message)
 
 WINDOW = 8
 """Lines frames under way at a time: enough to hide a disk's fdatasync behind the next megabytes."""
+
+RESOLUTION_S_MAX = 2**31 - 1
 
 Id: TypeAlias = "str | int"
 Ids: TypeAlias = "Id | Sequence[Id] | None"
@@ -67,6 +69,8 @@ class Operations:
         type: str | None, type_ids: Ids, subtype: str | None, subtype_ids: Ids, aggregate: bool,
         resolution: int, timeout_s: float | None,
     ) -> Steps[Series | list[Series]]:  # fmt: skip
+        if not 0 <= int(resolution) <= RESOLUTION_S_MAX:
+            raise InvalidStep(f"resolution={resolution!r}: expected 0 to {RESOLUTION_S_MAX} seconds")
         now_s = clock.now_s()
         question = messages.Query(
             cluster, host, metric, times.to_seconds(start, now_s), times.to_seconds(end, now_s),
@@ -88,6 +92,8 @@ class Operations:
         return [str(name) for name in reply.names]
 
     def paths(self, depth: int) -> Steps[list[tuple[str, ...]]]:
+        if not 0 <= depth <= limits.PATH_DEPTH_MAX:
+            raise InvalidRequest(f"depth={depth!r}: expected 0 to {limits.PATH_DEPTH_MAX}")
         reply = yield from self._ask(messages.Paths(depth), messages.Names)
         return [(path,) if isinstance(path, str) else tuple(map(str, path)) for path in reply.names]
 

@@ -38,6 +38,7 @@ Replies = Generator[Effect, Any, None]
 Reply = Callable[[int, Ack | None, m.Message], None]
 """reply(request_id, level, message): send now (None), or once the ring's position has reached that level."""
 
+_DTYPES = {m.TYPE_F32: "<f4", m.TYPE_F64: "<f8", m.TYPE_U64: "<u8"}
 _PRECISIONS = {
     "": None,
     "auto": Precision.AUTO,
@@ -269,7 +270,7 @@ class FramedSession:
     def _current(
         self, handles: NDArray[np.uint32], first: Firsts, vtype: int | None, kind: int
     ) -> Generator[Effect, Any, NDArray[np.uint64]]:
-        """References of the handles as of now; ignore words for the refused, 0 for those without any sample.
+        """References of the handles as of now; ignore words for the refused.
 
         Opening a handle creates nothing: the first sample does, because its time fixes the grid's anchor. So new
         handles, and those whose series was removed meanwhile, are interned here; one whose samples are all missing
@@ -282,13 +283,14 @@ class FramedSession:
             return self._handles.refs(handles)
         times = first()
         stale = stale[times[stale] != NEVER]
+        if not len(stale):
+            return self._handles.refs(handles)
         paths, specs = self._handles.paths(handles[stale])
         found = yield NeedPaths(paths, times[stale].astype("<i8").tobytes(), specs)
         self._handles.renew(handles[stale], np.frombuffer(found.refs, "<u8"), found.types, found.kinds)
         self._handles.check(handles, vtype, kind)
         refs = self._handles.refs(handles)
         refs[stale] = np.frombuffer(found.refs, "<u8")
-        refs[times == NEVER] = 0
         return refs
 
 
@@ -304,7 +306,7 @@ def _first_values(times: NDArray[np.int64], values: Bin, vtype: int, n: int) -> 
     """For each of n series: the earliest time at which it has a value, NEVER if it has none."""
 
     def find() -> NDArray[np.int64]:
-        matrix = np.frombuffer(values, dtype=layout.TYPE_DTYPES[vtype]).reshape(len(times), n)
+        matrix = np.frombuffer(values, dtype=_DTYPES[vtype]).reshape(len(times), n)
         found = np.full(n, NEVER, dtype=np.int64)
         for t, row in zip(times.tolist(), matrix, strict=True):
             there = row != layout.U64_MISSING if vtype == layout.TYPE_U64 else np.isfinite(row)
@@ -317,16 +319,14 @@ def _first_values(times: NDArray[np.int64], values: Bin, vtype: int, n: int) -> 
 def _without_refused(
     refs: NDArray[np.uint64], values: Bin, n_times: int, size: int, tally: Tally
 ) -> tuple[NDArray[np.uint64], Bin]:
-    """Only the series that have a reference, and their columns of the matrix; the others' samples are counted."""
+    """Only the series that are not refused, and their columns of the matrix; the others' samples are counted."""
     ignored = refs & np.uint64(0xFFFF_FFFF) == layout.IGNORE_SLOT
-    usable = ~ignored & (refs != 0)
-    if usable.all():
+    if not ignored.any():
         return refs, values
     for reason, count in enumerate(np.bincount((refs[ignored] >> np.uint64(56)).astype(np.int64))):
         tally.refuse(reason, int(count) * n_times)
-    tally.refuse(Reason.BAD_VALUE, int((refs == 0).sum()) * n_times)
     matrix = np.frombuffer(values, dtype=np.dtype(f"V{size}")).reshape(n_times, len(refs))
-    return refs[usable], matrix[:, usable].tobytes()
+    return refs[~ignored], matrix[:, ~ignored].tobytes()
 
 
 def _check_specs(series: list[Any], specs: list[Any] | None) -> list[Any] | None:

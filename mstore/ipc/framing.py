@@ -24,7 +24,6 @@ from mstore.errors import FrameTooLarge, ProtocolError, UnknownMessage
 MAGIC = 0xC1
 HEADER = struct.Struct("<BBHIQ")
 HEADER_BYTES = HEADER.size
-REQUEST_ID_MAX = 2**64 - 1
 BODY_BYTES_MAX = 2**32 - 1
 """What the length field can say; receivers allow far less (limits.py)."""
 

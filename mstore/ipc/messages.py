@@ -371,7 +371,7 @@ _RULES: dict[tuple[str, str], checks.Check] = {
     ("Opened", "errors"): checks.open_errors,
     ("Columns", "type"): checks.between(1, 3),
     ("Rows", "handle"): checks.between(0, 0xFFFF_FFFF),
-    ("Paths", "depth"): checks.between(0, 4),
+    ("Paths", "depth"): checks.between(0, limits.PATH_DEPTH_MAX),
     ("Query", "resolution"): checks.between(0, 2**31 - 1),
     ("Query", "start"): checks.between(-(2**62), 2**62),
     ("Query", "end"): checks.between(-(2**62), 2**62),

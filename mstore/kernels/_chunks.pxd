@@ -1,81 +1,9 @@
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from mstore.kernels._atomics cimport *
+from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
-
-cdef extern from "layout.h" nogil:
-    ctypedef struct ms_region:
-        uint64_t offset
-        uint64_t used
-    ctypedef struct ms_directory:
-        ms_region region[7]
-        uint64_t n_series
-        uint32_t max_series
-    ctypedef struct ms_series:
-        uint32_t generation
-        uint8_t kind
-        uint8_t type
-        uint8_t n_columns
-        uint8_t flags
-        int64_t anchor_s
-        uint32_t step_s
-        uint16_t n_seen
-        uint16_t n_edge
-        int64_t cur_n
-        uint64_t cur_link
-        uint64_t table
-        uint64_t link0
-        int64_t last_t
-        uint32_t prev_slot
-        uint32_t prev_generation
-        uint32_t next_slot
-        uint32_t next_generation
-        int64_t era_start
-        int64_t first_n
-        int64_t last_n
-        uint32_t n_chunks
-    ctypedef struct ms_chunk:
-        uint32_t series
-        uint32_t generation
-        int64_t n
-        int64_t anchor_s
-        uint32_t step_s
-        uint8_t kind
-        uint8_t type
-        uint8_t size_class
-        uint8_t n_columns
-        uint32_t capacity
-        uint32_t count
-        uint32_t seq
-        uint32_t flags
-        int64_t t_max_ms
-        uint64_t reserved
-    ctypedef struct ms_run:
-        uint16_t type
-        uint8_t vtype
-        uint8_t flags
-        uint32_t count
-        uint32_t slot
-        uint32_t generation
-        int64_t t
-    ctypedef struct ms_record:
-        uint16_t type
-        uint8_t vtype
-        uint8_t flags
-        uint32_t length
-    uint64_t MS_LINK_OFFSET(uint64_t word)
-    unsigned MS_LINK_CLASS(uint64_t word)
-    uint64_t MS_LINK(uint64_t offset, unsigned size_class, uint64_t stamp)
-
-cdef extern from "atomics.h" nogil:
-    uint64_t ms_load_acquire_u64(const void *p)
-    uint64_t ms_load_relaxed_u64(const void *p)
-    void ms_store_release_u64(void *p, uint64_t v)
-    void ms_store_relaxed_u64(void *p, uint64_t v)
-    uint32_t ms_load_relaxed_u32(const void *p)
-    void ms_store_release_u32(void *p, uint32_t v)
-    void ms_store_relaxed_u32(void *p, uint32_t v)
-    void ms_fence_release()
 
 cdef extern from *:
     """
@@ -87,24 +15,10 @@ cdef extern from *:
     const int64_t DT_MAX
 
 cdef enum:
-    KIND_GRID = 1
-    KIND_STAMPED = 2
-    TYPE_F32 = 1
-    TYPE_F64 = 2
-    TYPE_U64 = 3
-    SERIES_LIVE = 1
-    SERIES_ENDED = 2
-    CHUNK_UNORDERED = 1
-    SLOTS = 512
-    SLOTS_LOG2 = 9
-    HEADER = 64
+    SLOTS_LOG2 = 9         # of MS_CHUNK_SLOTS
     CLASSES = 11
-    CLASS_FULL_4 = 2
-    CLASS_FULL_8 = 3
-    CLASS_TABLE_8 = 4
     TABLE_LOG2_MIN = 3     # link tables have 2^3, 2^5 ... 2^15 words
     TABLE_LOG2_STEP = 2
-    TABLE_LOG2_MAX = 15
 
 # Why a chunk could not be had.
 cdef enum:
@@ -125,10 +39,6 @@ cdef inline unsigned table_class(uint64_t log2) noexcept nogil:
 
 cdef inline bint is_table_log2(uint64_t log2) noexcept nogil:
     return TABLE_LOG2_MIN <= log2 <= TABLE_LOG2_MAX and (log2 - TABLE_LOG2_MIN) % TABLE_LOG2_STEP == 0
-
-cdef inline int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
-    cdef int64_t q = a / b
-    return q - 1 if a % b < 0 else q
 
 cdef inline uint64_t* link_place(char* base, ms_series* s, int64_t n) noexcept nogil:
     """Where the link of chunk n lies, or would lie."""

@@ -23,9 +23,7 @@ from collections import namedtuple
 from libc.stdint cimport INT64_MIN
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
-
-cdef extern from "<fcntl.h>" nogil:
-    int posix_fallocate(int fd, int64_t offset, int64_t length)
+from posix.fcntl cimport posix_fallocate
 
 cdef extern from "<errno.h>" nogil:
     int EINTR
@@ -35,12 +33,8 @@ cdef extern from "<errno.h>" nogil:
 ClassStats = namedtuple("ClassStats", ["chunk_bytes", "extents", "chunks", "free_chunks"])
 
 cdef enum:
-    PAGE = 4096
-    DATA = 2 * PAGE
-    EXTENT = 262144
     COMMITTED_AT = 128       # ms_segment_header.committed_bytes
     COMMIT_EXTENTS = 8       # asked of the system at once, at most: a 32nd of what there is
-    REGION_SERIES = 1
     ERAS_MAX = 64            # redirections followed
 
 cdef int64_t I64_MIN = INT64_MIN
@@ -58,7 +52,7 @@ cdef unsigned stamped_class(int64_t n, unsigned n_columns) noexcept nogil:
     """Chunks of a stamped series grow: the first holds one row at least, every next is a class larger up to 4 KiB."""
     cdef uint64_t row = (1 + n_columns) * 8
     cdef unsigned smallest = 0
-    while smallest < CLASS_FULL_8 and SIZES[smallest] - HEADER < row:
+    while smallest < CLASS_FULL_8 and SIZES[smallest] - CHUNK_HEADER_BYTES < row:
         smallest += 1
     return CLASS_FULL_8 if n >= CLASS_FULL_8 - smallest else smallest + <unsigned>n
 
@@ -70,7 +64,7 @@ cdef void drop_rows(ms_chunk* chunk, int64_t first, int64_t last, bint repair) n
     place, and `repair` (after such a kill) keeps exactly these: the last one of equal stamps.
     """
     cdef uint64_t words = 1 + chunk.n_columns
-    cdef uint64_t* rows = <uint64_t*>(<char*>chunk + HEADER)
+    cdef uint64_t* rows = <uint64_t*>(<char*>chunk + CHUNK_HEADER_BYTES)
     cdef uint32_t i, j, kept = 0, count = chunk.count
     cdef uint64_t k
     cdef int64_t stamp, newest = I64_MIN, oldest = 0
@@ -121,16 +115,18 @@ cdef class Chunks:
     def __cinit__(self, Segment directory, Segment samples, int fd, uint64_t cap_bytes, bint fresh):
         if not (directory.writable and samples.writable):
             raise ValueError("the writer of samples needs writable segments")
-        if samples.length < DATA + EXTENT:
-            raise ValueError(f"a samples segment has at least {DATA + EXTENT} bytes, not {samples.length}")
+        if samples.length < MS_SAMPLES_DATA + MS_EXTENT_BYTES:
+            raise ValueError(
+                f"a samples segment has at least {MS_SAMPLES_DATA + MS_EXTENT_BYTES} bytes, not {samples.length}"
+            )
         cdef uint64_t committed
         self.directory, self.samples = directory, samples
         self.base = samples.base
-        self.words = <ms_directory*>(directory.base + PAGE)
-        self.table = <ms_series*>(directory.base + self.words.region[REGION_SERIES].offset)
+        self.words = <ms_directory*>(directory.base + MS_PAGE)
+        self.table = <ms_series*>(directory.base + self.words.region[MS_REGION_SERIES].offset)
         self.n_series = ms_load_acquire_u64(&self.words.n_series)
         self.fd = fd
-        self.max_extents = <uint32_t>((samples.length - DATA) / EXTENT)
+        self.max_extents = <uint32_t>((samples.length - MS_SAMPLES_DATA) / MS_EXTENT_BYTES)
         self.extents = <extent*>calloc(self.max_extents, sizeof(extent))
         if self.extents == NULL:
             raise MemoryError
@@ -138,7 +134,7 @@ cdef class Chunks:
         committed = samples.length if fd < 0 else ms_load_acquire_u64(self.base + COMMITTED_AT)
         if committed > samples.length:
             raise ValueError(f"{committed} bytes committed of a segment of {samples.length}")
-        self.n_extents = <uint32_t>((committed - DATA) / EXTENT) if committed > DATA else 0
+        self.n_extents = <uint32_t>((committed - MS_SAMPLES_DATA) / MS_EXTENT_BYTES) if committed > MS_SAMPLES_DATA else 0
         self.stamp = 0
         if fresh:
             self.forget()
@@ -152,7 +148,7 @@ cdef class Chunks:
 
     def set_cap(self, uint64_t cap_bytes):
         """Change the cap; memory in use beyond it stays until it is freed."""
-        cdef uint64_t allowed = (cap_bytes - DATA) / EXTENT if cap_bytes > DATA else 0
+        cdef uint64_t allowed = (cap_bytes - MS_SAMPLES_DATA) / MS_EXTENT_BYTES if cap_bytes > MS_SAMPLES_DATA else 0
         self.cap_extents = self.max_extents
         if cap_bytes and allowed < self.max_extents:
             self.cap_extents = <uint32_t>allowed
@@ -177,7 +173,7 @@ cdef class Chunks:
     cdef int commit_extent(self) noexcept nogil:
         """Back more of the segment with memory; 0 or an errno. A full /dev/shm is met here and nowhere else."""
         cdef uint32_t i, ask = self.max_extents - self.n_extents
-        cdef uint64_t start = DATA + <uint64_t>self.n_extents * EXTENT
+        cdef uint64_t start = MS_SAMPLES_DATA + <uint64_t>self.n_extents * MS_EXTENT_BYTES
         cdef int failed
         if ask > self.cap_extents - min(self.cap_extents, self.n_extents):
             ask = self.cap_extents - min(self.cap_extents, self.n_extents)
@@ -186,7 +182,7 @@ cdef class Chunks:
         if ask == 0:
             return ENOMEM
         while True:
-            failed = posix_fallocate(self.fd, start, <uint64_t>ask * EXTENT)
+            failed = posix_fallocate(self.fd, start, <uint64_t>ask * MS_EXTENT_BYTES)
             if failed == 0:
                 break
             if failed != EINTR:
@@ -199,7 +195,7 @@ cdef class Chunks:
             self.list_push(&self.free_extents, self.n_extents + ask - 1 - i)
         self.n_extents += ask
         # SYNC POINT (release) committed: the memory is there before a link can lead to it
-        ms_store_release_u64(self.base + COMMITTED_AT, start + <uint64_t>ask * EXTENT)
+        ms_store_release_u64(self.base + COMMITTED_AT, start + <uint64_t>ask * MS_EXTENT_BYTES)
         return 0
 
     cdef uint64_t alloc(self, unsigned size_class) noexcept nogil:
@@ -222,7 +218,7 @@ cdef class Chunks:
             self.list_push(&self.partial[size_class], i)
         i = self.partial[size_class] - 1
         e = &self.extents[i]
-        start = DATA + <uint64_t>i * EXTENT
+        start = MS_SAMPLES_DATA + <uint64_t>i * MS_EXTENT_BYTES
         if e.free_head:
             index = e.free_head - 1
             e.free_head = (<ms_chunk*>(self.base + start + <uint64_t>index * SIZES[size_class])).series
@@ -231,21 +227,21 @@ cdef class Chunks:
             e.bump += 1
         e.used += 1
         self.n_chunks[size_class] += 1
-        if e.used == EXTENT / SIZES[size_class]:
+        if e.used == MS_EXTENT_BYTES / SIZES[size_class]:
             self.list_remove(&self.partial[size_class], i)
         return start + <uint64_t>index * SIZES[size_class]
 
     cdef void give_back(self, uint64_t offset, unsigned size_class) noexcept nogil:
         """A chunk that no link reaches any more."""
-        cdef uint32_t i = <uint32_t>((offset - DATA) / EXTENT)
-        cdef uint32_t index = <uint32_t>(((offset - DATA) % EXTENT) / SIZES[size_class])
+        cdef uint32_t i = <uint32_t>((offset - MS_SAMPLES_DATA) / MS_EXTENT_BYTES)
+        cdef uint32_t index = <uint32_t>(((offset - MS_SAMPLES_DATA) % MS_EXTENT_BYTES) / SIZES[size_class])
         cdef extent* e = &self.extents[i]
         cdef ms_chunk* chunk = <ms_chunk*>(self.base + offset)
         ms_fence_release()  # SYNC POINT (release) reuse: the link has gone before the chunk's bytes change
         ms_store_relaxed_u32(&chunk.generation, 0)
         ms_store_relaxed_u32(&chunk.series, e.free_head)
         e.free_head = index + 1
-        if e.used == EXTENT / SIZES[size_class]:
+        if e.used == MS_EXTENT_BYTES / SIZES[size_class]:
             self.list_push(&self.partial[size_class], i)
         e.used -= 1
         self.n_chunks[size_class] -= 1
@@ -257,7 +253,7 @@ cdef class Chunks:
             self.list_push(&self.free_extents, i)
 
     cdef uint64_t free_of_class(self, unsigned size_class) noexcept nogil:
-        return self.class_extents[size_class] * (EXTENT / SIZES[size_class]) - self.n_chunks[size_class]
+        return self.class_extents[size_class] * (MS_EXTENT_BYTES / SIZES[size_class]) - self.n_chunks[size_class]
 
     # ---- series and links ----
 
@@ -362,14 +358,14 @@ cdef class Chunks:
         chunk.t_max_ms = I64_MIN
         chunk.reserved = 0
         if s.kind == KIND_GRID:
-            chunk.capacity = min((SIZES[size_class] - HEADER) / (4 if s.type == TYPE_F32 else 8), SLOTS)
+            chunk.capacity = min((SIZES[size_class] - CHUNK_HEADER_BYTES) / (4 if s.type == TYPE_F32 else 8), MS_CHUNK_SLOTS)
             chunk.count = chunk.capacity
             fill = FILL[s.type & 3]
-            words = <uint64_t*>(self.base + offset + HEADER)
-            for i in range((SIZES[size_class] - HEADER) / 8):
+            words = <uint64_t*>(self.base + offset + CHUNK_HEADER_BYTES)
+            for i in range((SIZES[size_class] - CHUNK_HEADER_BYTES) / 8):
                 words[i] = fill
         else:
-            chunk.capacity = (SIZES[size_class] - HEADER) / ((1 + s.n_columns) * 8)
+            chunk.capacity = (SIZES[size_class] - CHUNK_HEADER_BYTES) / ((1 + s.n_columns) * 8)
             chunk.count = 0
         if s.n_chunks == 0:
             ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
@@ -399,7 +395,7 @@ cdef class Chunks:
         for i in range(held / 8, SIZES[size_class] / 8):
             words[i] = FILL[s.type & 3]
         chunk.size_class = <uint8_t>size_class
-        chunk.capacity = min((SIZES[size_class] - HEADER) / (4 if s.type == TYPE_F32 else 8), SLOTS)
+        chunk.capacity = min((SIZES[size_class] - CHUNK_HEADER_BYTES) / (4 if s.type == TYPE_F32 else 8), MS_CHUNK_SLOTS)
         chunk.count = chunk.capacity
         ms_store_release_u64(place, self.make_link(offset, size_class))  # SYNC POINT (release) link
         self.give_back(MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
@@ -510,7 +506,7 @@ cdef class Chunks:
         cdef uint64_t* words
         cdef ms_series* s
         cdef ms_chunk* chunk
-        cdef char* taken = <char*>calloc(self.n_extents or 1, EXTENT / 64 / 8)
+        cdef char* taken = <char*>calloc(self.n_extents or 1, MS_EXTENT_BYTES / 64 / 8)
         cdef uint32_t newest = 0
         if taken == NULL:
             raise MemoryError
@@ -547,25 +543,25 @@ cdef class Chunks:
                 self.recount(s)
             self.stamp = newest
             for e in range(self.n_extents):
-                self.adopt_extent(taken + <uint64_t>e * (EXTENT / 64 / 8), e)
+                self.adopt_extent(taken + <uint64_t>e * (MS_EXTENT_BYTES / 64 / 8), e)
         finally:
             free(taken)
 
     cdef _take(self, char* taken, uint64_t slot, uint64_t offset, unsigned size_class):
-        cdef uint64_t i
+        cdef uint64_t i = (offset - MS_SAMPLES_DATA) / MS_EXTENT_BYTES
+        cdef uint64_t inside = (offset - MS_SAMPLES_DATA) % MS_EXTENT_BYTES
         cdef uint32_t index
         cdef extent* e
-        if (size_class >= CLASSES or offset < DATA or (offset - DATA) / EXTENT >= self.n_extents
-                or ((offset - DATA) % EXTENT) % SIZES[size_class] or (offset - DATA) % EXTENT + SIZES[size_class] > EXTENT):
+        if (size_class >= CLASSES or offset < MS_SAMPLES_DATA or i >= self.n_extents or inside % SIZES[size_class]
+                or inside + SIZES[size_class] > MS_EXTENT_BYTES):
             raise ValueError(f"series {slot}: link to offset {offset} of class {size_class}, outside the committed memory")
-        i = (offset - DATA) / EXTENT
-        index = <uint32_t>((offset - DATA) % EXTENT / SIZES[size_class])
+        index = <uint32_t>(inside / SIZES[size_class])
         e = &self.extents[i]
         if e.used and e.size_class != size_class:
             raise ValueError(f"series {slot}: extent {i} holds chunks of classes {e.size_class} and {size_class}")
-        if taken[i * (EXTENT / 64 / 8) + index / 8] & (1 << (index & 7)):
+        if taken[i * (MS_EXTENT_BYTES / 64 / 8) + index / 8] & (1 << (index & 7)):
             raise ValueError(f"series {slot}: the chunk at offset {offset} is linked twice")
-        taken[i * (EXTENT / 64 / 8) + index / 8] |= <char>(1 << (index & 7))
+        taken[i * (MS_EXTENT_BYTES / 64 / 8) + index / 8] |= <char>(1 << (index & 7))
         if e.used == 0:
             self.list_remove(&self.free_extents, <uint32_t>i)
             self.used_extents += 1
@@ -583,26 +579,30 @@ cdef class Chunks:
             return
         for index in range(e.bump):
             if not taken[index / 8] & (1 << (index & 7)):
-                chunk = <ms_chunk*>(self.base + DATA + <uint64_t>i * EXTENT + <uint64_t>index * SIZES[e.size_class])
+                chunk = <ms_chunk*>(
+                    self.base + MS_SAMPLES_DATA + <uint64_t>i * MS_EXTENT_BYTES + <uint64_t>index * SIZES[e.size_class]
+                )
                 ms_store_relaxed_u32(&chunk.generation, 0)
                 ms_store_relaxed_u32(&chunk.series, e.free_head)
                 e.free_head = index + 1
-        if e.used < EXTENT / SIZES[e.size_class]:
+        if e.used < MS_EXTENT_BYTES / SIZES[e.size_class]:
             self.list_push(&self.partial[e.size_class], i)
 
     # ---- what the rest of the persister asks ----
 
     def free_bytes(self) -> int:
         """Bytes of extents that may still be taken under the cap (a full /dev/shm may refuse them all the same)."""
-        return <uint64_t>(self.cap_extents - self.used_extents) * EXTENT if self.cap_extents > self.used_extents else 0
+        if self.cap_extents <= self.used_extents:
+            return 0
+        return <uint64_t>(self.cap_extents - self.used_extents) * MS_EXTENT_BYTES
 
     def used_bytes(self) -> int:
         """Bytes of extents that hold chunks."""
-        return <uint64_t>self.used_extents * EXTENT
+        return <uint64_t>self.used_extents * MS_EXTENT_BYTES
 
     @property
     def committed_bytes(self) -> int:
-        return DATA + <uint64_t>self.n_extents * EXTENT
+        return MS_SAMPLES_DATA + <uint64_t>self.n_extents * MS_EXTENT_BYTES
 
     @property
     def out_of_span(self) -> int:
@@ -625,11 +625,6 @@ cdef class Chunks:
         if s == NULL or s.generation != generation:
             return -1
         return self.drop_range(slot, s, first, last)
-
-    def free_chunk(self, uint32_t slot, int64_t n) -> bool:
-        """Free one chunk by its number, grid or stamped."""
-        cdef ms_series* s = self.live(slot)
-        return s != NULL and s.n_chunks != 0 and self.unlink(s, n) == 1
 
     def free_series(self, uint32_t slot) -> int:
         """Free every chunk and the link table of a slot, before its generation changes."""

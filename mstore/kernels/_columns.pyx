@@ -8,31 +8,18 @@ time share a SCATTER header. The twin is reference_columns.py.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from mstore.kernels._layout cimport (
+    MS_REC_COLUMN, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, TYPE_F32, TYPE_F64, TYPE_U64, ms_run,
+)
 from mstore.kernels._ring cimport RingWriter
 
 import numpy as np
-
-cdef extern from "layout.h" nogil:
-    int MS_REC_ROW, MS_REC_COLUMN, MS_REC_SCATTER, MS_REC_STAMPED
-    ctypedef struct ms_run:
-        uint16_t type
-        uint8_t vtype
-        uint8_t flags
-        uint32_t count
-        uint32_t slot
-        uint32_t generation
-        int64_t t
 
 cdef enum:
     RUN_MAX = 8192             # limits.RUN_VALUES_MAX
     ROW_MIN = 4                # shorter runs of consecutive slots go into a SCATTER
     COLUMN_TIMES_MIN = 16
     STAMPED_BYTES_MAX = 262144 # payload of a STAMPED record: the persister takes a ring in steps of a megabyte
-
-cdef enum:
-    F32 = 1
-    F64 = 2
-    U64 = 3
 
 cdef int64_t DT_MAX = <int64_t>1 << 40      # of a COLUMN, seconds: as far apart as one record may say
 
@@ -42,7 +29,7 @@ cdef inline bint missing4(uint32_t bits) noexcept nogil:
 
 
 cdef inline bint missing8(uint64_t bits, int vtype) noexcept nogil:
-    if vtype == U64:
+    if vtype == TYPE_U64:
         return bits == <uint64_t>0xFFFFFFFFFFFFFFFF
     return (bits & <uint64_t>0x7FF0000000000000) == <uint64_t>0x7FF0000000000000
 
@@ -50,7 +37,7 @@ cdef inline bint missing8(uint64_t bits, int vtype) noexcept nogil:
 cdef inline bint bad(const char* values, int64_t i, int vtype) noexcept nogil:
     cdef uint32_t narrow
     cdef uint64_t wide
-    if vtype == F32:
+    if vtype == TYPE_F32:
         memcpy(&narrow, values + 4 * i, 4)
         return missing4(narrow)
     memcpy(&wide, values + 8 * i, 8)
@@ -102,9 +89,9 @@ cdef class ColumnEncoder:
         self.times = np.require(np.frombuffer(times, dtype=np.int64), requirements="A")
         self.values = np.frombuffer(values, dtype=np.uint8)
         self.vtype = vtype
-        if vtype != F32 and vtype != F64 and vtype != U64:
+        if vtype != TYPE_F32 and vtype != TYPE_F64 and vtype != TYPE_U64:
             raise ValueError(f"value type {vtype} is none of 1 (f32), 2 (f64), 3 (u64)")
-        self.size = 4 if vtype == F32 else 8
+        self.size = 4 if vtype == TYPE_F32 else 8
         if self.values.shape[0] != self.refs.shape[0] * self.times.shape[0] * self.size:
             raise ValueError(
                 f"{self.values.shape[0]} bytes of values for {self.times.shape[0]} times x {self.refs.shape[0]} series"
@@ -314,7 +301,7 @@ cdef class RowEncoder:
         cdef int64_t k
         for k in range(self.n_columns):
             memcpy(&word, &self.values[8 * (i_row * self.n_columns + k)], 8)
-            if self.types[k] == U64:
+            if self.types[k] == TYPE_U64:
                 empty = empty and word == <uint64_t>0xFFFFFFFFFFFFFFFF
                 continue
             magnitude = word & <uint64_t>0x7FFFFFFFFFFFFFFF

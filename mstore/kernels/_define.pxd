@@ -1,19 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from mstore.kernels._directory cimport DirectoryReader, RecordBuffer, ms_metric
-
-# mstore.model.Reason in C; tests/unit/test_directory.py holds them together.
-cdef enum:
-    BAD_SYNTAX = 1
-    BAD_ENCODING = 5
-    UNKNOWN_FIELD = 6
-    NO_HOST = 7
-    NO_CLUSTER = 8
-    UNKNOWN_METRIC = 9
-    TOO_LONG = 12
-    SERIES_LIMIT = 13
-    STORE_FULL = 14
-    KIND_GRID = 1
-    KIND_STAMPED = 2
+from mstore.kernels._directory cimport DirectoryReader, RecordBuffer
+from mstore.kernels._layout cimport ms_metric
 
 # A definition of a metric as the writer needs it.
 cdef struct metric_def:

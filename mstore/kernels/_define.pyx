@@ -13,18 +13,14 @@ from libc.errno cimport EINTR
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
+from posix.fcntl cimport posix_fallocate
 
 from mstore.kernels._directory cimport *
+from mstore.kernels._reasons cimport *
 from mstore.kernels._segment cimport Segment
-
-cdef extern from "<fcntl.h>" nogil:
-    int posix_fallocate(int fd, long offset, long length)
 
 cdef enum:
     STEP = 65536         # memory of a region grows by this much
-    TYPE_F32 = 1
-    AGG_AVG = 2
-    ORIGIN_REGISTERED = 2
     METRICS_MAX = 65536
     UNKNOWN_MAX = 65536  # (cluster, metric) pairs remembered as unknown
 

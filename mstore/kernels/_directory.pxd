@@ -1,153 +1,17 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mstore.kernels._atomics cimport *
+from mstore.kernels._hash cimport ms_hash
+from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
-cdef extern from "atomics.h" nogil:
-    uint64_t ms_load_acquire_u64(const void* p)
-    uint64_t ms_load_relaxed_u64(const void* p)
-    void ms_store_release_u64(void* p, uint64_t v)
-    void ms_store_relaxed_u64(void* p, uint64_t v)
-    uint32_t ms_load_acquire_u32(const void* p)
-    uint32_t ms_load_relaxed_u32(const void* p)
-    void ms_store_release_u32(void* p, uint32_t v)
-    void ms_store_relaxed_u32(void* p, uint32_t v)
-    void ms_fence_acquire()
-    void ms_fence_release()
-
-cdef extern from "hash.h" nogil:
-    uint64_t ms_hash(const void* bytes, size_t n, uint64_t seed)
-
-cdef extern from "layout.h" nogil:
-    enum: MS_PAGE
-    enum:
-        MS_REGION_LEVELS
-        MS_REGION_SERIES
-        MS_REGION_METRICS
-        MS_REGION_LIVES
-        MS_REGION_NAMES
-        MS_REGION_KEYS
-        MS_REGION_TABLES
-        MS_REGIONS
-    enum:
-        MS_TABLE_KEYS
-        MS_TABLE_LEVELS
-        MS_TABLE_SERIES
-        MS_TABLE_METRICS
-        MS_TABLES
-    enum:
-        MS_REC_LEVEL
-        MS_REC_METRIC
-        MS_REC_SERIES
-        MS_REC_KEY
-        MS_REC_REMOVE
-        MS_REC_ERA
-    ctypedef struct ms_region:
-        uint64_t offset
-        uint64_t reserved
-        uint64_t committed
-        uint64_t used
-    ctypedef struct ms_directory:
-        ms_region region[7]
-        uint64_t table[4]
-        uint64_t table_used[4]
-        uint64_t hash_seed
-        uint32_t generation
-        uint32_t max_series
-        uint64_t n_levels
-        uint64_t n_series
-        uint64_t n_metrics
-        uint64_t n_keys
-        uint64_t free_series
-        uint64_t live_series
-        uint64_t critical
-    ctypedef struct ms_level:
-        uint32_t parent
-        uint32_t first_child
-        uint32_t next_sibling
-        uint32_t first_series
-        uint64_t name
-        uint16_t name_len
-        uint16_t type_len
-        uint32_t cluster
-        uint32_t n_series
-        uint32_t n_children
-        uint32_t metadata
-        uint16_t generation
-        uint8_t depth
-    ctypedef struct ms_metric:
-        uint32_t cluster
-        uint32_t step_s
-        uint64_t name
-        uint64_t unit
-        uint64_t columns
-        uint16_t name_len
-        uint16_t unit_len
-        uint16_t columns_len
-        uint8_t kind
-        uint8_t type
-        uint8_t aggregation
-        uint8_t n_columns
-        uint8_t origin
-        uint32_t generation
-        int64_t retention_s
-    ctypedef struct ms_series:
-        uint32_t generation
-        uint8_t kind
-        uint8_t type
-        uint8_t n_columns
-        uint8_t flags
-        int64_t anchor_s
-        uint32_t step_s
-        uint16_t n_seen
-        uint16_t n_edge
-        int64_t cur_n
-        uint64_t cur_link
-        uint64_t table
-        uint64_t link0
-        int64_t last_t
-        uint32_t level
-        uint32_t metric
-        uint32_t next_series
-        uint32_t prev_slot
-        uint32_t prev_generation
-        uint32_t next_slot
-        uint32_t next_generation
-        uint32_t first_key
-        int64_t era_start
-        int64_t first_n
-        int64_t last_n
-        uint32_t n_chunks
-        uint32_t idle_n
-    ctypedef struct ms_key:
-        uint64_t ref
-        uint32_t hash
-        uint32_t index
-        uint32_t default_cluster
-        uint32_t next_key
-        uint16_t len
-        uint8_t type
-        uint8_t kind
-        uint32_t step_s
-    ctypedef struct ms_record:
-        uint16_t type
-        uint8_t vtype
-        uint8_t flags
-        uint32_t length
-
 cdef enum:
-    SERIES_LIVE = 1
-    SERIES_ENDED = 2
-    SERIES_REMOVING = 4
     NAME_MAX = 255
     KEY_MAX = 8192
 
 cdef extern from *:
     """
-    #define MS_NO_LEVEL 0xFFFFFFFFu
-    #define MS_IGNORE_SLOT 0xFFFFFFFFu
     #define MS_ODD 0x9E3779B97F4A7C15ull
     """
-    const uint32_t MS_NO_LEVEL       # SERIES.level of a free slot
-    const uint32_t MS_IGNORE_SLOT
     const uint64_t MS_ODD
 
 # The bodies of definition records, after the ms_record header; docs/format/wal-definitions.md draws them.

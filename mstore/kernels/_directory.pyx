@@ -21,8 +21,7 @@ Readers never write, not even hints: the segment may be mapped PROT_READ.
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_Check, PyUnicode_DecodeUTF8
-from libc.stdint cimport INT64_MAX
+from cpython.unicode cimport PyUnicode_Check
 from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "Python.h":
@@ -99,6 +98,42 @@ cdef class RegionBytes:
         PyBuffer_FillInfo(buffer, self, self.at, self.n, True, flags)
 
 
+# A search in a table of 4-byte slots under way.
+cdef struct probe:
+    uint32_t* slots
+    uint64_t word            # the table's, when the search began
+    uint64_t mask
+    uint64_t hash
+    uint64_t tried           # slots looked at
+    int table
+
+
+cdef inline bint begin_probe(DirectoryReader reader, probe* at, int table, uint64_t hash) noexcept nogil:
+    """Stand before the first slot where the hash may be; False when the table word is damaged."""
+    at.table, at.hash = table, hash
+    at.slots = <uint32_t*>reader.table_slots(table, &at.word, &at.mask)
+    at.tried = 0
+    return at.slots != NULL
+
+
+cdef inline int64_t next_id(DirectoryReader reader, probe* at, uint64_t bound) noexcept nogil:
+    """The next id below `bound` that the hash may stand for; -1: there is none, and the table was the same all along."""
+    cdef uint32_t slot = 0
+    cdef int64_t id
+    while True:
+        while at.tried <= at.mask:
+            # SYNC POINT (acquire) table slot: the entry's bytes
+            slot = ms_load_acquire_u32(&at.slots[(at.hash + at.tried) & at.mask])
+            if slot == 0:
+                break
+            at.tried += 1
+            id = short_id(slot, at.hash, reader.id_mask)
+            if 0 <= id < <int64_t>bound:
+                return id
+        if not reader.table_moved(at.table, at.word) or not begin_probe(reader, at, at.table, at.hash):
+            return -1
+
+
 cdef class DirectoryReader:
     """Look-ups and listings over one mapped directory segment.
 
@@ -157,82 +192,48 @@ cdef class DirectoryReader:
     cdef int64_t level_c(
         self, uint32_t parent, const char* name, size_t n, size_t type_len, uint64_t bound
     ) noexcept nogil:
-        cdef uint64_t hash = self.hash_level(parent, name, n, type_len)
-        cdef uint64_t word, mask = 0, i, probe
+        cdef probe at
         cdef int64_t id
-        cdef uint32_t slot
-        cdef uint32_t* slots
         cdef ms_level* level
+        if not begin_probe(self, &at, MS_TABLE_LEVELS, self.hash_level(parent, name, n, type_len)):
+            return -1
         while True:
-            slots = <uint32_t*>self.table_slots(MS_TABLE_LEVELS, &word, &mask)
-            if slots == NULL:
+            id = next_id(self, &at, bound)
+            if id < 0:
                 return -1
-            i = hash & mask
-            for probe in range(mask + 1):
-                slot = ms_load_acquire_u32(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
-                if slot == 0:
-                    break
-                id = short_id(slot, hash, self.id_mask)
-                if 0 <= id < <int64_t>bound:
-                    level = &self.levels_p[id]
-                    if (level.parent == parent and level.name_len == n and level.type_len == type_len
-                            and self.name_is(level.name, name, n)):
-                        return id
-                i = (i + 1) & mask
-            if not self.table_moved(MS_TABLE_LEVELS, word):
-                return -1
+            level = &self.levels_p[id]
+            if (level.parent == parent and level.name_len == n and level.type_len == type_len
+                    and self.name_is(level.name, name, n)):
+                return id
 
     cdef int64_t metric_c(self, uint32_t cluster, const char* name, size_t n, uint64_t bound) noexcept nogil:
-        cdef uint64_t hash = self.hash_metric(cluster, name, n)
-        cdef uint64_t word, mask = 0, i, probe
+        cdef probe at
         cdef int64_t id
-        cdef uint32_t slot
-        cdef uint32_t* slots
         cdef ms_metric* metric
+        if not begin_probe(self, &at, MS_TABLE_METRICS, self.hash_metric(cluster, name, n)):
+            return -1
         while True:
-            slots = <uint32_t*>self.table_slots(MS_TABLE_METRICS, &word, &mask)
-            if slots == NULL:
+            id = next_id(self, &at, bound)
+            if id < 0:
                 return -1
-            i = hash & mask
-            for probe in range(mask + 1):
-                slot = ms_load_acquire_u32(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
-                if slot == 0:
-                    break
-                id = short_id(slot, hash, self.id_mask)
-                if 0 <= id < <int64_t>bound:
-                    metric = &self.metrics_p[id]
-                    if metric.cluster == cluster and metric.name_len == n and self.name_is(metric.name, name, n):
-                        return id
-                i = (i + 1) & mask
-            if not self.table_moved(MS_TABLE_METRICS, word):
-                return -1
+            metric = &self.metrics_p[id]
+            if metric.cluster == cluster and metric.name_len == n and self.name_is(metric.name, name, n):
+                return id
 
     cdef int64_t series_c(self, uint32_t level, uint32_t metric, uint64_t bound, bint pending) noexcept nogil:
         """Newest era of (level, metric); `pending` also finds what is not yet published (the writer's own view)."""
-        cdef uint64_t hash = self.hash_series(level, metric)
-        cdef uint64_t word, mask = 0, i, probe
+        cdef probe at
         cdef int64_t id
-        cdef uint32_t slot
-        cdef uint32_t* slots
         cdef ms_series* series
+        if not begin_probe(self, &at, MS_TABLE_SERIES, self.hash_series(level, metric)):
+            return -1
         while True:
-            slots = <uint32_t*>self.table_slots(MS_TABLE_SERIES, &word, &mask)
-            if slots == NULL:
+            id = next_id(self, &at, bound)
+            if id < 0:
                 return -1
-            i = hash & mask
-            for probe in range(mask + 1):
-                slot = ms_load_acquire_u32(&slots[i])  # SYNC POINT (acquire) table slot: the entry's bytes
-                if slot == 0:
-                    break
-                id = short_id(slot, hash, self.id_mask)
-                if 0 <= id < <int64_t>bound:
-                    series = &self.series_p[id]
-                    if (series.level == level and series.metric == metric
-                            and (pending or series.flags & SERIES_LIVE)):
-                        return id
-                i = (i + 1) & mask
-            if not self.table_moved(MS_TABLE_SERIES, word):
-                return -1
+            series = &self.series_p[id]
+            if series.level == level and series.metric == metric and (pending or series.flags & SERIES_LIVE):
+                return id
 
     cdef ms_key* key_c(self, uint64_t hash, const char* key, size_t n, uint32_t cluster) noexcept nogil:
         cdef uint64_t tag = hash >> 32, word, mask = 0, i, probe, slot, offset, used
@@ -333,17 +334,6 @@ cdef class DirectoryReader:
         if slot < 0:
             return MISSING_SERIES
         return <uint64_t>ms_load_relaxed_u32(&self.series_p[slot].generation) << 32 | <uint64_t>slot
-
-    def find_children_series(self, uint32_t level, uint32_t metric):
-        """list of (child level, slot) of every direct child that holds the metric, in no particular order."""
-        cdef uint64_t bound = ms_load_acquire_u64(&self.head.n_series)
-        cdef int64_t slot
-        found = []
-        for child in self.children(level):
-            slot = self.series_c(<uint32_t>child, metric, bound, False)
-            if slot >= 0:
-                found.append((child, slot))
-        return found
 
     def lookup_key(self, bytes key, uint32_t cluster_id):
         """The reference or ignore word of a key as a connection with this default cluster sees it; 0 = unknown."""
@@ -511,19 +501,6 @@ cdef class DirectoryReader:
             raise ValueError(f"hash table {table} lies outside the directory")
         found.n = <Py_ssize_t>((mask + 1) * slot_bytes(table))
         return memoryview(found)
-
-    def table_hash(self, int table, uint32_t first, bytes text=b"", uint32_t second=0):
-        """The hash of a key (text), level (parent, name; second = type_len), series (level; second = metric) or metric
-        (cluster, name), in the order of layout.TABLE_NAMES: for checks and for the reference twin."""
-        cdef const char* at = PyBytes_AS_STRING(text)
-        cdef size_t n = <size_t>PyBytes_GET_SIZE(text)
-        if table == MS_TABLE_KEYS:
-            return ms_hash(at, n, self.seed)
-        if table == MS_TABLE_LEVELS:
-            return self.hash_level(first, at, n, second)
-        if table == MS_TABLE_SERIES:
-            return self.hash_series(first, second)
-        return self.hash_metric(first, at, n)
 
     # ---- records: what the log and the snapshots hold ----
 

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mstore.kernels._chunks cimport Chunks, ms_series
+from mstore.kernels._chunks cimport Chunks
+from mstore.kernels._layout cimport ms_series
 
 
 cdef struct candidate:  # a chunk that may be evicted

@@ -55,7 +55,7 @@ cdef class Expiry(Chunks):
         out.slot, out.generation = slot, s.generation
         if s.kind == KIND_GRID:
             out.first = s.first_n
-            out.last = min(floor_div(before_s - s.anchor_s, <int64_t>s.step_s * SLOTS) - 1, s.last_n)
+            out.last = min(floor_div(before_s - s.anchor_s, <int64_t>s.step_s * MS_CHUNK_SLOTS) - 1, s.last_n)
             return out.last >= out.first
         out.first, out.last = INT64_MIN, INT64_MIN
         n = s.first_n
@@ -261,7 +261,7 @@ cdef class Expiry(Chunks):
                 n = s.first_n
                 while n <= last:
                     if s.kind == KIND_GRID:
-                        t_end = s.anchor_s + (n + 1) * SLOTS * <int64_t>s.step_s
+                        t_end = s.anchor_s + (n + 1) * MS_CHUNK_SLOTS * <int64_t>s.step_s
                         if self.heap_size == self.heap_limit and t_end >= self.heap[0].t_end_s:
                             break
                     chunk = find_chunk(self.base, s, n)

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from mstore.kernels._directory cimport ms_level, ms_metric
 from mstore.kernels._gather_runs cimport RunReader, era, sink, word_list
+from mstore.kernels._layout cimport ms_level, ms_metric
 
 cdef class Gatherer(RunReader):
     cdef dict _texts

@@ -10,17 +10,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memcmp, memcpy
-from mstore.kernels._directory cimport (
-    MS_REGION_LEVELS,
-    DirectoryReader,
-    ms_fence_acquire,
-    ms_level,
-    ms_load_acquire_u32,
-    ms_load_acquire_u64,
-    ms_load_relaxed_u32,
-    ms_load_relaxed_u64,
-    ms_metric,
-)
+from mstore.kernels._aggregate cimport *
+from mstore.kernels._atomics cimport *
+from mstore.kernels._directory cimport DirectoryReader
 from mstore.kernels._gather_runs cimport (
     _BROKEN,
     _BUSY,
@@ -29,39 +21,23 @@ from mstore.kernels._gather_runs cimport (
     _NO_MEMORY,
     _OK,
     _OTHER_KIND,
-    CLASSES,
-    F32,
-    F64,
-    GRID,
-    HEADER,
-    MS_CHUNK_SLOTS,
-    MS_LINK_CLASS,
-    MS_LINK_OFFSET,
     RETRIES,
     SCRATCH_WORDS,
-    STAMPED,
     RunReader,
     ceil_div,
     count_present,
     era,
     era_pool,
-    floor_div,
-    ms_chunk,
     nominal,
     push_words,
     sink,
     width_of,
     word_list,
 )
+from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
 import numpy as np
-
-cdef extern from "aggregate.h" nogil:
-    void ms_add_f32(double* sums, uint32_t* coverage, const float* values, size_t n)
-    void ms_add4_f32(double* sums, uint32_t* coverage, const float* values, size_t stride, size_t n)
-    size_t ms_covered(const uint32_t* coverage, size_t n)
-    void ms_finish(double* sums, const uint32_t* coverage, size_t n, uint32_t least, int average)
 
 cdef extern from *:
     """
@@ -152,7 +128,7 @@ cdef class Gatherer(RunReader):
         if last - n > AHEAD_CHUNKS_MAX:
             last = n + AHEAD_CHUNKS_MAX
         while n <= last:
-            if self.find_link(e, n, &table, &at, &word) == _OK and word != 0 and MS_LINK_CLASS(word) < CLASSES:
+            if self.find_link(e, n, &table, &at, &word) == _OK and word != 0 and MS_LINK_CLASS(word) < CHUNK_CLASSES:
                 size = self.chunk_bytes(MS_LINK_CLASS(word))
                 at_byte = 0
                 while at_byte < size:
@@ -182,7 +158,7 @@ cdef class Gatherer(RunReader):
         self, const era* eras, const uint64_t* bounds, size_t m, int64_t t0, int64_t step, int64_t n, sink* to,
         char* rows
     ) noexcept nogil:
-        cdef sink row = sink(NULL, F32, NULL, NULL)
+        cdef sink row = sink(NULL, TYPE_F32, NULL, NULL)
         cdef const era* chain
         cdef size_t i, k, n_eras, n_rows = 0
         cdef bint narrow
@@ -196,7 +172,7 @@ cdef class Gatherer(RunReader):
             n_eras = bounds[2 * i + 1] - bounds[2 * i]
             narrow = True
             for k in range(n_eras):
-                narrow = narrow and chain[k].type == F32
+                narrow = narrow and chain[k].type == TYPE_F32
             if narrow:  # by far the most: copied beside each other, four are added at once
                 row.values = rows + n_rows * BLOCK * 4
                 status = self.map_chain(chain, n_eras, t0, step, n, &row)
@@ -244,7 +220,7 @@ cdef class Gatherer(RunReader):
         try:
             if status:
                 return status
-            if pool.eras[0].kind != GRID:
+            if pool.eras[0].kind != KIND_GRID:
                 return _OTHER_KIND
             while first + 1 < pool.n and pool.eras[first].start >= end:
                 first += 1
@@ -254,11 +230,11 @@ cdef class Gatherer(RunReader):
             step = e.step_s
             for i in range(first, pool.n):
                 if pool.eras[i].type != type:
-                    type = F64
+                    type = TYPE_F64
             n = self.n_slots(nominal(e), step, start, end, &t0)
             if n > limit:
                 return _LIMIT
-            values = np.empty(n, FLOAT32 if type == F32 else FLOAT64 if type == F64 else UINT64)
+            values = np.empty(n, FLOAT32 if type == TYPE_F32 else FLOAT64 if type == TYPE_F64 else UINT64)
             if n > 0:
                 PyObject_GetBuffer(values, &view, PyBUF_WRITABLE)
                 to.values = <char*>view.buf
@@ -302,7 +278,7 @@ cdef class Gatherer(RunReader):
                     status = self.load_chain(refs[i], start, &pool)
                     if status:
                         break
-                    if pool.eras[first].kind != GRID:
+                    if pool.eras[first].kind != KIND_GRID:
                         status = _OTHER_KIND
                         break
                     while first + 1 < pool.n and pool.eras[first].start >= end:
@@ -378,7 +354,7 @@ cdef class Gatherer(RunReader):
                 count = ms_load_acquire_u32(&c.count)
                 if count > payload // (8 * width):
                     count = <uint32_t>(payload // (8 * width))
-                memcpy(scratch, <const char*>c + HEADER, count * width * 8)
+                memcpy(scratch, <const char*>c + CHUNK_HEADER_BYTES, count * width * 8)
                 ms_fence_acquire()
                 if ms_load_relaxed_u32(&c.seq) != seq:
                     continue
@@ -413,7 +389,7 @@ cdef class Gatherer(RunReader):
         try:
             if status:
                 return status
-            if pool.eras[0].kind != STAMPED:
+            if pool.eras[0].kind != KIND_STAMPED:
                 return _OTHER_KIND
             width = 1 + pool.eras[0].n_columns
             type = pool.eras[0].type
@@ -553,14 +529,6 @@ cdef class Gatherer(RunReader):
         return (at.type_len == n and at.name <= self.directory.length and n <= self.directory.length - at.name
                 and memcmp(self.directory.base + at.name, type, n) == 0)
 
-    def level_names(self, uint32_t level):
-        """(parent, type text, id text) of a published level, or a status."""
-        if level >= ms_load_acquire_u64(&self.head.n_levels):
-            return _GONE
-        cdef const ms_level* at = self.level_at(level)
-        return (at.parent, self.text(at.name, at.type_len),
-                self.text(at.name + at.type_len, at.name_len - at.type_len))
-
     def unit(self, uint32_t metric):
         """Unit text of a metric, "" = not known."""
         cdef ms_metric entry
@@ -612,7 +580,7 @@ cdef class Gatherer(RunReader):
         if status:
             return status
         found = []
-        width = width_of(e.type) if e.kind == GRID else 8 * (1 + e.n_columns)
+        width = width_of(e.type) if e.kind == KIND_GRID else 8 * (1 + e.n_columns)
         n = <int64_t>ms_load_relaxed_u64(&e.at.first_n)
         last = <int64_t>ms_load_acquire_u64(&e.at.last_n)
         while n <= last:
@@ -625,7 +593,7 @@ cdef class Gatherer(RunReader):
                     c = self.chunk_at(&e, n, word, &payload)
                 count = 0
                 if c != NULL:
-                    count = c.capacity if e.kind == GRID else ms_load_acquire_u32(&c.count)
+                    count = c.capacity if e.kind == KIND_GRID else ms_load_acquire_u32(&c.count)
                     if count > payload // width:
                         count = <uint32_t>(payload // width)
                 if self.link_holds(&e, table, at, word):
@@ -635,7 +603,7 @@ cdef class Gatherer(RunReader):
             else:
                 return status if status else _BUSY
             if c != NULL:
-                found.append((n, table, word, MS_LINK_OFFSET(word) + HEADER, count))
+                found.append((n, table, word, MS_LINK_OFFSET(word) + CHUNK_HEADER_BYTES, count))
             n += 1
         return found
 

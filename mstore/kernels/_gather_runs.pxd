@@ -1,24 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from mstore.kernels._directory cimport DirectoryReader, ms_directory, ms_series
+from mstore.kernels._directory cimport DirectoryReader
+from mstore.kernels._layout cimport TYPE_F32, floor_div, ms_chunk, ms_directory, ms_series
 from mstore.kernels._segment cimport Segment
-
-cdef extern from "layout.h" nogil:
-    enum: MS_SAMPLES_DATA
-    enum: MS_CHUNK_SLOTS
-    ctypedef struct ms_segment_header:
-        uint64_t committed_bytes
-    ctypedef struct ms_chunk:
-        uint32_t series
-        uint32_t generation
-        int64_t n
-        uint8_t kind
-        uint8_t type
-        uint8_t n_columns
-        uint32_t capacity
-        uint32_t count
-        uint32_t seq
-    uint64_t MS_LINK_OFFSET(uint64_t word)
-    unsigned MS_LINK_CLASS(uint64_t word)
 
 # One era of a series as it was when the chain was read: what never changes while the generation stays.
 cdef struct era:
@@ -64,25 +47,14 @@ cdef enum:
 
 cdef enum:
     RETRIES = 256
-    GRID = 1
-    STAMPED = 2
-    F32 = 1
-    F64 = 2
-    U64 = 3
-    CLASSES = 4               # classes of chunks; higher ones are link tables
-    HEADER = 64
     SCRATCH_WORDS = 512       # 4096 bytes: the largest chunk's payload
 
-
-cdef inline int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
-    cdef int64_t q = a // b
-    return q - 1 if a % b < 0 else q
 
 cdef inline int64_t ceil_div(int64_t a, int64_t b) noexcept nogil:
     return -floor_div(-a, b)
 
 cdef inline uint32_t width_of(uint8_t type) noexcept nogil:
-    return 4 if type == F32 else 8
+    return 4 if type == TYPE_F32 else 8
 
 cdef inline int64_t nominal(const era* e) noexcept nogil:
     return e.anchor_s + e.step_s // 2

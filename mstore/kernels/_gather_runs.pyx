@@ -24,48 +24,33 @@ from libc.math cimport NAN
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
-from mstore.kernels._directory cimport (
-    SERIES_LIVE,
-    DirectoryReader,
-    ms_fence_acquire,
-    ms_load_acquire_u32,
-    ms_load_acquire_u64,
-    ms_load_relaxed_u32,
-    ms_load_relaxed_u64,
-    ms_series,
-)
+from mstore.kernels._aggregate cimport *
+from mstore.kernels._atomics cimport *
+from mstore.kernels._directory cimport DirectoryReader
+from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
-
-cdef extern from "aggregate.h" nogil:
-    void ms_add_f32(double* sums, uint32_t* coverage, const float* values, size_t n)
-    void ms_add_f64(double* sums, uint32_t* coverage, const double* values, size_t n)
-    void ms_add_u64(double* sums, uint32_t* coverage, const uint64_t* values, size_t n)
-    size_t ms_count_f32(const float* values, size_t n)
-    size_t ms_count_f64(const double* values, size_t n)
-    size_t ms_count_u64(const uint64_t* values, size_t n)
 
 cdef enum:
     ERAS_MAX = 65536
-    TABLE_LOG2_MAX = 15
 
 cdef uint64_t* CLASS_BYTES = [128, 512, 2112, 4160]
 
 
 cdef void fill_missing(char* dest, uint8_t type, size_t count) noexcept nogil:
     cdef size_t i
-    if type == F32:
+    if type == TYPE_F32:
         for i in range(count):
             (<float*>dest)[i] = <float>NAN
-    elif type == F64:
+    elif type == TYPE_F64:
         for i in range(count):
             (<double*>dest)[i] = NAN
     else:
         memset(dest, 0xFF, count * 8)
 
 cdef size_t count_present(const char* values, uint8_t type, size_t n) noexcept nogil:
-    if type == F32:
+    if type == TYPE_F32:
         return ms_count_f32(<const float*>values, n)
-    if type == F64:
+    if type == TYPE_F64:
         return ms_count_f64(<const double*>values, n)
     return ms_count_u64(<const uint64_t*>values, n)
 
@@ -74,9 +59,9 @@ cdef void emit(sink* to, int64_t j, const char* values, uint8_t type, size_t cou
     cdef size_t i
     cdef double* wide
     if to.sums != NULL:
-        if type == F32:
+        if type == TYPE_F32:
             ms_add_f32(to.sums + j, to.coverage + j, <const float*>values, count)
-        elif type == F64:
+        elif type == TYPE_F64:
             ms_add_f64(to.sums + j, to.coverage + j, <const double*>values, count)
         else:
             ms_add_u64(to.sums + j, to.coverage + j, <const uint64_t*>values, count)
@@ -84,10 +69,10 @@ cdef void emit(sink* to, int64_t j, const char* values, uint8_t type, size_t cou
         memcpy(to.values + j * width_of(type), values, count * width_of(type))
     else:  # eras of several types meet in float64
         wide = <double*>to.values + j
-        if type == F32:
+        if type == TYPE_F32:
             for i in range(count):
                 wide[i] = (<const float*>values)[i]
-        elif type == F64:
+        elif type == TYPE_F64:
             memcpy(wide, values, count * 8)
         else:
             for i in range(count):
@@ -173,9 +158,9 @@ cdef class RunReader:
         ms_fence_acquire()
         if ms_load_relaxed_u32(&s.generation) != generation:
             return _GONE
-        if out.kind == GRID:
-            return _OK if out.step_s > 0 and F32 <= out.type <= U64 else _BROKEN
-        return _OK if out.kind == STAMPED and 0 < out.n_columns < 64 else _BROKEN
+        if out.kind == KIND_GRID:
+            return _OK if out.step_s > 0 and TYPE_F32 <= out.type <= TYPE_U64 else _BROKEN
+        return _OK if out.kind == KIND_STAMPED and 0 < out.n_columns < 64 else _BROKEN
 
     cdef int load_chain(self, uint64_t ref, int64_t start_s, era_pool* pool) noexcept nogil:
         """Append the eras of ref's series from the newest back to the one that covers start_s."""
@@ -192,7 +177,7 @@ cdef class RunReader:
                 break
             e = other
             n += 1
-        cdef int64_t start = start_s * 1000 if e.kind == STAMPED else start_s
+        cdef int64_t start = start_s * 1000 if e.kind == KIND_STAMPED else start_s
         n = 0
         while True:
             status = push_era(pool, &e)
@@ -240,16 +225,16 @@ cdef class RunReader:
         cdef uint64_t offset = MS_LINK_OFFSET(word)
         cdef unsigned size_class = MS_LINK_CLASS(word)
         cdef const ms_chunk* c
-        if size_class >= CLASSES or offset < MS_SAMPLES_DATA:
+        if size_class >= CHUNK_CLASSES or offset < MS_SAMPLES_DATA:
             return NULL
         if offset > self.committed() or CLASS_BYTES[size_class] > self.committed() - offset:
             return NULL
         c = <const ms_chunk*>(self.samples.base + offset)
         if c.series != e.slot or c.generation != e.generation or c.n != n or c.kind != e.kind:
             return NULL
-        if c.type != e.type or (e.kind == STAMPED and c.n_columns != e.n_columns):
+        if c.type != e.type or (e.kind == KIND_STAMPED and c.n_columns != e.n_columns):
             return NULL
-        payload[0] = CLASS_BYTES[size_class] - HEADER
+        payload[0] = CLASS_BYTES[size_class] - CHUNK_HEADER_BYTES
         return c
 
     cdef int read_run(self, const era* e, int64_t n, uint32_t place, uint32_t count, char* dest) noexcept nogil:
@@ -276,7 +261,7 @@ cdef class RunReader:
                         capacity = <uint32_t>(payload // width)
                     have = 0 if capacity <= place else capacity - place
                     have = count if have > count else have
-                    memcpy(dest, <const char*>c + HEADER + place * width, have * width)
+                    memcpy(dest, <const char*>c + CHUNK_HEADER_BYTES + place * width, have * width)
             if self.link_holds(e, table, at, word):
                 fill_missing(dest + have * width, e.type, count - have)
                 return _OK

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from mstore.kernels._define cimport Definer, metric_def, series_path, span
-from mstore.kernels._directory cimport ms_key, ms_series
+from mstore.kernels._define cimport Definer, series_path, span
 from mstore.kernels._keys cimport key_parts
+from mstore.kernels._layout cimport ms_key, ms_series
 
 cdef struct pending_key:
     uint64_t offset       # of the entry in the key region

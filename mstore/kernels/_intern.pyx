@@ -19,6 +19,7 @@ from libc.string cimport memcmp, memcpy, memset
 from mstore.kernels._define cimport *
 from mstore.kernels._directory cimport *
 from mstore.kernels._keys cimport parse_key
+from mstore.kernels._reasons cimport *
 
 REASONS = {
     "BAD_SYNTAX": BAD_SYNTAX, "BAD_ENCODING": BAD_ENCODING, "UNKNOWN_FIELD": UNKNOWN_FIELD, "NO_HOST": NO_HOST,

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 # Where one unescaped name lies inside key_parts.text; len 0 = absent.
 cdef struct key_span:

@@ -9,12 +9,10 @@ fault from the left decides the reason; a missing host is looked for last. The t
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memset
 
-# mstore.model.Reason and mstore.limits in C; tests/unit/test_keys.py holds them together.
+from mstore.kernels._reasons cimport BAD_ENCODING, BAD_SYNTAX, NO_HOST, TOO_LONG
+
+# mstore.limits in C; tests/unit/test_lines.py holds them together.
 cdef enum:
-    BAD_SYNTAX = 1
-    BAD_ENCODING = 5
-    NO_HOST = 7
-    TOO_LONG = 12
     NAME_BYTES_MAX = 255
     LINE_TAGS_MAX = 64
     KEY_BYTES_MAX = 8192

@@ -79,6 +79,7 @@ cdef extern from *:
         NUMBER(MS_REC_LEVEL), NUMBER(MS_REC_METRIC), NUMBER(MS_REC_SERIES), NUMBER(MS_REC_KEY), NUMBER(MS_REC_REMOVE),
         NUMBER(MS_REC_ERA), NUMBER(MS_REC_FREE), NUMBER(MS_REC_EVICT), NUMBER(MS_REC_LIFE), NUMBER(MS_REC_METADATA),
         NUMBER(MS_REC_TASK_REPORT), NUMBER(MS_REC_PROTECTION), NUMBER(MS_REC_METRIC_CHANGE),
+        NUMBER(MS_NO_LEVEL), NUMBER(MS_IGNORE_SLOT),
         {"MS_LINK(64 * 5, 9, 7)", (long long)MS_LINK(64 * 5, 9, 7)},
     };
     static const size_t ms_n_constants = sizeof ms_constants / sizeof *ms_constants;

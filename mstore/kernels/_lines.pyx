@@ -16,61 +16,34 @@ The fast path takes a line whose key is the predicted one, with one plain field 
 sample; any other line goes through the long way, which gives the same answer (the fast path only skips work).
 """
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memset, memcpy
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
+from mstore.kernels._atomics cimport ms_load_acquire_u64, ms_load_relaxed_u32
+from mstore.kernels._hash cimport ms_hash
 from mstore.kernels._keys cimport key_parts, parse_key
+from mstore.kernels._layout cimport (
+    KIND_STAMPED, MS_IGNORE_SLOT, MS_PAGE, MS_REGION_KEYS, MS_TABLE_KEYS, TYPE_F32, TYPE_F64, TYPE_U64, ms_directory, ms_key,
+    ms_region,
+)
 from mstore.kernels._lines_batch cimport OK, REFUSED, WAITING, LineBatch, append, sample_t
 from mstore.kernels._lines_text cimport (
-    BAD_SYNTAX, KEY_BYTES_MAX, KIND_STAMPED, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_IGNORE_SLOT, TOO_FAR_AHEAD, TOO_LATE,
-    TOO_LONG, TYPE_F32, TYPE_F64, TYPE_U64, KEY_HEADER, ahead_t, convert, fetch_entries, field_t, ignore_reason, joined_key,
-    key_end, look_ahead, not_there, odd_start, parse_fields, parse_time, stamp_ms, view_t,
+    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, ahead_t, convert, fetch_entries, field_t,
+    ignore_reason, joined_key, key_end, look_ahead, ms_exact_f64, ms_fast_number, ms_load8, not_there, odd_start, parse_fields,
+    parse_time, stamp_ms, view_t,
 )
+from mstore.kernels._reasons cimport BAD_SYNTAX, TOO_FAR_AHEAD, TOO_LATE, TOO_LONG
 from mstore.kernels._segment cimport Segment
 
 from mstore.errors import InvariantBroken
 
-cdef extern from "atomics.h" nogil:
-    uint64_t ms_load_acquire_u64(const void* p)
-    uint32_t ms_load_relaxed_u32(const void* p)
-
-cdef extern from "hash.h" nogil:
-    uint64_t ms_hash(const void* bytes, size_t n, uint64_t seed)
-
-cdef extern from "decimal.h" nogil:
-    int ms_fast_number(const uint8_t* p, uint64_t* w, int* frac)
-    double ms_exact_f64(uint64_t w, int e)
-    uint64_t ms_load8(const uint8_t* p)
-
-cdef extern from "layout.h" nogil:
-    uint32_t MS_PAGE
-    int MS_REGION_KEYS, MS_TABLE_KEYS
-    ctypedef struct ms_region:
-        uint64_t offset
-        uint64_t used
-    ctypedef struct ms_directory:
-        ms_region* region
-        uint64_t* table
-        uint64_t hash_seed
-        uint32_t generation
-    ctypedef struct ms_key:
-        uint64_t ref
-        uint32_t hash
-        uint32_t index
-        uint32_t default_cluster
-        uint16_t len
-        uint8_t type
-        uint8_t kind
-
 cdef extern from *:
     """
-    #define MS_PREFETCH(p) __builtin_prefetch(p)
     #define MS_VALUE_MASK 0x00FFFFFFFFFFFFFFull
     #define MS_VALUE_WORD 0x003D65756C617620ull    /* " value=" as a little-endian word */
     """
-    void MS_PREFETCH(const void* p) nogil
     uint64_t MS_VALUE_WORD, MS_VALUE_MASK
 
 cdef enum:

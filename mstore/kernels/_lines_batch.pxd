@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mstore.kernels._lines_text cimport N_REASONS
+from mstore.kernels._reasons cimport N_REASONS
 from mstore.kernels._ring cimport RingWriter
 
 cdef enum:                # sample_t.state

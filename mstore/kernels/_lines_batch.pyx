@@ -6,32 +6,20 @@
 _lines.LineScanner fills a batch; the twin is reference_lines.ReferenceBatch.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from mstore.kernels._lines_text cimport (
-    KIND_STAMPED, LINE_FIELDS_MAX, MS_IGNORE_SLOT, N_REASONS, TYPE_F32, convert, ignore_reason, number_class,
+from mstore.kernels._layout cimport (
+    KIND_STAMPED, MS_IGNORE_SLOT, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, TYPE_F32, ms_run,
 )
+from mstore.kernels._lines_text cimport LINE_FIELDS_MAX, convert, ignore_reason, ms_load8, number_class
+from mstore.kernels._reasons cimport N_REASONS
 from mstore.kernels._ring cimport RingWriter
 
 import numpy as np
 
 from mstore.limits import BATCH_LINES_MAX
-
-cdef extern from "decimal.h" nogil:
-    uint64_t ms_load8(const uint8_t* p)
-
-cdef extern from "layout.h" nogil:
-    int MS_REC_ROW, MS_REC_STAMPED, MS_REC_SCATTER
-    ctypedef struct ms_run:
-        uint16_t type
-        uint8_t vtype
-        uint8_t flags
-        uint32_t count
-        uint32_t slot
-        uint32_t generation
-        int64_t t
 
 cdef enum:
     RUN_VALUES_MAX = 8192  # limits.RUN_VALUES_MAX

@@ -3,24 +3,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr
 
-# mstore.model.Reason, mstore.shm.layout and mstore.limits in C; tests/unit/test_lines.py holds them together.
-cdef enum:
-    BAD_SYNTAX = 1
-    BAD_VALUE = 2
-    OUT_OF_RANGE = 3
-    BAD_TIMESTAMP = 4
-    UNKNOWN_FIELD = 6
-    UNKNOWN_METRIC = 9
-    TOO_LATE = 10
-    TOO_FAR_AHEAD = 11
-    TOO_LONG = 12
-    N_REASONS = 16
+from mstore.kernels._layout cimport MS_IGNORE_SLOT
+from mstore.kernels._reasons cimport N_REASONS, UNKNOWN_METRIC
 
+# mstore.model and mstore.limits in C; tests/unit/test_lines.py holds them together.
 cdef enum:
-    KIND_STAMPED = 2
-    TYPE_F32 = 1
-    TYPE_F64 = 2
-    TYPE_U64 = 3
     PRECISION_AUTO = 0
     KEY_BYTES_MAX = 8192
     LINE_BYTES_MAX = 65536
@@ -29,11 +16,21 @@ cdef enum:
 
 cdef extern from *:
     """
-    #define MS_IGNORE_SLOT 0xFFFFFFFFu
+    #define MS_PREFETCH(p) __builtin_prefetch(p)
     #define MS_U64_MAX 0xFFFFFFFFFFFFFFFEull       /* 2^64-1 is the missing value */
     """
-    unsigned int MS_IGNORE_SLOT
+    void MS_PREFETCH(const void* p) nogil
     uint64_t MS_U64_MAX
+
+cdef extern from "decimal.h" nogil:
+    int MS_NUM_BAD
+    int ms_decimal_init()
+    int ms_number_class(const uint8_t* s, size_t n)
+    int ms_number_f64(const uint8_t* s, size_t n, int cls, double* out)
+    int ms_number_u64(const uint8_t* s, size_t n, int cls, uint64_t max, uint64_t* out)
+    int ms_fast_number(const uint8_t* p, uint64_t* w, int* frac)
+    double ms_exact_f64(uint64_t w, int e)
+    uint64_t ms_load8(const uint8_t* p)
 
 cdef struct field_t:
     const uint8_t* key        # as it stands in the line, escapes included

@@ -10,24 +10,10 @@ from libc.math cimport isinf
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
-cdef extern from *:
-    """
-    #define MS_PREFETCH(p) __builtin_prefetch(p)
-    """
-    void MS_PREFETCH(const void* p) nogil
-
-cdef extern from "atomics.h" nogil:
-    uint64_t ms_load_relaxed_u64(const void* p)
-
-cdef extern from "hash.h" nogil:
-    uint64_t ms_hash(const void* bytes, size_t n, uint64_t seed)
-
-cdef extern from "decimal.h" nogil:
-    int MS_NUM_BAD
-    int ms_decimal_init()
-    int ms_number_class(const uint8_t* s, size_t n)
-    int ms_number_f64(const uint8_t* s, size_t n, int cls, double* out)
-    int ms_number_u64(const uint8_t* s, size_t n, int cls, uint64_t max, uint64_t* out)
+from mstore.kernels._atomics cimport ms_load_relaxed_u64
+from mstore.kernels._hash cimport ms_hash
+from mstore.kernels._layout cimport KIND_STAMPED, TYPE_F32, TYPE_F64, TYPE_U64
+from mstore.kernels._reasons cimport BAD_SYNTAX, BAD_TIMESTAMP, BAD_VALUE, OUT_OF_RANGE, TOO_LONG, UNKNOWN_FIELD
 
 if ms_decimal_init() != 0:
     raise MemoryError("no C locale")

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
-from mstore.kernels._directory cimport ms_series, rec_series
+from mstore.kernels._directory cimport rec_series
 from mstore.kernels._intern cimport Interner
+from mstore.kernels._layout cimport ms_series
 
 cdef class DirectoryWriter(Interner):
     cdef object apply_one(self, int type, const char* body, size_t n)

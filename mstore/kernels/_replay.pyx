@@ -5,16 +5,13 @@ nothing. That is what makes a dump taken while the writer works (a fuzzy snapsho
 position on has been applied to it.
 """
 
-from libc.stdint cimport uint16_t
 from libc.string cimport memcmp, memcpy, memmove, memset
+from posix.fcntl cimport posix_fallocate
 
 from mstore.kernels._define cimport metric_def, span
 from mstore.kernels._directory cimport *
 from mstore.kernels._intern cimport entry_bytes, pending_key
 from mstore.kernels._segment cimport Segment
-
-cdef extern from "<fcntl.h>" nogil:
-    int posix_fallocate(int fd, long offset, long length)
 
 cdef enum:
     STEP = 65536

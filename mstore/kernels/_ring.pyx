@@ -13,46 +13,11 @@ killed between any two stores leaves nothing but bytes beyond the head, which it
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from mstore.kernels._atomics cimport *
+from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
 from mstore.errors import InvariantBroken
-
-
-cdef extern from "atomics.h" nogil:
-    uint64_t ms_load_acquire_u64(const void* p)
-    uint64_t ms_load_relaxed_u64(const void* p)
-    void ms_store_release_u64(void* p, uint64_t v)
-    void ms_store_relaxed_u64(void* p, uint64_t v)
-    uint32_t ms_load_acquire_u32(const void* p)
-    void ms_store_release_u32(void* p, uint32_t v)
-    void ms_fence_full()
-
-cdef extern from "layout.h" nogil:
-    ctypedef struct ms_run:
-        unsigned short type
-        unsigned char vtype
-        unsigned char flags
-        uint32_t count
-        uint32_t slot
-        uint32_t generation
-        int64_t t
-    ctypedef struct ms_record:
-        unsigned short type
-        unsigned char vtype
-        unsigned char flags
-        uint32_t length
-    uint64_t MS_RING_HEAD
-    uint64_t MS_RING_DRAINED
-    uint64_t MS_RING_DURABLE
-    uint64_t MS_RING_BYTES
-    uint64_t MS_RING_DATA
-    enum:
-        MS_REC_PAD
-        MS_REC_ROW
-        MS_REC_COLUMN
-        MS_REC_STAMPED
-        MS_REC_SCATTER
-        MS_REC_LEVEL
 
 # limits.RUN_VALUES_MAX and limits.STAMPED_COLUMNS_MAX; tests/unit/test_ring_records.py holds them together.
 cdef uint64_t COUNT_MAX = 8192

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mstore.kernels._chunks cimport ms_series
 from mstore.kernels._expiry cimport Expiry
+from mstore.kernels._layout cimport ms_series
 
 
 cdef struct counted:           # what a dry run knows of a chunk, or of a series

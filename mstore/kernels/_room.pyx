@@ -7,9 +7,6 @@ from libc.string cimport memcpy, memset
 from mstore.kernels._chunks cimport *
 from mstore.kernels._runs cimport *
 
-cdef enum:
-    EXTENT = 262144
-
 cdef uint64_t MIX = 0x9E3779B97F4A7C15u
 cdef uint64_t APART = 0xf0000000u  # keys of other things than chunks: above any (n, class)
 
@@ -100,7 +97,7 @@ cdef class Room(Expiry):
         if s == NULL:
             return
         index = floor_div(t - s.anchor_s, s.step_s)
-        n, place = index >> SLOTS_LOG2, <uint32_t>(index & (SLOTS - 1))
+        n, place = index >> SLOTS_LOG2, <uint32_t>(index & (MS_CHUNK_SLOTS - 1))
         chunk = find_chunk(self.base, s, n) if s.n_chunks else NULL
         if chunk == NULL or place >= chunk.capacity:
             self.want_chunk(slot, s, n, grid_class(n, place, s.type))
@@ -119,7 +116,7 @@ cdef class Room(Expiry):
         if count <= room and self.first_time(<uint64_t>(slot + 1) << 32 | APART | 1):
             return
         while count:
-            capacity = (SIZES[stamped_class(n, s.n_columns)] - HEADER) / ((1 + s.n_columns) * 8)
+            capacity = (SIZES[stamped_class(n, s.n_columns)] - CHUNK_HEADER_BYTES) / ((1 + s.n_columns) * 8)
             while not self.first_time(<uint64_t>(slot + 1) << 32 | (<uint64_t>n & 0xffffff) << 4 | 14):
                 n += 1
             self.want_chunk(slot, s, n, stamped_class(n, s.n_columns))
@@ -148,19 +145,20 @@ cdef class Room(Expiry):
                     if length == 0:
                         bad = True
                         break
-                    if REC_ROW <= run.type <= REC_SCATTER:
+                    if MS_REC_ROW <= run.type <= MS_REC_SCATTER:
                         n += run.count
                     offset += length
                 if n:
-                    bound = (n / (EXTENT / SIZES[CLASS_FULL_8]) + n / (EXTENT / SIZES[CLASS_TABLE_8 + 1]) + CLASSES) * EXTENT
+                    bound = CLASSES + n / (MS_EXTENT_BYTES / SIZES[CLASS_FULL_8])
+                    bound = (bound + n / (MS_EXTENT_BYTES / SIZES[CLASS_TABLE_8 + 1])) * MS_EXTENT_BYTES
                 if bound > limit and not bad:
                     self.dry_run(<const char*>view.buf, <uint64_t>view.len)
                     bound = 0
                     for size_class in range(CLASSES):
-                        per = EXTENT / SIZES[size_class]
+                        per = MS_EXTENT_BYTES / SIZES[size_class]
                         n = self.wanted[size_class]
                         n -= min(n, self.free_of_class(size_class))
-                        bound += (n + per - 1) / per * EXTENT
+                        bound += (n + per - 1) / per * MS_EXTENT_BYTES
             if bad:
                 raise ValueError(f"no whole sample record of a known type at offset {offset}", offset)
         finally:
@@ -169,10 +167,10 @@ cdef class Room(Expiry):
 
     def secure(self, uint64_t n_bytes) -> int:
         """Back free extents of `n_bytes` with memory, as far as cap and system allow; the free bytes that have memory."""
-        while <uint64_t>(self.n_extents - self.used_extents) * EXTENT < n_bytes:
+        while <uint64_t>(self.n_extents - self.used_extents) * MS_EXTENT_BYTES < n_bytes:
             if self.n_extents >= self.cap_extents or self.commit_extent() != 0:
                 break
-        return <uint64_t>(self.n_extents - self.used_extents) * EXTENT
+        return <uint64_t>(self.n_extents - self.used_extents) * MS_EXTENT_BYTES
 
     cdef void dry_run(self, const char* records, uint64_t size) noexcept nogil:
         """Count in `wanted` the chunks by class that these records would make."""
@@ -188,17 +186,17 @@ cdef class Room(Expiry):
         while offset < size:
             run = <const ms_run*>(records + offset)
             refs = <const uint32_t*>(<const char*>run + sizeof(ms_run))
-            if run.type == REC_ROW:
+            if run.type == MS_REC_ROW:
                 for i in range(run.count):
                     self.want_grid(run.slot + i, run.generation, run.t)
-            elif run.type == REC_SCATTER:
+            elif run.type == MS_REC_SCATTER:
                 for i in range(run.count):
                     self.want_grid(refs[2 * i], refs[2 * i + 1], run.t)
-            elif run.type == REC_COLUMN:
+            elif run.type == MS_REC_COLUMN:
                 memcpy(&dt, refs, 8)
                 if -(DT_MAX) <= dt <= DT_MAX and -TIME_MAX < run.t < TIME_MAX:
                     for i in range(run.count):
                         self.want_grid(run.slot, run.generation, run.t + i * dt)
-            elif run.type == REC_STAMPED:
+            elif run.type == MS_REC_STAMPED:
                 self.want_stamped(run.slot, run.generation, <const int64_t*>refs, run.count)
             offset += record_bytes(<const char*>run, size - offset)

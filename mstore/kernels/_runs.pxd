@@ -4,19 +4,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mstore.kernels._chunks cimport *
 
 cdef enum:
-    REC_PAD = 0
-    REC_ROW = 1
-    REC_COLUMN = 2
-    REC_STAMPED = 3
-    REC_SCATTER = 4
-    REC_DEFINITIONS = 16
     COUNT_MAX = 8192
 
 
 cdef inline uint32_t grid_slots(unsigned size_class, int value_type) noexcept nogil:
     """Slots that fit a chunk of the classes 0..3."""
-    cdef uint32_t slots = (SIZES[size_class] - HEADER) >> (2 if value_type == TYPE_F32 else 3)
-    return slots if slots < SLOTS else SLOTS
+    cdef uint32_t slots = (SIZES[size_class] - CHUNK_HEADER_BYTES) >> (2 if value_type == TYPE_F32 else 3)
+    return slots if slots < MS_CHUNK_SLOTS else MS_CHUNK_SLOTS
 
 cdef inline unsigned grid_class(int64_t n, uint32_t place, int value_type) noexcept nogil:
     """The smallest class for a new chunk; only chunk 0 starts small."""
@@ -34,20 +28,20 @@ cdef inline uint64_t record_bytes(const char* at, uint64_t left) noexcept nogil:
     cdef uint64_t length, width
     if left < 8:
         return 0
-    if run.type == REC_PAD or run.type >= REC_DEFINITIONS:
-        length = record.length if run.type == REC_PAD else (<uint64_t>record.length + 7) & ~<uint64_t>7
+    if run.type == MS_REC_PAD or run.type >= MS_REC_LEVEL:
+        length = record.length if run.type == MS_REC_PAD else (<uint64_t>record.length + 7) & ~<uint64_t>7
         return length if 8 <= length <= left and length % 8 == 0 else 0
     if left < sizeof(ms_run) or run.count > COUNT_MAX:
         return 0
-    if run.type == REC_STAMPED:
+    if run.type == MS_REC_STAMPED:
         length = sizeof(ms_run) + <uint64_t>run.count * (1 + run.vtype) * 8
         return length if 1 <= run.vtype <= 63 and length <= left else 0
-    if run.type > REC_SCATTER or run.vtype < TYPE_F32 or run.vtype > TYPE_U64:
+    if run.type > MS_REC_SCATTER or run.vtype < TYPE_F32 or run.vtype > TYPE_U64:
         return 0
     width = 4 if run.vtype == TYPE_F32 else 8
     length = sizeof(ms_run) + ((run.count * width + 7) & ~<uint64_t>7)
-    if run.type == REC_COLUMN:
+    if run.type == MS_REC_COLUMN:
         length += 8
-    elif run.type == REC_SCATTER:
+    elif run.type == MS_REC_SCATTER:
         length += <uint64_t>run.count * 8
     return length if length <= left else 0

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mstore.kernels._chunks cimport ms_chunk, ms_run, ms_series
+from mstore.kernels._layout cimport ms_chunk, ms_run, ms_series
 from mstore.kernels._room cimport Room
 
 

@@ -11,7 +11,7 @@ from collections import namedtuple
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.math cimport floor, isnan
-from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -36,7 +36,6 @@ STOPPED_DONE, STOPPED_NO_ROOM, STOPPED_OTHER = 0, 1, 2
 LOADED, LOAD_STALE, LOAD_NO_ROOM = 1, 0, 2  # what load_chunk answers
 
 cdef enum:
-    STALE = 3
     BAD = 4
     OTHER = 5
     SHIFTS_MAX = 4096
@@ -50,8 +49,8 @@ cdef uint64_t HEAD_MASK = 0xff00ffffffffffffu
 cdef uint32_t SLOTS_OF[16][4]
 memset(SLOTS_OF, 0, sizeof(SLOTS_OF))
 for _c in range(4):
-    SLOTS_OF[_c][TYPE_F32] = min((SIZES[_c] - HEADER) / 4, SLOTS)
-    SLOTS_OF[_c][TYPE_F64] = SLOTS_OF[_c][TYPE_U64] = min((SIZES[_c] - HEADER) / 8, SLOTS)
+    SLOTS_OF[_c][TYPE_F32] = min((SIZES[_c] - CHUNK_HEADER_BYTES) / 4, MS_CHUNK_SLOTS)
+    SLOTS_OF[_c][TYPE_F64] = SLOTS_OF[_c][TYPE_U64] = min((SIZES[_c] - CHUNK_HEADER_BYTES) / 8, MS_CHUNK_SLOTS)
 
 
 cdef struct memo:        # neighbours in a run mostly share step and place: saves a division
@@ -89,7 +88,7 @@ cdef inline char* quick(char* base, ms_series* s, uint64_t head, int64_t t, memo
     nominal = <int64_t>(start + <uint64_t>place * step + (step >> 1))
     if nominal > s.last_t:
         ms_store_relaxed_u64(&s.last_t, <uint64_t>nominal)
-    return base + MS_LINK_OFFSET(s.cur_link) + HEADER + (place << (2 if s.type == TYPE_F32 else 3))
+    return base + MS_LINK_OFFSET(s.cur_link) + CHUNK_HEADER_BYTES + (place << (2 if s.type == TYPE_F32 else 3))
 
 
 cdef inline void put(char* at, const char* value, bint narrow) noexcept nogil:
@@ -144,7 +143,7 @@ cdef bint is_missing(const char* values, int64_t place, int value_type) noexcept
 
 cdef int64_t find_row(ms_chunk* chunk, int64_t stamp) noexcept nogil:
     """Index of the row with that stamp, or -1."""
-    cdef const uint64_t* rows = <const uint64_t*>(<char*>chunk + HEADER)
+    cdef const uint64_t* rows = <const uint64_t*>(<char*>chunk + CHUNK_HEADER_BYTES)
     cdef uint64_t words = 1 + chunk.n_columns
     cdef int64_t low = 0, high = <int64_t>chunk.count - 1, middle
     if high < 0 or stamp < chunk.anchor_s or stamp > chunk.t_max_ms:
@@ -190,7 +189,7 @@ cdef class Samples(Room):
             counts.stale += 1
             return DONE
         index = floor_div(t - s.anchor_s, s.step_s)
-        n, place = index >> SLOTS_LOG2, <uint32_t>(index & (SLOTS - 1))
+        n, place = index >> SLOTS_LOG2, <uint32_t>(index & (MS_CHUNK_SLOTS - 1))
         chunk = find_chunk(self.base, s, n) if s.n_chunks else NULL
         if chunk == NULL:
             chunk = self.new_chunk(slot, s, n, grid_class(n, place, s.type), &why)
@@ -201,7 +200,7 @@ cdef class Samples(Room):
             chunk = self.promote(s, n, grid_class(n, place, s.type))
         if chunk == NULL:
             return NO_ROOM
-        at = <char*>chunk + HEADER + (place << (2 if s.type == TYPE_F32 else 3))
+        at = <char*>chunk + CHUNK_HEADER_BYTES + (place << (2 if s.type == TYPE_F32 else 3))
         put(at, <const char*>&word, s.type == TYPE_F32)
         if s.cur_link == 0 or n > s.cur_n:
             if s.cur_link and s.n_edge >= 8 and s.n_edge * 2 >= s.n_seen and self.n_shifted < SHIFTS_MAX:
@@ -243,7 +242,7 @@ cdef class Samples(Room):
             ms_prefetch_write(s + i + AHEAD)
             if i + NEAR < known:
                 # Its record is here by now; the value most likely goes to the same place as its neighbours'.
-                ms_prefetch_write(base + MS_LINK_OFFSET(s[i + NEAR].cur_link) + HEADER + last.place * width)
+                ms_prefetch_write(base + MS_LINK_OFFSET(s[i + NEAR].cur_link) + CHUNK_HEADER_BYTES + last.place * width)
             at = quick(base, s + i, head, t, &last) if i < known else NULL
             if at != NULL:
                 put(at, value, narrow)
@@ -272,7 +271,7 @@ cdef class Samples(Room):
                 ms_prefetch_write(self.table + refs[2 * (i + AHEAD)])
             if i + NEAR < count and refs[2 * (i + NEAR)] < self.n_series:
                 ms_prefetch_write(
-                    base + MS_LINK_OFFSET(self.table[refs[2 * (i + NEAR)]].cur_link) + HEADER + last.place * width)
+                    base + MS_LINK_OFFSET(self.table[refs[2 * (i + NEAR)]].cur_link) + CHUNK_HEADER_BYTES + last.place * width)
             slot = refs[2 * i]
             at = NULL
             if slot < self.n_series:
@@ -327,7 +326,7 @@ cdef class Samples(Room):
                 chunk = find_chunk(self.base, s, n)
                 found = find_row(chunk, stamp) if chunk != NULL else -1
                 if found >= 0:
-                    at = <uint64_t*>(<char*>chunk + HEADER) + <uint64_t>found * words
+                    at = <uint64_t*>(<char*>chunk + CHUNK_HEADER_BYTES) + <uint64_t>found * words
                     ms_store_relaxed_u32(&chunk.seq, chunk.seq + 1)
                     ms_fence_release()  # SYNC POINT (release) row: odd sequence before the columns
                     for k in range(1, words):
@@ -349,7 +348,7 @@ cdef class Samples(Room):
                 return why
             ms_store_relaxed_u64(&chunk.anchor_s, <uint64_t>stamp)
             s.cur_n, s.cur_link = n, link_place(self.base, s, n)[0]
-        at = <uint64_t*>(<char*>chunk + HEADER) + <uint64_t>chunk.count * words
+        at = <uint64_t*>(<char*>chunk + CHUNK_HEADER_BYTES) + <uint64_t>chunk.count * words
         for k in range(words):
             ms_store_relaxed_u64(at + k, row[k])
         if chunk.count == 0 or stamp < chunk.anchor_s:
@@ -404,17 +403,17 @@ cdef class Samples(Room):
                     if length == 0:
                         why = BAD
                         break
-                    if (<const ms_run*>at).type >= REC_DEFINITIONS:
+                    if (<const ms_run*>at).type >= MS_REC_LEVEL:
                         why = OTHER
                         break
                     counts.samples = counts.stale = 0
-                    if (<const ms_run*>at).type == REC_ROW:
+                    if (<const ms_run*>at).type == MS_REC_ROW:
                         why = self.apply_row(<const ms_run*>at, &counts)
-                    elif (<const ms_run*>at).type == REC_SCATTER:
+                    elif (<const ms_run*>at).type == MS_REC_SCATTER:
                         why = self.apply_scatter(<const ms_run*>at, &counts)
-                    elif (<const ms_run*>at).type == REC_COLUMN:
+                    elif (<const ms_run*>at).type == MS_REC_COLUMN:
                         why = self.apply_column(<const ms_run*>at, &counts)
-                    elif (<const ms_run*>at).type == REC_STAMPED:
+                    elif (<const ms_run*>at).type == MS_REC_STAMPED:
                         why = self.apply_stamped(<const ms_run*>at, &counts)
                     else:
                         skipped += 1
@@ -484,17 +483,17 @@ cdef class Samples(Room):
             if s.anchor_s != saved.anchor_s or s.step_s != saved.step_s:
                 return LOAD_STALE
             width = 4 if s.type == TYPE_F32 else 8
-            if size % width or size > SLOTS * width or n != saved.n:
+            if size % width or size > MS_CHUNK_SLOTS * width or n != saved.n:
                 raise ValueError(f"{size} bytes are not the values of chunk {n}, series {slot}")
             size_class = grid_class(n, <uint32_t>(size / width - 1) if size else 0, s.type)
         else:
             if s.n_columns != saved.n_columns:
                 return LOAD_STALE
             width = (1 + s.n_columns) * 8
-            if size != saved.count * width or size > SIZES[CLASS_FULL_8] - HEADER or n != saved.n:
+            if size != saved.count * width or size > SIZES[CLASS_FULL_8] - CHUNK_HEADER_BYTES or n != saved.n:
                 raise ValueError(f"{size} bytes are not {saved.count} rows of chunk {n}, series {slot}")
             size_class = stamped_class(n, s.n_columns)
-            while SIZES[size_class] - HEADER < size:
+            while SIZES[size_class] - CHUNK_HEADER_BYTES < size:
                 size_class += 1
         if s.n_chunks:
             self.unlink(s, n)
@@ -502,19 +501,19 @@ cdef class Samples(Room):
         if chunk == NULL:
             return LOAD_NO_ROOM if why == NO_ROOM else LOAD_STALE
         if size:
-            memcpy(<char*>chunk + HEADER, &payload[0], size)
+            memcpy(<char*>chunk + CHUNK_HEADER_BYTES, &payload[0], size)
         self.settle(s, n, chunk, &saved, size)
         return LOADED
 
     cdef void settle(self, ms_series* s, int64_t n, ms_chunk* chunk, ms_chunk* saved, uint64_t size) noexcept nogil:
         """Newest time and current chunk of a series after a chunk was loaded."""
         cdef int64_t place = -1, newest
-        cdef const char* values = <char*>chunk + HEADER
+        cdef const char* values = <char*>chunk + CHUNK_HEADER_BYTES
         if s.kind == KIND_GRID:
             place = <int64_t>(size / (4 if s.type == TYPE_F32 else 8)) - 1
             while place >= 0 and is_missing(values, place, s.type):
                 place -= 1
-            newest = s.anchor_s + (n * SLOTS + place) * <int64_t>s.step_s + (s.step_s >> 1)
+            newest = s.anchor_s + (n * MS_CHUNK_SLOTS + place) * <int64_t>s.step_s + (s.step_s >> 1)
         else:
             chunk.anchor_s, chunk.t_max_ms, chunk.flags = saved.anchor_s, saved.t_max_ms, saved.flags
             newest = saved.t_max_ms

@@ -19,66 +19,14 @@ from libc.string cimport memcpy, memset
 
 from mstore.errors import InvariantBroken
 
+from mstore.kernels._atomics cimport *
+from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
 
-cdef extern from "atomics.h" nogil:
-    uint64_t ms_load_acquire_u64(const void* p)
-    uint64_t ms_load_relaxed_u64(const void* p)
-    uint32_t ms_load_acquire_u32(const void* p)
-    uint32_t ms_load_relaxed_u32(const void* p)
-    void ms_fence_acquire()
-
-cdef extern from "layout.h" nogil:
-    const size_t MS_PAGE
-    const size_t MS_SAMPLES_DATA
-    const int MS_REGION_SERIES
-    const int MS_CHUNK_SLOTS
-    ctypedef struct ms_segment_header:
-        uint64_t committed_bytes
-    ctypedef struct ms_region:
-        uint64_t offset
-        uint64_t reserved
-    ctypedef struct ms_directory:
-        ms_region region[7]
-        uint64_t n_series
-    ctypedef struct ms_series:
-        uint32_t generation
-        uint8_t kind
-        uint8_t type
-        uint8_t n_columns
-        uint8_t flags
-        uint64_t table
-        uint64_t link0
-    ctypedef struct ms_chunk:
-        uint32_t series
-        uint32_t generation
-        int64_t n
-        int64_t anchor_s
-        uint32_t step_s
-        uint8_t kind
-        uint8_t type
-        uint8_t size_class
-        uint8_t n_columns
-        uint32_t capacity
-        uint32_t count
-        uint32_t seq
-        uint32_t flags
-        int64_t t_max_ms
-        uint64_t reserved
-    uint64_t MS_LINK_OFFSET(uint64_t w)
-    unsigned MS_LINK_CLASS(uint64_t w)
-
 cdef enum:
     RETRIES = 10000
-    TABLE_LOG2_MAX = 15
-    CHUNK_CLASSES = 4
     ENTRY_BYTES_MAX = 64 + 4096
-    LIVE = 1
-    GRID = 1
-    STAMPED = 2
-    F32 = 1
-    U64 = 3
     COPIED = 0
     ABSENT = 1
     BUSY = 2
@@ -206,7 +154,7 @@ cdef class ChunkCopier:
         self.n_numbers = self.next_number = 0
         # SYNC POINT (acquire) series entry
         self.generation = ms_load_acquire_u32(&s.generation)
-        if not s.flags & LIVE:
+        if not s.flags & SERIES_LIVE:
             return COPIED
         self.n_series += 1
         for attempt in range(RETRIES):
@@ -268,18 +216,18 @@ cdef class ChunkCopier:
                 if ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table:
                     return ABSENT   # another chunk took its place
                 continue
-            if entry.kind == GRID:
-                payload = <uint64_t>min(entry.capacity, <uint32_t>MS_CHUNK_SLOTS) * (4 if entry.type == F32 else 8)
+            if entry.kind == KIND_GRID:
+                payload = <uint64_t>min(entry.capacity, <uint32_t>MS_CHUNK_SLOTS) * (4 if entry.type == TYPE_F32 else 8)
             else:
                 entry.count = ms_load_acquire_u32(&chunk.count)
                 payload = <uint64_t>min(entry.count, entry.capacity) * (1 + entry.n_columns) * 8
-            if payload > CLASS_BYTES[MS_LINK_CLASS(word)] - sizeof(ms_chunk) or (entry.kind == STAMPED and seq & 1):
+            if payload > CLASS_BYTES[MS_LINK_CLASS(word)] - sizeof(ms_chunk) or (entry.kind == KIND_STAMPED and seq & 1):
                 continue
             memcpy(out + sizeof(ms_chunk), <const unsigned char*>chunk + sizeof(ms_chunk), payload)
             ms_fence_acquire()  # SYNC POINT (acquire) reuse: unlinked before the memory is written again
             same = ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table
             same = same and ms_load_relaxed_u32(&s.generation) == self.generation
-            if same and (entry.kind == GRID or ms_load_relaxed_u32(&chunk.seq) == seq):
+            if same and (entry.kind == KIND_GRID or ms_load_relaxed_u32(&chunk.seq) == seq):
                 used[0] += self.finish(entry, out, payload)
                 return COPIED
         return BUSY
@@ -289,9 +237,9 @@ cdef class ChunkCopier:
         cdef unsigned char* values = out + sizeof(ms_chunk)
         cdef uint64_t padded
         cdef int64_t first, last
-        if entry.kind == GRID:
+        if entry.kind == KIND_GRID:
             payload = trimmed(values, payload, entry.type)
-            entry.count = <uint32_t>(payload // (4 if entry.type == F32 else 8))
+            entry.count = <uint32_t>(payload // (4 if entry.type == TYPE_F32 else 8))
             first = entry.anchor_s + entry.step_s // 2 + entry.n * MS_CHUNK_SLOTS * <int64_t>entry.step_s
             last = first + (<int64_t>entry.count - 1) * entry.step_s
         else:
@@ -315,7 +263,7 @@ cdef uint64_t trimmed(const unsigned char* values, uint64_t n_bytes, uint8_t typ
     cdef uint64_t n
     cdef float single
     cdef double wide
-    if type == F32:
+    if type == TYPE_F32:
         n = n_bytes // 4
         while n:
             single = (<const float*>values)[n - 1]
@@ -326,7 +274,7 @@ cdef uint64_t trimmed(const unsigned char* values, uint64_t n_bytes, uint8_t typ
     n = n_bytes // 8
     while n:
         wide = (<const double*>values)[n - 1]
-        if (<const uint64_t*>values)[n - 1] != <uint64_t>-1 if type == U64 else wide == wide:
+        if (<const uint64_t*>values)[n - 1] != <uint64_t>-1 if type == TYPE_U64 else wide == wide:
             break
         n -= 1
     return 8 * n

@@ -20,21 +20,15 @@ every block that is not durable to a new file before it calls restart().
 from libc.errno cimport EINVAL, EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
+from posix.signal cimport SIG_SETMASK, sigfillset, sigset_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.types cimport off_t
-from posix.unistd cimport fdatasync, fsync, usleep, write
+from posix.unistd cimport fdatasync, fsync, pwrite, usleep, write
 
+from mstore.kernels._atomics cimport ms_load_acquire_u64, ms_store_release_u64
+from mstore.kernels._layout cimport MS_PAGE, MS_RING_DURABLE, MS_STORE_DURABLE, MS_STORE_WRITTEN
 from mstore.kernels._segment cimport Segment
 
-
-cdef extern from "<unistd.h>" nogil:
-    ssize_t pwrite(int fd, const void* bytes, size_t n, off_t offset)
-
-cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int sigfillset(sigset_t* set)
-    int SIG_SETMASK
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -55,16 +49,6 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_cond_broadcast(pthread_cond_t*)
     int pthread_cond_destroy(pthread_cond_t*)
     int pthread_sigmask(int how, const sigset_t* set, sigset_t* old)
-
-cdef extern from "atomics.h" nogil:
-    void ms_store_release_u64(void* p, uint64_t v)
-    uint64_t ms_load_acquire_u64(const void* p)
-
-cdef extern from "layout.h" nogil:
-    const size_t MS_PAGE
-    const size_t MS_RING_DURABLE
-    const size_t MS_STORE_WRITTEN
-    const size_t MS_STORE_DURABLE
 
 cdef enum:
     RINGS_MAX = 64

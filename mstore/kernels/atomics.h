@@ -19,6 +19,4 @@ static inline void ms_store_relaxed_u32(void *p, uint32_t v) { __atomic_store_n(
 static inline void ms_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void ms_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 static inline void ms_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-static inline uint64_t ms_add_relaxed_u64(void *p, uint64_t v) { /* single writer: no locked instruction */
-    uint64_t n = ms_load_relaxed_u64(p) + v; ms_store_relaxed_u64(p, n); return n; }
 #endif

@@ -176,6 +176,9 @@ typedef struct {
 #define MS_LINK_CLASS(w)  ((unsigned)(((w) >> 36) & 15u))
 #define MS_LINK(offset, class_, stamp) (((uint64_t)(offset) >> 6) | ((uint64_t)(class_) << 36) | ((uint64_t)(stamp) << 40))
 
+#define MS_NO_LEVEL 0xFFFFFFFFu      /* ms_series.level of a free slot */
+#define MS_IGNORE_SLOT 0xFFFFFFFFu   /* lower half of an ignore word */
+
 _Static_assert(sizeof(ms_segment_header) == 4096, "segment header");
 _Static_assert(sizeof(ms_directory) == 512, "directory");
 _Static_assert(sizeof(ms_level) == 48 && sizeof(ms_metric) == 64, "level, metric");

@@ -24,7 +24,7 @@ _RUN = np.dtype(
         ("t", "<i8"),
     ]
 )
-_PAD, _ROW, _COLUMN, _STAMPED, _SCATTER, _DEFINITIONS = 0, 1, 2, 3, 4, 16
+_PAD, _COLUMN, _STAMPED, _SCATTER, _DEFINITIONS = 0, 2, 3, 4, 16
 _GRID_KIND = 1
 _F32, _F64, _U64 = 1, 2, 3
 _DTYPES: dict[int, np.dtype[Any]] = {_F32: np.dtype("<f4"), _F64: np.dtype("<f8"), _U64: np.dtype("<u8")}

@@ -39,8 +39,21 @@ def _one(gatherer: Gatherer, plan: Plan, entry: Entry, refs: NDArray[np.uint64])
     series.type, series.type_id = entry.type, entry.type_id
     series.subtype, series.subtype_id = entry.subtype, entry.subtype_id
     if request.aggregate and series.coverage is None and not series.stamped:
-        series.coverage = series.valid.astype(np.uint32)
+        series = _as_aggregate(series, plan.metric.aggregation)
     return resampled(series, request.resolution) if request.resolution else series
+
+
+def _as_aggregate(series: Series, aggregation: int) -> Series:
+    """An aggregate that found one series or none: of the same form as one over many, but for aggregation none.
+
+    There the values stay as they are stored: a counter of 64 bits has no place in a float.
+    """
+    series.coverage = series.valid.astype(np.uint32)
+    if aggregation == layout.AGG_NONE:
+        return series
+    values = np.where(series.valid, series.values.astype(np.float64), np.nan)
+    series.aggregation = layout.AGG_NAMES[aggregation]
+    return series.with_values(values, series.step, series.coverage)
 
 
 def _gathered(

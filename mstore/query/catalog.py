@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mstore.errors import InvalidRequest
 from mstore.kernels._gather import Gatherer
+from mstore.limits import PATH_DEPTH_MAX
 from mstore.query.gather import Replan, checked
 from mstore.query.plan import natural_key
 from mstore.shm import layout
@@ -49,7 +51,9 @@ def children(gatherer: Gatherer, path: tuple[str, ...]) -> list[str]:
 
 
 def paths(gatherer: Gatherer, depth: int) -> list[tuple[str, ...]]:
-    """All paths of `depth` names (1 = clusters, 2 = cluster and host, ...), natural order."""
+    """All paths of `depth` names (1 = clusters, 2 = cluster and host, ...), natural order; raises InvalidRequest."""
+    if not 0 <= depth <= PATH_DEPTH_MAX:
+        raise InvalidRequest(f"depth={depth!r}: expected 0 to {PATH_DEPTH_MAX}")
     found = {path for path, _ in _walk(gatherer, depth)}
     return sorted(found, key=lambda path: [natural_key(name) for name in path])
 

@@ -146,9 +146,9 @@ def collected(gatherer: Gatherer, planned: Plan) -> list[NDArray[np.uint64]]:
 def _metric(gatherer: Gatherer, cluster: int, request: Request) -> Metric:
     index = -1 if cluster < 0 else gatherer.directory.find_metric(cluster, _encoded(request.metric))
     if index < 0:
-        where = f"in cluster {request.cluster!r}" if cluster >= 0 else f"; nor a cluster {request.cluster!r}"
+        where = f" in cluster {request.cluster!r}" if cluster >= 0 else f", nor a cluster {request.cluster!r}"
         raise UnknownMetric(
-            f"there is no metric {request.metric!r} {where}", cluster=request.cluster, metric=request.metric
+            f"there is no metric {request.metric!r}{where}", cluster=request.cluster, metric=request.metric
         )
     kind, value_type, aggregation, step_s, unit, columns = checked(gatherer.metric(index))
     pairs = (part.rpartition(":") for part in columns.split(",")) if columns else ()

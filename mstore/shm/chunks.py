@@ -90,15 +90,6 @@ def grid_slots(size_class: int, value_type: int) -> int:
     return min(payload // value_bytes(value_type), layout.CHUNK_SLOTS)
 
 
-def grid_class(n: int, place: int, value_type: int) -> int:
-    """Size class of a new chunk n that has to hold `place`: only chunk 0 starts small."""
-    if n == 0:
-        for size_class in (layout.CLASS_FIRST, layout.CLASS_MIDDLE):
-            if place < grid_slots(size_class, value_type):
-                return size_class
-    return layout.CLASS_FULL_4 if value_type == layout.TYPE_F32 else layout.CLASS_FULL_8
-
-
 def stamped_rows(size_class: int, n_columns: int) -> int:
     """Rows that fit a chunk of class 0..3."""
     return (layout.SIZE_CLASS_BYTES[size_class] - layout.CHUNK_HEADER_BYTES) // (8 * (1 + n_columns))

@@ -37,7 +37,6 @@ MISSING_CLUSTER, MISSING_HOST, MISSING_METRIC, MISSING_LEVEL, MISSING_SERIES = -
 KEYS_START = 16  # first entry of the key region: no slot word of the key table is then 0 or 1
 DUMP_BYTES = 1024 * 1024
 TABLE_LOG2_FIRST = 10
-NO_LEVEL = 0xFFFF_FFFF
 
 _TYPES = {name: code for code, name in layout.TYPE_NAMES.items()}
 _AGGREGATIONS = {name: code for code, name in layout.AGG_NAMES.items()}

@@ -29,7 +29,6 @@ from mstore.shm import layout
 if TYPE_CHECKING:
     from mstore.shm.directory import _Described
 
-NO_LEVEL = 0xFFFF_FFFF
 KEYS_START = 16
 ID_SPARE = 131_072
 LOW = 0xFFFF_FFFF
@@ -166,7 +165,7 @@ def _metrics(state: _State) -> Iterator[str]:
 
 def _series(state: _State) -> Iterator[str]:
     series, live = state.series, state.live
-    if np.any(series["level"][~live] != NO_LEVEL):
+    if np.any(series["level"][~live] != layout.NO_LEVEL):
         yield "a slot that is not live belongs to a level"
     rows = series[live]
     bad = (rows["level"] == 0) | (rows["level"] >= state.levels.size) | (rows["metric"] >= state.metrics.size)

@@ -81,6 +81,7 @@ CLASS_FIRST, CLASS_MIDDLE, CLASS_FULL_4, CLASS_FULL_8, CLASS_TABLE_8 = 0, 1, 2, 
 EXTENT_BYTES = 256 * 1024
 SAMPLES_DATA = 2 * PAGE_BYTES
 
+NO_LEVEL = 0xFFFF_FFFF  # SERIES.level of a free slot
 IGNORE_SLOT = 0xFFFF_FFFF
 
 # Store states and flags in the control segment.

@@ -49,7 +49,7 @@ class Child:
         held = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"mstore.workers.{self.kind}", spec.to_json()],
+                [sys.executable, "-P", "-m", f"mstore.workers.{self.kind}", spec.to_json()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _is_open(sys.stderr) else subprocess.DEVNULL,
                 pass_fds=pass_fds,

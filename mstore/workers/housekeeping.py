@@ -205,8 +205,9 @@ class Housekeeping:
             if series is None or series.next:
                 continue
             try:
+                anchor_s = t - series.step_s // 2
                 _, records = self._persister.directory.begin_era(
-                    slot, t - series.step_s // 2, series.step_s, t, series.type
+                    slot, anchor_s, series.step_s, anchor_s, series.type
                 )
             except StoreFull as error:  # its samples go on where they went before
                 log.warning("a series keeps its old grid: %s", error)
@@ -299,6 +300,7 @@ class Housekeeping:
         )
         self._snapshot_process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
             "-m",
             "mstore.workers.snapshot",
             job,

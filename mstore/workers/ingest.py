@@ -8,10 +8,12 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mstore import __version__, clock, config, limits, paths
+from mstore.errors import MstoreError, Unavailable
 from mstore.ingest.acks import AckQueue
 from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom
 from mstore.ingest.engine import Engine, Rules
@@ -51,7 +53,7 @@ class IngestWorker:
             DirectoryReader(directory.segment),
             RingWriter(ring.segment),
             self.slot,
-            self._rules(),
+            self._rules(config.load(spec.config_path)),
             self._ring_bell,
             lambda: bool(self._control.flags & layout.FLAG_FULL),
         )
@@ -65,14 +67,21 @@ class IngestWorker:
         self._ack_fd = spec.ack_fds[spec.index]
         self._stopping = asyncio.Event()
 
-    def _rules(self) -> Rules:
-        settings = config.load(self._spec.config_path)
+    def _rules(self, settings: config.Config) -> Rules:
         return Rules(
             settings.retention_s,
             settings.max_future_s,
             settings.fields is FieldMode.JOIN,
             self._control.config_version,
         )
+
+    def _reload(self) -> None:
+        """The configuration as it is now; one that is broken changes nothing but the version."""
+        try:
+            self.engine.rules = self._rules(config.load(self._spec.config_path))
+        except MstoreError as error:
+            log.error("configuration not reloaded: %s", error)
+            self.engine.rules = replace(self.engine.rules, config_version=self._control.config_version)
 
     def _ring_bell(self) -> None:
         os.eventfd_write(self._spec.doorbell_fd, 1)
@@ -96,11 +105,15 @@ class IngestWorker:
         return m.Welcome(
             min(hello.version, m.VERSION),
             self._spec.instance,
-            {"frame_bytes": limits.FRAME_BYTES_MAX, "line_bytes": limits.LINE_BYTES_MAX, "columns_values": limits.COLUMNS_VALUES_MAX},
+            {
+                "frame_bytes": limits.FRAME_BYTES_MAX,
+                "line_bytes": limits.LINE_BYTES_MAX,
+                "columns_values": limits.COLUMNS_VALUES_MAX,
+            },
             hello.ack,
             [[0, "ingest.sock"]],
             f"mstore {__version__}",
-        )  # fmt: skip
+        )
 
     def when(self, level: Ack, position: int, callback: Callable[[], None]) -> None:
         """Call back once the ring position has reached the level: at once if it has."""
@@ -129,7 +142,7 @@ class IngestWorker:
         except BlockingIOError:
             return
         if self._control.config_version != self.engine.rules.config_version:
-            self.engine.rules = self._rules()
+            self._reload()
         self._advance()
         while self._rooms:
             future = self._rooms.popleft()
@@ -147,7 +160,7 @@ class IngestWorker:
         if packet[0] == "serve" and fd is not None:
             asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
         elif packet[0] == "reload":
-            self.engine.rules = self._rules()
+            self._reload()
         elif packet[0] == "stop":
             self._stopping.set()
 
@@ -169,21 +182,29 @@ class IngestWorker:
         self._ring_bell()
         await self._stopping.wait()
         await self._drain()
-        self._interner.close()
         self.slot.release()
 
     async def _drain(self) -> None:
-        """Acknowledge what was taken, then close every connection."""
+        """Acknowledge what was taken, as far as the persister goes along, then close every connection."""
         for connection in self._connections:
             connection.stop_reading()
         deadline = clock.monotonic_s() + _STOP_S_MAX
-        while clock.monotonic_s() < deadline:
-            if not len(self._acks) and all(connection.idle for connection in self._connections):
-                break
+        while clock.monotonic_s() < deadline and (len(self._acks) or self._busy()):
             await asyncio.sleep(0.01)
+        # What still waits is told that this worker is going away.
+        self._interner.close()
+        while self._busy():
+            while self._rooms:
+                future = self._rooms.popleft()
+                if not future.done():
+                    future.set_exception(Unavailable("the worker is stopping"))
+            await asyncio.sleep(0)
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(0)
+
+    def _busy(self) -> bool:
+        return not all(connection.idle for connection in self._connections)
 
 
 async def main(spec: WorkerSpec) -> None:

@@ -34,14 +34,16 @@ _RECYCLED = frozenset((m.Lines.TAG, m.Columns.TAG))
 class _Request:
     """One request of a framed connection, from its arrival to its reply."""
 
-    __slots__ = ("message", "open", "request_id", "timer")
+    __slots__ = ("open", "request_id", "timer")
 
-    def __init__(self, request_id: int, message: m.Message) -> None:
+    def __init__(self, request_id: int) -> None:
         self.request_id = request_id
-        self.message = message
         self.open = True
         """No reply has been sent."""
         self.timer: asyncio.TimerHandle | None = None
+
+
+_Arrival = tuple[_Request, m.Message, framing.Frame]
 
 
 class IngestConnection(asyncio.BufferedProtocol):
@@ -176,40 +178,37 @@ class IngestConnection(asyncio.BufferedProtocol):
         assert self._framed is not None
         assert self._decoder is not None
         arrived, broken = self._arrived(frames)
-        for request, frame in arrived:
+        for request, message, frame in arrived:
             if request.open:
                 self._current = request
-                yield from self._framed.handle(request.request_id, request.message)
+                yield from self._framed.handle(request.request_id, message)
             if frame.tag in _RECYCLED:
                 self._decoder.recycle(frame.body)
         if broken is not None:
             raise broken
 
-    def _arrived(
-        self, frames: Iterator[framing.Frame]
-    ) -> tuple[list[tuple[_Request, framing.Frame]], ProtocolError | None]:
+    def _arrived(self, frames: Iterator[framing.Frame]) -> tuple[list[_Arrival], ProtocolError | None]:
         """The requests that are here, their deadlines running; those before a broken frame, and what is wrong with it.
 
         A Cancel takes effect at its arrival: before the requests that arrived with it.
         """
-        arrived: list[tuple[_Request, framing.Frame]] = []
+        arrived: list[_Arrival] = []
         try:
             for frame in frames:
                 message = m.decode_frame(frame)
                 if isinstance(message, m.Cancel) and self._greeting_seen:
                     self._cancel(message.target)
                     continue
-                request = _Request(frame.request_id, message)
+                request = _Request(frame.request_id)
                 self._open[frame.request_id] = request
-                self._set_deadline(request)
-                arrived.append((request, frame))
+                self._set_deadline(request, message)
+                arrived.append((request, message, frame))
                 self._greeting_seen = True
         except ProtocolError as error:
             return arrived, error
         return arrived, None
 
-    def _set_deadline(self, request: _Request) -> None:
-        message = request.message
+    def _set_deadline(self, request: _Request, message: m.Message) -> None:
         if isinstance(message, m.Hello):
             self._deadline_ms = message.deadline_ms
             return

@@ -62,8 +62,6 @@ class InternConnection(asyncio.Protocol):
             self._transport.write(m.encode(reply, request_id))
 
     def _log(self, records: list[bytes]) -> None:
-        if not records:
-            return
         directory = self._persister.directory
         # What a request that failed half way has made is named by no reply, but the directory holds it.
         records.append(directory.take_log())
@@ -93,4 +91,8 @@ class InternConnection(asyncio.Protocol):
             raise
         except MstoreError as error:
             return m.Error.of(error)
+        except Exception as error:
+            # The worker that asked must not wait for ever, nor ask the same again and again.
+            log.exception("no references for a request of type %s", type(message).__name__)
+            return m.Error(MstoreError.code, f"the persister failed: {type(error).__name__}: {error}")
         raise UnknownMessage(f"{type(message).__name__} is not a message for the persister")

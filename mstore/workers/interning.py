@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import logging
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from mstore import limits
-from mstore.errors import MstoreError, ProtocolError, Unavailable
+from mstore.errors import Degraded, MstoreError, ProtocolError, StorageError, Unavailable
 from mstore.ingest.effects import NeedPaths, NeedReferences, References
 from mstore.ipc import framing
 from mstore.ipc import messages as m
@@ -19,12 +19,24 @@ from mstore.ipc import messages as m
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_ASKED_AGAIN = frozenset((StorageError.code, Degraded.code, Unavailable.code))
+"""Errors that say nothing about the question: the log refuses at the moment, or the persister is going away."""
+
+
+class _Asked(NamedTuple):
+    frame: bytes
+    """The request, encoded."""
+    n: int
+    """How many references it asks for."""
+    answer: asyncio.Future[References]
 
 
 class Interner(asyncio.Protocol):
     """Requests of at most INTERN_KEYS_MAX keys, many under way at once.
 
-    Interning is idempotent, so whatever was under way when the persister went away is simply asked again.
+    Interning is idempotent, so whatever was under way when the persister went away, and whatever it could not log
+    just now, is asked again after a pause, until it works: the senders wait, and nothing is half stored. Any other
+    error is raised where the question was asked.
     """
 
     def __init__(self, control_path: Path) -> None:
@@ -32,68 +44,77 @@ class Interner(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._decoder = framing.FrameDecoder(limits.CONTROL_FRAME_BYTES_MAX, m.TAGS)
         self._ids = itertools.count(1)
-        self._waiting: dict[int, tuple[m.Message, asyncio.Future[References]]] = {}
-        self._greeted = asyncio.Event()
+        self._waiting: dict[int, _Asked] = {}
+        self._greeted = False
         self._connecting: asyncio.Task[None] | None = None
-        self._lost = True
+        self._pause_s = 0.0
+        self._refusing = False
+        self._closed = False
 
     async def references(self, effect: NeedReferences) -> References:
         """All references of one batch, in the order of its keys."""
         offsets = np.frombuffer(effect.offsets, dtype=np.int64)
         n, step = len(offsets) - 1, limits.INTERN_KEYS_MAX
-        parts: list[m.Message] = []
+        parts: list[tuple[m.Message, int]] = []
         for first in range(0, n, step):
             cut = offsets[first : first + step + 1]
-            parts.append(
-                m.Intern(
-                    effect.cluster,
-                    effect.keys[cut[0] : cut[-1]],
-                    (cut - cut[0]).tobytes(),
-                    effect.times[8 * first : 8 * (first + step)],
-                )
+            request = m.Intern(
+                effect.cluster,
+                effect.keys[cut[0] : cut[-1]],
+                (cut - cut[0]).tobytes(),
+                effect.times[8 * first : 8 * (first + step)],
             )
+            parts.append((request, len(cut) - 1))
         return _join(await self._ask_all(parts))
 
     async def paths(self, effect: NeedPaths) -> References:
+        """All references of some paths, in their order."""
         step = limits.INTERN_KEYS_MAX
-        return _join(
-            await self._ask_all(
-                [
-                    m.InternPaths(
-                        effect.paths[first : first + step],
-                        effect.times[8 * first : 8 * (first + step)],
-                        None if effect.specs is None else effect.specs[first : first + step],
-                    )
-                    for first in range(0, len(effect.paths), step)
-                ]
+        parts: list[tuple[m.Message, int]] = []
+        for first in range(0, len(effect.paths), step):
+            cut = slice(first, first + step)
+            request = m.InternPaths(
+                effect.paths[cut],
+                effect.times[8 * first : 8 * (first + step)],
+                None if effect.specs is None else effect.specs[cut],
             )
-        )
+            parts.append((request, len(effect.paths[cut])))
+        return _join(await self._ask_all(parts))
 
-    async def _ask_all(self, requests: list[m.Message]) -> list[References]:
+    async def _ask_all(self, requests: list[tuple[m.Message, int]]) -> list[References]:
+        if self._closed:
+            raise Unavailable("the worker is stopping")
         loop = asyncio.get_running_loop()
-        futures = []
-        for request in requests:
-            future: asyncio.Future[References] = loop.create_future()
+        answers = []
+        for request, n in requests:
             request_id = next(self._ids)
-            self._waiting[request_id] = (request, future)
-            futures.append(future)
-            if self._greeted.is_set() and self._transport is not None:
-                self._transport.write(m.encode(request, request_id))
+            asked = _Asked(m.encode(request, request_id), n, loop.create_future())
+            self._waiting[request_id] = asked
+            answers.append(asked.answer)
+            self._send(request_id)
         self._ensure_connected()
-        return list(await asyncio.gather(*futures))
+        return list(await asyncio.gather(*answers))
+
+    def _send(self, request_id: int) -> None:
+        """Ask, if there is somebody to ask; else the next greeting does."""
+        asked = self._waiting.get(request_id)
+        if asked is not None and self._greeted and self._transport is not None:
+            self._transport.write(asked.frame)
 
     def _ensure_connected(self) -> None:
-        if self._lost and (self._connecting is None or self._connecting.done()):
+        if self._transport is None and (self._connecting is None or self._connecting.done()):
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._lost:
+        while self._transport is None and not self._closed:
+            # Not in a tight loop, when every connection is closed again at once.
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = _RETRY_S
             try:
                 await loop.create_unix_connection(lambda: self, self._path)
-                self._lost = False
-            except OSError:
-                await asyncio.sleep(_RETRY_S)
+            except OSError as error:
+                log.debug("the persister is not there: %s", error)
 
     # --- asyncio.Protocol
 
@@ -107,45 +128,73 @@ class Interner(asyncio.Protocol):
         try:
             for frame in self._decoder.feed(data):
                 self._answered(frame.request_id, m.decode_frame(frame))
-        except ProtocolError as error:
-            log.error("the persister sent what is no message: %s", error)
-            assert self._transport is not None
-            self._transport.abort()
+        except MstoreError as error:
+            log.error("the connection to the persister is broken: %s", error)
+            if self._transport is not None:
+                self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        self._greeted.clear()
+        self._greeted = False
         self._transport = None
         if self._waiting:
             self._ensure_connected()
 
     def _answered(self, request_id: int, message: m.Message) -> None:
-        if isinstance(message, m.Welcome):
-            self._greeted.set()
-            assert self._transport is not None
-            for waiting_id, (request, _) in self._waiting.items():
-                self._transport.write(m.encode(request, waiting_id))
+        if request_id == 0:
+            self._welcomed(message)
             return
-        entry = self._waiting.pop(request_id, None)
-        if entry is None or entry[1].done():
+        asked = self._waiting.get(request_id)
+        if asked is None:
+            return  # asked twice, for a reconnect came between a refusal and its repetition
+        if isinstance(message, m.Error) and message.code in _ASKED_AGAIN and not asked.answer.done():
+            if not self._refusing:
+                log.warning("unknown series wait, for the persister cannot log them now: %s", message.message)
+            self._refusing = True
+            asyncio.get_running_loop().call_later(_RETRY_S, self._send, request_id)
             return
-        future = entry[1]
-        if isinstance(message, m.Interned):
-            future.set_result(References(bytes(message.refs), bytes(message.types), bytes(message.kinds)))
-        elif isinstance(message, m.Error):
-            future.set_exception(message.exception())
+        del self._waiting[request_id]
+        self._refusing = False
+        if asked.answer.done():
+            return  # whoever asked has been cancelled
+        if isinstance(message, m.Error):
+            asked.answer.set_exception(message.exception())
+        elif not isinstance(message, m.Interned) or not _fits(message, asked.n):
+            asked.answer.set_exception(
+                MstoreError(
+                    f"the persister answered {type(message).__name__} to a question for {asked.n} references"
+                )
+            )
         else:
-            future.set_exception(
-                MstoreError(f"the persister answered {type(message).__name__} to an interning request")
+            asked.answer.set_result(
+                References(bytes(message.refs), bytes(message.types), bytes(message.kinds))
             )
 
+    def _welcomed(self, message: m.Message) -> None:
+        if not isinstance(message, m.Welcome):
+            raise (
+                message.exception()
+                if isinstance(message, m.Error)
+                else ProtocolError("no Welcome after Hello")
+            )
+        self._greeted = True
+        for request_id in self._waiting:
+            self._send(request_id)
+
     def close(self) -> None:
-        self._lost = False
+        """Answer nothing more: what is under way is Unavailable."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._transport is not None:
             self._transport.abort()
-        for _, future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("the worker is stopping"))
+        for asked in self._waiting.values():
+            if not asked.answer.done():
+                asked.answer.set_exception(Unavailable("the worker is stopping"))
+        self._waiting.clear()
+
+
+def _fits(message: m.Interned, n: int) -> bool:
+    return len(message.refs) == 8 * n and len(message.types) == len(message.kinds) == n
 
 
 def _join(parts: list[References]) -> References:

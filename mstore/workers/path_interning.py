@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mstore.errors import InvalidRequest
 from mstore.ingest.framed import LOOK_UP_ONLY
 from mstore.model import MetricSpec, Reason
 from mstore.shm import layout
@@ -31,7 +32,12 @@ class PathInterner:
 
         paths  [cluster, host, metric, type, type_id, subtype, subtype_id] each
         times  int64[n]: first sample, seconds; LOOK_UP_ONLY in all: nothing is made, an unknown series has reference 0
+        raises InvalidRequest, ConfigError for a spec that makes no sense; nothing is made then
         """
+        if len(times) != 8 * len(paths) or (specs is not None and len(specs) != len(paths)):
+            raise InvalidRequest(
+                f"{len(times)} bytes of times and {specs and len(specs)} specs for {len(paths)} paths"
+            )
         wanted = (
             None if specs is None else [_spec(path[2], spec) for path, spec in zip(paths, specs, strict=True)]
         )
@@ -42,7 +48,7 @@ class PathInterner:
 
     def _look_up(self, paths: list[list[str]], specs: list[MetricSpec | None] | None) -> Interned:
         refs = np.zeros(len(paths), dtype=np.uint64)
-        types, kinds = bytearray(len(paths)), bytearray(len(paths))
+        types, kinds = np.zeros(len(paths), np.uint8), np.zeros(len(paths), np.uint8)
         known: dict[tuple[str, str, MetricSpec | None], tuple[int, int] | None] = {}
         unknown = np.uint64((int(Reason.UNKNOWN_METRIC) << 24) << 32 | layout.IGNORE_SLOT)
         for i, (cluster, host, metric, *below) in enumerate(paths):
@@ -55,7 +61,12 @@ class PathInterner:
                 continue
             types[i], kinds[i] = found
             refs[i] = max(0, self._directory.find_series_path(cluster, host, metric, *below))
-        return refs.tobytes(), bytes(types), bytes(kinds), b""
+        there = (refs != 0) & (refs != unknown)
+        if there.any():
+            # A series keeps the type it was made with, whatever its metric has become since.
+            rows = self._directory.series_table()[(refs[there] & np.uint64(0xFFFF_FFFF)).astype(np.intp)]
+            types[there], kinds[there] = rows["type"], rows["kind"]
+        return refs.tobytes(), types.tobytes(), kinds.tobytes(), b""
 
     def _type_of(self, cluster: str, metric: str, wanted: MetricSpec | None) -> tuple[int, int] | None:
         """(type, kind) a series of this metric has or would get; None = the metric is unknown and stays so."""

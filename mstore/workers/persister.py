@@ -27,6 +27,7 @@ from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.directory import DirectoryWriter
 from mstore.workers import memory
 from mstore.workers.channel import Channel
+from mstore.workers.definitions import follow_configuration
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
 from mstore.workers.path_interning import PathInterner
@@ -114,6 +115,7 @@ class Persister:
         self.store.on_evict = self.log_first
         self._committer = committer
         self.housekeeping = Housekeeping(self, self._files, report)
+        follow_configuration(self)
 
     def _tell(self, report: Report, took_s: float) -> None:
         text = f"recovered in {took_s:.2f} s: {report.summary()}"
@@ -314,6 +316,7 @@ class Persister:
     def _apply_policy_as(self, version: int) -> None:
         self.control.config_version = version
         self._apply_policy()
+        follow_configuration(self)
         for ack_fd in self._spec.ack_fds:
             os.eventfd_write(ack_fd, 1)  # ingest workers look at the version when woken
 

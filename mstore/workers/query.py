@@ -6,11 +6,20 @@ import asyncio
 import logging
 import os
 import socket
+from collections import deque
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from mstore import __version__, clock, limits
-from mstore.errors import LimitExceeded, MstoreError, ProtocolError, Timeout, UnknownMessage
+from mstore.errors import (
+    Cancelled,
+    LimitExceeded,
+    MstoreError,
+    ProtocolError,
+    Timeout,
+    UnknownMessage,
+    VersionMismatch,
+)
 from mstore.frames import Series
 from mstore.ipc import framing
 from mstore.ipc import messages as m
@@ -26,18 +35,41 @@ from mstore.workers.spec import WorkerSpec
 
 log = logging.getLogger(__name__)
 
+_LEFT_S_MIN = 0.01
+"""A timer that woke a little early waits so long again."""
+
+_DEADLINE_MS_DEFAULT = int(limits.QUERY_SECONDS_DEFAULT * 1000)
+"""For clients that give none."""
+
+
+class _Request(NamedTuple):
+    request_id: int
+    message: m.Message
+    due_s: float
+    """Monotonic time by which the answer is of use."""
+
 
 class QueryConnection(asyncio.BufferedProtocol):
-    """One client: requests are answered in order, each by one look at shared memory."""
+    """One client: requests are answered in order, each by one look at shared memory.
+
+    While the client does not take its answers no more are made, and nothing is read: its requests wait. One that is
+    cancelled before it has begun never does, nor does one whose deadline has passed.
+    """
 
     def __init__(self, worker: QueryWorker) -> None:
         self._worker = worker
         self._decoder = framing.FrameDecoder(limits.FRAME_BYTES_MAX, m.TAGS)
         self._transport: asyncio.Transport | None = None
+        self._greeting_seen = False
         self._greeted = False
-        self._cancelled: set[int] = set()
+        self._deadline_ms = _DEADLINE_MS_DEFAULT
+        self._queue: deque[_Request] = deque()
+        self._broken: ProtocolError | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._n_sent = 0
+
+    # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio.Transport but are used as one.
@@ -48,6 +80,7 @@ class QueryConnection(asyncio.BufferedProtocol):
         for timer in (self._stalled, self._watch):
             if timer is not None:
                 timer.cancel()
+        self._queue.clear()
         self._worker.closed(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -55,87 +88,156 @@ class QueryConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._worker.slot.add("bytes_in", nbytes)
+        now = clock.monotonic_s()
         try:
-            frames = [(frame.request_id, m.decode_frame(frame)) for frame in self._decoder.received(nbytes)]
-            # A Cancel that is already here when its request has not begun takes effect.
-            self._cancelled.update(message.target for _, message in frames if isinstance(message, m.Cancel))
-            for request_id, message in frames:
-                self._handle(request_id, message)
-            self._cancelled.clear()
+            for frame in self._decoder.received(nbytes):
+                self._arrived(frame.request_id, m.decode_frame(frame), now)
         except ProtocolError as error:
-            self._worker.slot.add("errors")
-            log.info("connection closed: %s", error)
-            self._send(m.Error.of(error), 0)
-            self.close()
+            self._broken = error
+        self._work()
         self._watch_unfinished()
 
-    def _handle(self, request_id: int, message: m.Message) -> None:
-        if isinstance(message, m.Cancel):
-            return
-        if not self._greeted:
-            if not isinstance(message, m.Hello):
-                raise ProtocolError("the first message of a connection must be Hello")
-            self._greeted = True
-            self._send(self._worker.welcome(message), request_id)
-            return
-        if request_id in self._cancelled:
-            self._worker.slot.add("cancelled")
-            self._send(m.Error("cancelled", "cancelled by its sender"), request_id)
-            return
-        try:
-            reply = self._worker.answer(message)
-        except ProtocolError:
-            raise
-        except MstoreError as error:
-            reply = m.Error.of(error)
-        except Exception as error:
-            # One question must not take the other clients' worker down, nor leave its own sender waiting.
-            log.exception("no answer to %s", message)
-            reply = m.Error("error", f"the query worker failed: {type(error).__name__}: {error}")
-        self._send(reply, request_id)
-
-    def _send(self, message: m.Message, request_id: int) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            parts = m.encode_parts(message, request_id)
-            self._worker.slot.add("bytes_out", sum(map(len, parts)))
-            self._transport.writelines(parts)
-
     def pause_writing(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._stalled = loop.call_later(limits.STALLED_READER_S_MAX, self._reader_stalled)
         assert self._transport is not None
         self._transport.pause_reading()
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._work()
+        self._read_on()
 
-    def _reader_stalled(self) -> None:
-        log.info("connection closed: it took none of its answers for %d s", limits.STALLED_READER_S_MAX)
-        if self._transport is not None:
-            self._transport.abort()
+    # --- requests
+
+    def _arrived(self, request_id: int, message: m.Message, now_s: float) -> None:
+        if isinstance(message, m.Cancel) and self._greeting_seen:
+            self._cancel(message.target)
+            return
+        if isinstance(message, m.Hello):
+            self._deadline_ms = message.deadline_ms or _DEADLINE_MS_DEFAULT
+        self._greeting_seen = True
+        deadline_ms = getattr(message, "deadline_ms", 0) or self._deadline_ms
+        self._queue.append(_Request(request_id, message, now_s + deadline_ms / 1000))
+
+    def _cancel(self, target: int) -> None:
+        """Requests that have not begun are answered now and forgotten; one that is answered has nothing to cancel."""
+        for request in [one for one in self._queue if one.request_id == target]:
+            self._queue.remove(request)
+            self._worker.slot.add("cancelled")
+            self._send(m.Error.of(Cancelled("cancelled by its sender")), target)
+
+    def _work(self) -> None:
+        """Answer what waits, as long as the client takes the answers."""
+        assert self._transport is not None
+        try:
+            while self._queue and self._stalled is None and not self._transport.is_closing():
+                self._handle(self._queue.popleft())
+            if self._broken is not None and not self._queue:
+                raise self._broken
+        except ProtocolError as error:
+            self._fail(error)
+
+    def _handle(self, request: _Request) -> None:
+        if not self._greeted:
+            self._greet(request)
+            return
+        reply = self._answer(request.message) if clock.monotonic_s() < request.due_s else None
+        if reply is None or clock.monotonic_s() >= request.due_s:
+            reply = m.Error.of(Timeout("not done within the deadline"))
+        self._send(reply, request.request_id)
+
+    def _greet(self, request: _Request) -> None:
+        hello = request.message
+        if not isinstance(hello, m.Hello):
+            raise ProtocolError("the first message of a connection must be Hello")
+        if hello.version < m.OLDEST_VERSION:
+            raise VersionMismatch(
+                f"version {hello.version} of the protocol is no longer spoken: use {m.OLDEST_VERSION} to {m.VERSION}",
+                oldest=m.OLDEST_VERSION, newest=m.VERSION,
+            )  # fmt: skip
+        if hello.role != "query":
+            raise ProtocolError(f"role {hello.role!r} is not served here: this is query.sock")
+        self._greeted = True
+        self._send(self._worker.welcome(hello), request.request_id)
+
+    def _answer(self, message: m.Message) -> m.Message:
+        try:
+            return self._worker.answer(message)
+        except ProtocolError:
+            raise
+        except MstoreError as error:
+            return m.Error.of(error)
+        except Exception as error:
+            # One question must not take the other clients' worker down, nor leave its own sender waiting.
+            log.exception("no answer to a request of type %s", type(message).__name__)
+            return m.Error(MstoreError.code, f"the query worker failed: {type(error).__name__}: {error}")
+
+    def _send(self, message: m.Message, request_id: int) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            parts = m.encode_parts(message, request_id)
+            n_bytes = sum(map(len, parts))
+            self._n_sent += n_bytes
+            self._worker.slot.add("bytes_out", n_bytes)
+            self._transport.writelines(parts)
+
+    def _fail(self, error: MstoreError) -> None:
+        self._worker.slot.add("errors")
+        log.info("connection closed: %s", error)
+        self._queue.clear()
+        self._send(m.Error.of(error), 0)
+        self.close()
+
+    # --- reading, and its time limits; an idle connection has no timer
+
+    def _read_on(self) -> None:
+        assert self._transport is not None
+        if self._stalled is not None or self._transport.is_closing():
+            return
+        if self._decoder.pending_since is not None:
+            # The peer could not send the rest of its frame while nobody read it.
+            self._decoder.pending_since = clock.monotonic_s()
+        self._transport.resume_reading()
+
+    def _watch_reader(self) -> None:
+        """Look again after the time in which the peer must have taken something."""
+        assert self._transport is not None
+        n_taken = self._n_sent - self._transport.get_write_buffer_size()
+        loop = asyncio.get_running_loop()
+        self._stalled = loop.call_later(limits.STALLED_READER_S_MAX, self._check_reader, n_taken)
+
+    def _check_reader(self, n_before: int) -> None:
+        assert self._transport is not None
+        if self._n_sent - self._transport.get_write_buffer_size() > n_before:
+            self._watch_reader()
+            return
+        log.info("connection closed: it took none of its answers for %s s", limits.STALLED_READER_S_MAX)
+        self._transport.abort()
 
     def _watch_unfinished(self) -> None:
-        if self._decoder.pending_since is not None and self._watch is None:
+        pending = self._decoder.pending_since is not None
+        if pending and self._watch is None:
             loop = asyncio.get_running_loop()
             self._watch = loop.call_later(limits.UNFINISHED_FRAME_S_MAX, self._check_unfinished)
+        elif not pending and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _check_unfinished(self) -> None:
         self._watch = None
         since = self._decoder.pending_since
         if since is None:
             return
-        if clock.monotonic_s() - since >= limits.UNFINISHED_FRAME_S_MAX:
-            error = Timeout(
-                f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole"
+        left = limits.UNFINISHED_FRAME_S_MAX - (clock.monotonic_s() - since)
+        if self._stalled is not None:
+            left = limits.UNFINISHED_FRAME_S_MAX  # not the peer's fault: nobody reads what it sends
+        elif left <= 0:
+            self._fail(
+                Timeout(f"a frame stayed unfinished for {limits.UNFINISHED_FRAME_S_MAX} s: send frames whole")
             )
-            self._send(m.Error.of(error), 0)
-            self.close()
-        else:
-            self._watch_unfinished()
+            return
+        self._watch = asyncio.get_running_loop().call_later(max(_LEFT_S_MIN, left), self._check_unfinished)
 
     def close(self) -> None:
         if self._transport is not None:

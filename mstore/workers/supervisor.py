@@ -25,6 +25,7 @@ from mstore.log import set_up_logging
 from mstore.persistence import files
 from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control
+from mstore.shm.directory import DirectoryReader
 from mstore.workers import incarnation
 from mstore.workers.control_connection import ControlConnection
 from mstore.workers.door import Door
@@ -361,7 +362,9 @@ class Supervisor:
 
     async def _restart(self) -> None:
         """Stop all workers in order and start them again, with the configuration as it is now."""
-        self._config = self._load_config()
+        newer = self._load_config()
+        self._refuse_if_too_small(newer)
+        self._config = newer
         async with self._changing:
             if not self._stopping.is_set():
                 self._renewing = True
@@ -371,6 +374,16 @@ class Supervisor:
             self._refuse_if_stopping()
         await self._ready_or_stopping()
         self._refuse_if_stopping()
+
+    def _refuse_if_too_small(self, newer: Config) -> None:
+        """A directory that cannot hold the series there are would end the store: say so while it still runs."""
+        if self._life is None:
+            return
+        n_series = DirectoryReader(self._life.mappings["directory"].segment).counts()["n_series"]
+        if newer.max_series < n_series:
+            raise ConfigError(
+                f"max_series = {newer.max_series}: this store has {n_series} series; allowed is that or more"
+            )
 
     def _refuse_if_stopping(self) -> None:
         if self._stopping.is_set():  # not Unavailable: a client would ask again until its time is over

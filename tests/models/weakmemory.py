@@ -67,6 +67,15 @@ class Explored:
     broken: str
     story: tuple[str, ...]
 
+    def expect_whole(self, states_min: int) -> None:
+        print(self.told())
+        assert not self.broken, self.told()
+        assert self.states > states_min
+
+    def expect_broken(self, broken: str) -> None:
+        print(self.told())
+        assert broken in self.broken, self.told()
+
     def told(self) -> str:
         return f"{self.states} states; {self.broken or 'nothing broken'}\n  " + "\n  ".join(self.story)
 
@@ -75,7 +84,7 @@ def explore(
     memory: tuple[Any, ...],
     threads: Sequence[tuple[str, Thread, int, Any]],
     ghost: Hashable,
-    invariant: Callable[[State], str],
+    invariant: Callable[[State], str] = lambda state: "",
     at_end: Callable[[State], str] = lambda state: "",
 ) -> Explored:
     """Visit every reachable state, breadth first.

@@ -243,3 +243,29 @@ def test_senders_wait_through_a_restart_in_the_backlog(serve: Serve, now: int) -
         sock.close()
         assert reply.startswith(b"written=1 ")
         assert client.query("c", "late", "m", now, now + 60).values.tolist() == [5.0]
+
+
+def test_a_restart_with_fewer_series_than_there_are_is_refused_and_the_store_goes_on(
+    serve: Serve, now: int
+) -> None:
+    server = serve("max_series = 1000\n")
+    values = write_some(server, now, 30)
+    (server.directory / "mstore.toml").write_text("max_series = 5\n")
+    with server.client() as client, pytest.raises(mstore.errors.ConfigError, match="30 series"):
+        client.control("restart")
+    assert_there(server, values, now)
+
+
+def test_children_import_nothing_from_the_directory_the_operator_stands_in(short_dir: Path, now: int) -> None:
+    trap = short_dir / "trap"
+    trap.mkdir()
+    (trap / "numpy.py").write_text("raise SystemExit('imported from the working directory')")
+    command = [str(Path(sys.executable).with_name("mstore")), "serve", "--dir", str(short_dir / "s")]
+    process = subprocess.Popen(
+        command, cwd=trap, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        line = process.stdout.readline()
+        process.terminate()
+    assert line.startswith("mstore ready"), line

@@ -48,23 +48,32 @@ TIMES = st.sampled_from(
 )
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\n# comment\n", b"\n \t\n"])
 LINES = st.builds(lambda *parts: parts[0] + b" " + b"".join(parts[1:]), KEYS, VALUES, TIMES, ENDS)
-LONG = st.builds(
-    lambda fill, extra: (
-        b"load,cluster=x,hostname=h value=" + fill * (limits.LINE_BYTES_MAX - 33 + extra) + b"\n"
-    ),
-    st.sampled_from([b"1", b"x"]),
-    st.sampled_from([0, 1, 2, 70_000]),
-)
+LONG = st.tuples(st.sampled_from([b"1", b"x", b" "]), st.sampled_from([0, 1, 2, 70_000]))
+"""What fills a line up to the longest allowed and beyond: a byte, and how many of them too many."""
 NOISE = st.binary(max_size=30)
+Piece = bytes | tuple[bytes, int]
 
 
 @st.composite
-def texts(draw: st.DrawFn) -> bytes:
-    lines = draw(st.lists(st.one_of(LINES, LINES, LINES, LINES, NOISE), max_size=60))
+def texts(draw: st.DrawFn) -> list[Piece]:
+    """Pieces that whole() joins; long ones are shown as short."""
+    pieces: list[Piece] = [*draw(st.lists(st.one_of(LINES, LINES, LINES, LINES, NOISE), max_size=60))]
     if draw(st.integers(0, 4)) == 0:
-        lines.insert(draw(st.integers(0, len(lines))), draw(LONG))
-    text = draw(HEADERS) + b"".join(lines)
-    return text.removesuffix(b"\n") if draw(st.booleans()) else text
+        pieces.insert(draw(st.integers(0, len(pieces))), draw(LONG))
+    pieces.insert(0, draw(HEADERS))
+    if draw(st.booleans()):
+        pieces.append(b"load,cluster=x,hostname=h value=1")
+    return pieces
+
+
+def whole(pieces: list[Piece]) -> bytes:
+    start = b"load,cluster=x,hostname=h value="
+    return b"".join(
+        one
+        if isinstance(one, bytes)
+        else start + one[0] * (limits.LINE_BYTES_MAX - len(start) + one[1]) + b"\n"
+        for one in pieces
+    )
 
 
 def connect(
@@ -96,25 +105,33 @@ def connect(
 
 
 @settings(max_examples=60)
-@given(text=texts(), seed=st.integers(0, 2**32), n_cuts=st.sampled_from([0, 1, 3, 50]), shared=st.booleans())
+@given(
+    pieces=texts(), seed=st.integers(0, 2**32), n_cuts=st.sampled_from([0, 1, 3, 50]), shared=st.booleans()
+)
 def test_text_cut_anywhere_gives_the_samples_and_counts_of_one_piece(
-    text: bytes, seed: int, n_cuts: int, shared: bool
+    pieces: list[Piece], seed: int, n_cuts: int, shared: bool
 ) -> None:
+    text = whole(pieces)
     rng = random.Random(seed)
     cuts = sorted(rng.randrange(len(text) + 1) for _ in range(n_cuts))
     with mock.patch.object(clock, "now_s", return_value=NOW_S):
-        whole = connect(text, [], 1 << 20, shared=False, repeats=2)
-        pieces = connect(text, cuts, rng.choice([512, 4096, 1 << 20]), shared, repeats=2)
-    assert pieces == whole
+        at_once = connect(text, [], 1 << 20, shared=False, repeats=2)
+        cut_up = connect(text, cuts, rng.choice([512, 4096, 1 << 20]), shared, repeats=2)
+    assert cut_up == at_once
 
 
 @settings(max_examples=40)
-@given(text=texts())
-def test_written_rejected_and_ignored_add_up_to_the_lines_of_the_text(text: bytes) -> None:
+@given(pieces=texts())
+def test_written_rejected_and_ignored_add_up_to_the_lines_of_the_text(pieces: list[Piece]) -> None:
+    text = whole(pieces)
     with mock.patch.object(clock, "now_s", return_value=NOW_S):
         stored, reply = connect(text, [], 1 << 20, shared=False, repeats=1)
-    lines = [one.removesuffix(b"\r").strip(b" \t") for one in text.split(b"\n")]
-    counted = [one for one in lines if one and not one.startswith(b"#")]
     counts = [int(word.partition(b"=")[2]) for word in reply.split()[:3]]
-    assert sum(counts) == len(counted)
+    assert sum(counts) == sum(map(is_line, text.split(b"\n")))
     assert counts[0] == len(stored)
+
+
+def is_line(line: bytes) -> bool:
+    """Whether it counts: neither blank nor a comment, or too long to tell."""
+    rest = line.removesuffix(b"\r").strip(b" \t")
+    return len(line) > limits.LINE_BYTES_MAX or (bool(rest) and not rest.startswith(b"#"))

@@ -87,10 +87,8 @@ def test_type_node_is_the_host_itself_and_type_and_id_are_kept_apart(rig: Rig) -
     host = rig.reader.find_path("c", "h")
     assert rig.reader.find_path("c", "h", "node", "7") == host
     assert sorted(rig.reader.level(i).name for i in rig.reader.children(host)) == ["core12", "core12"]
-    assert sorted(rig.reader.find_children_series(host, 0)) == sorted(
-        (rig.reader.find_path("c", "h", *part), refs[i] & 0xFFFFFFFF)
-        for i, part in ((2, ("core1", "2")), (3, ("core", "12")))
-    )
+    assert rig.reader.find_series_path("c", "h", "m", "core1", "2") == refs[2]
+    assert rig.reader.find_series_path("c", "h", "m", "core", "12") == refs[3]
 
 
 def test_different_spellings_are_keys_of_one_series(rig: Rig) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from mstore.kernels import _layout
 from mstore.limits import EXTENT_BYTES, WORKERS_MAX
+from mstore.model import N_REASONS, Reason
 from mstore.shm import layout
 
 
@@ -55,6 +58,8 @@ NUMBERS = {
     "MS_REGIONS": len(layout.REGION_NAMES),
     **{f"MS_TABLE_{name.upper()}": number for number, name in enumerate(layout.TABLE_NAMES)},
     "MS_TABLES": len(layout.TABLE_NAMES),
+    "MS_NO_LEVEL": layout.NO_LEVEL,
+    "MS_IGNORE_SLOT": layout.IGNORE_SLOT,
     "MS_SAMPLES_DATA": layout.SAMPLES_DATA,
     "MS_EXTENT_BYTES": layout.EXTENT_BYTES,
     "MS_CHUNK_SLOTS": layout.CHUNK_SLOTS,
@@ -85,6 +90,27 @@ def test_c_knows_no_struct_that_numpy_does_not() -> None:
 
 def test_every_constant_has_the_same_value_in_c() -> None:
     assert _layout.constants() == NUMBERS
+
+
+def numbers(name: str) -> dict[str, int]:
+    """Of a kernel's text: {constant: its value}"""
+    text = (Path(_layout.__file__).parent / name).read_text()
+    return {name: int(value) for name, value in re.findall(r"^    ([A-Z0-9_]+) = (\d+)", text, re.MULTILINE)}
+
+
+def test_numbers_that_fields_hold_are_the_same_in_the_kernels() -> None:
+    follow = {
+        "CHUNK_CLASSES": layout.CLASS_TABLE_8,
+        "TABLE_LOG2_MAX": (layout.SIZE_CLASS_BYTES[-1] // 8).bit_length() - 1,
+    }
+    found = numbers("_layout.pxd")
+    assert found.items() >= follow.items()
+    assert found == {name: getattr(layout, name, follow.get(name)) for name in found}
+
+
+def test_reasons_are_the_same_in_the_kernels() -> None:
+    reasons = {reason.name: int(reason) for reason in Reason}
+    assert numbers("_reasons.pxd") == {**reasons, "N_REASONS": N_REASONS}
 
 
 def test_fingerprint_does_not_change_without_a_new_layout_version() -> None:

@@ -82,6 +82,17 @@ def test_a_line_that_is_too_long_is_skipped_to_its_newline_over_any_number_of_pi
     assert session.reply(True) == b"written=2 rejected=1 ignored=0 durable=yes too_long=1\n"
 
 
+def test_a_line_that_is_too_long_is_skipped_on_its_own_connection_alone(rig: IngestRig) -> None:
+    first, second = TextSession(rig.engine), TextSession(rig.engine)
+    assert rig.run(first.consume(HEADER + b"x" * 100_000)) == b""
+    assert rig.run(second.consume(HEADER + line("load", "a", 1))) == b""
+    assert rig.run(first.consume(b"x\n" + line("load", "b", 2))) == b""
+    assert rig.run(second.consume(line("load", "a", 3))) == b""
+    assert [one.value for one in rig.finish()] == [1.0, 2.0, 3.0]
+    assert first.reply(True) == b"written=1 rejected=1 ignored=0 durable=yes too_long=1\n"
+    assert second.reply(True) == b"written=2 rejected=0 ignored=0 durable=yes\n"
+
+
 def test_a_line_that_is_too_long_and_never_ends_is_counted_once(rig: IngestRig) -> None:
     session = send(rig, HEADER, b"x" * 100_000, b"y" * 100_000)
     assert session.reply(True) == b"written=0 rejected=1 ignored=0 durable=yes too_long=1\n"
@@ -189,7 +200,7 @@ def test_known_lines_are_copied_before_the_session_waits_for_room() -> None:
     rig = IngestRig(ring_bytes=4096)
     text = HEADER + b"".join(line("load", f"h{i}", i, NOW_S - 60 * i) for i in range(500))
     send(rig, text)
-    buffer = bytearray(text)
+    buffer = bytearray(text + b"load,hostname=unfini")
 
     def scribble(effect: object) -> None:
         assert isinstance(effect, NeedRoom)
@@ -198,7 +209,7 @@ def test_known_lines_are_copied_before_the_session_waits_for_room() -> None:
     rig.drain()
     expected, rig.stored = rig.stored, []
     session = TextSession(rig.engine)
-    assert rig.run(session.consume(memoryview(buffer)), before=scribble) == b""
+    assert rig.run(session.consume(memoryview(buffer)), before=scribble) == b"load,hostname=unfini"
     assert rig.finish() == expected
     assert len(expected) == 500
     assert rig.counter("written") == 1000

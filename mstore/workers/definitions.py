@@ -1,0 +1,115 @@
+"""Metrics that exist already follow the configuration: their definitions, and the grids of their series.
+
+Called after recovery and after a reload. A metric is defined by whoever names it first, often a line that came before
+there was any configuration; what the configuration says later must hold all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mstore.config import Config
+from mstore.errors import Degraded, StorageError, StoreFull
+from mstore.model import MetricSpec
+from mstore.shm import layout
+from mstore.shm.directory import DirectoryWriter, MetricInfo, SeriesInfo
+
+if TYPE_CHECKING:
+    from mstore.workers.persister import Persister
+
+log = logging.getLogger(__name__)
+
+_NO_SAMPLE = -(1 << 63)
+
+
+def follow_configuration(persister: Persister) -> None:
+    """Define what the configuration names, and continue series of another step or type as new eras; all of it logged.
+
+    What the log refuses now is logged before anything else is.
+    """
+    n_eras = 0
+    records: list[bytes] = []
+    try:
+        records.extend(_definitions(persister.directory, persister.config))
+        for piece in _eras(persister.directory):
+            records.append(piece)
+            n_eras += 1
+    except StoreFull as error:
+        log.error("not all metrics follow the configuration: %s", error)
+    persister.slot.add("eras_started", n_eras)
+    if not any(records):
+        return
+    try:
+        persister.append_catalog(b"".join(records))
+    except (StorageError, Degraded) as error:
+        log.warning("changed definitions wait for the log: %s", error)
+
+
+def _definitions(directory: DirectoryWriter, config: Config) -> Iterator[bytes]:
+    """Log records of what was made or changed. Metrics of configured clusters are made before their first sample."""
+    known = [directory.metric(index) for index in range(directory.counts()["n_metrics"])]
+    made = set()
+    for info in known:
+        cluster = directory.level(info.cluster).type_id
+        made.add((cluster, info.name))
+        if spec := config.metric(cluster, info.name):
+            yield directory.define_metric(cluster, _possible(cluster, spec, info))
+    for cluster in dict.fromkeys([*config.clusters, *config.cluster_metrics]):
+        for name, spec in config.metrics_of(cluster).items():
+            if (cluster, name) not in made:
+                yield directory.define_metric(cluster, spec)
+
+
+def _possible(cluster: str, spec: MetricSpec, info: MetricInfo) -> MetricSpec:
+    """The definition without what an existing metric cannot take over: rows stay rows, with their columns."""
+    stamped = info.kind == layout.KIND_STAMPED
+    if spec.stamped != stamped:
+        log.warning(
+            "metric %s of cluster %s keeps step %d: a metric with samples cannot change between stamped and a step",
+            info.name, cluster, info.step_s,
+        )  # fmt: skip
+        spec = replace(spec, step_s=info.step_s, type=info.type or "f64")
+    if stamped:
+        spec = replace(spec, columns=info.columns, type=info.type or "f64")
+    return spec
+
+
+def _eras(directory: DirectoryWriter) -> Iterator[bytes]:
+    """Log records of a new era for each grid series whose step or type is not its metric's."""
+    series, metrics = directory.series_table(), directory.metrics_table()
+    # A series that is being removed holds no sample: its successor begins with the new grid.
+    states = layout.SERIES_LIVE | layout.SERIES_ENDED | layout.SERIES_REMOVING
+    grid = (series["flags"] & states == layout.SERIES_LIVE) & (series["kind"] == layout.KIND_GRID)
+    slots = np.flatnonzero(grid)
+    of = series["metric"][slots]
+    differs = (series["step_s"][slots] != metrics["step_s"][of]) | (
+        series["type"][slots] != metrics["type"][of]
+    )
+    for slot, index in zip(slots[differs].tolist(), of[differs].tolist(), strict=True):
+        info = directory.series(slot)
+        wanted = metrics[index]
+        if info is None or wanted["kind"] != layout.KIND_GRID:
+            continue
+        step_s = int(wanted["step_s"])
+        anchor_s, era_start = next_grid(info, step_s)
+        yield directory.begin_era(slot, anchor_s, step_s, era_start, int(wanted["type"]))[1]
+
+
+def next_grid(series: SeriesInfo, step_s: int) -> tuple[int, int]:
+    """(anchor, start) of an era with another step: it keeps the phase and takes no slot with a sample from the old one.
+
+    Its first nominal time is not before its start, so no slot of an answer belongs to both.
+    """
+    if series.last_t == _NO_SAMPLE:
+        anchor_s = series.anchor_s + series.step_s // 2 - step_s // 2
+        return anchor_s, max(anchor_s, series.era_start)
+    stop = series.last_t - series.step_s // 2 + series.step_s
+    nominal = series.last_t + series.step_s
+    nominal -= (nominal - stop) // step_s * step_s
+    anchor_s = nominal - step_s // 2
+    return anchor_s, max(anchor_s, stop)

@@ -1,0 +1,313 @@
+"""Clients of an ingest worker that have no time: deadlines, cancelled requests, frames and readers that stall."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mstore import clock, errors, limits
+from mstore.ipc import messages as m
+from tests.ingest_rig import NOW_S
+from tests.worker_rig import LOOPS, Client, WorkerRig, frames, lines, only, play, quiet
+
+MakeRig = Callable[..., WorkerRig]
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRig:
+    monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
+    return lambda **options: WorkerRig(tmp_path, monkeypatch, **options)
+
+
+# --- deadlines
+
+
+def test_a_write_that_is_not_durable_in_time_is_a_timeout_and_gets_no_second_reply(
+    rig: MakeRig, loop: str
+) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            store.syncing = False
+            client = store.connect()
+            await client.hello()
+            late = await client.ask(m.Lines(lines(1), deadline_ms=50))
+            patient = await client.ask(m.Lines(lines(1, "b"), deadline_ms=100_000))
+            request_id, error = await client.reply()
+            assert request_id == late
+            assert isinstance(error, m.Error)
+            assert isinstance(error.exception(), errors.Timeout)
+            store.syncing = True
+            store.drain()
+            assert await client.reply() == (patient, m.Written(1, 0, 0, {}, True))
+            assert (await client.ask(m.Ping()), m.Done({})) == await client.reply()
+            assert store.stored == [0.0, 0.0], "a write that was answered too late may be stored"
+            assert only(store)._open == {}
+
+    play(loop, scene)
+
+
+def test_the_deadline_of_hello_holds_for_requests_without_one(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            store.syncing = False
+            client = store.connect()
+            await client.send(frames((1, m.Hello(1, "ingest", deadline_ms=50)), (2, m.Lines(lines(1)))))
+            assert isinstance((await client.reply())[1], m.Welcome)
+            request_id, error = await client.reply()
+            assert request_id == 2
+            assert isinstance(error, m.Error)
+            assert error.code == "timeout"
+
+    play(loop, scene)
+
+
+def test_a_request_behind_one_that_waits_is_told_in_time_and_never_begun(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            store.persister.refusal = errors.StorageError("no space left")
+            client = store.connect()
+            await client.hello()
+            handles = m.Columns(b"", b"", b"", 1, 50)
+            requests = [(2, m.Lines(lines(1))), (3, m.Lines(lines(1, "b"), deadline_ms=50)), (4, handles)]
+            await client.send(frames(*requests))
+            told = [await client.reply() for _ in range(2)]
+            assert [(request_id, reply.code) for request_id, reply in told] == [
+                (3, "timeout"),
+                (4, "timeout"),
+            ]
+            store.persister.refusal = None
+            assert await client.reply() == (2, m.Written(1, 0, 0, {}, True))
+            assert (await client.ask(m.Ping()), m.Done({})) == await client.reply()
+            assert len(store.stored) == 1
+
+    play(loop, scene)
+
+
+def test_a_request_that_waits_for_a_reference_is_told_in_time(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            store.persister.refusal = errors.Degraded("the disk fails")
+            client = store.connect()
+            await client.hello()
+            late = await client.ask(m.Lines(lines(1), deadline_ms=50))
+            request_id, error = await client.reply()
+            assert (request_id, error.code) == (late, "timeout")
+            store.persister.refusal = None
+            assert (await client.ask(m.Ping()), m.Done({})) == await client.reply()
+
+    play(loop, scene)
+
+
+# --- cancelling
+
+
+def test_a_request_cancelled_before_it_begins_is_never_carried_out(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = store.connect()
+            await client.hello()
+            await client.send(
+                frames((5, m.Lines(lines(1))), (6, m.Lines(lines(1, "b", 7))), (7, m.Cancel(5)))
+            )
+            assert await client.reply() == (5, m.Error("cancelled", "cancelled by its sender"))
+            assert await client.reply() == (6, m.Written(1, 0, 0, {}, True))
+            assert store.stored == [7.0]
+            assert store.counter("cancelled") == 1
+
+    play(loop, scene)
+
+
+def test_a_write_cancelled_while_it_waits_for_the_disk_is_answered_at_once_and_once(
+    rig: MakeRig, loop: str
+) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            store.syncing = False
+            client = store.connect()
+            await client.hello()
+            first = await client.ask(m.Lines(lines(1)))
+            await store.until(lambda: store.stored, "the line applied")
+            await client.send(frames((99, m.Cancel(first))))
+            assert await client.reply() == (first, m.Error("cancelled", "cancelled by its sender"))
+            store.syncing = True
+            store.drain()
+            assert (await client.ask(m.Ping()), m.Done({})) == await client.reply()
+
+    play(loop, scene)
+
+
+def test_cancelling_what_is_answered_or_was_never_asked_has_no_answer(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = store.connect()
+            await client.hello()
+            ping = await client.ask(m.Ping())
+            assert await client.reply() == (ping, m.Done({}))
+            await client.send(frames((50, m.Cancel(ping)), (51, m.Cancel(1234)), (52, m.Ping())))
+            assert await client.reply() == (52, m.Done({}))
+            assert store.counter("cancelled") == 0
+
+    play(loop, scene)
+
+
+def test_cancel_cannot_be_the_first_message(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = store.connect()
+            await client.send(frames((1, m.Cancel(1))))
+            request_id, error = await client.reply()
+            assert (request_id, error.code) == (0, "protocol")
+            assert await client.closed()
+
+    play(loop, scene)
+
+
+# --- time limits
+
+
+def test_a_frame_that_stays_unfinished_is_an_error_and_the_end(
+    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNFINISHED_FRAME_S_MAX", 0.1)
+
+    async def scene() -> None:
+        async with rig() as store:
+            for cut in (7, 16, 30):
+                client = store.connect()
+                await client.hello()
+                await client.send(m.encode(m.Lines(lines(1)), 2)[:cut])
+                request_id, error = await client.reply()
+                assert (request_id, error.code) == (0, "timeout")
+                assert await client.closed()
+            assert store.stored == []
+
+    play(loop, scene)
+
+
+def test_an_idle_connection_has_no_timer_and_is_kept(
+    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNFINISHED_FRAME_S_MAX", 0.05)
+    monkeypatch.setattr(limits, "STALLED_READER_S_MAX", 0.05)
+
+    async def scene() -> None:
+        async with rig() as store:
+            client, text = store.connect(), store.connect()
+            await client.hello()
+            data = m.encode(m.Lines(lines(1), deadline_ms=60_000), 2)
+            await client.send(data[:20])
+            await store.until(lambda: any(one._watch for one in store.worker._connections), "half a frame")
+            await client.send(data[20:])
+            assert await client.reply() == (2, m.Written(1, 0, 0, {}, True))
+            await text.send(b"load,cluster=c,host")
+            await quiet(0.15)
+            assert len(store.worker._connections) == 2
+            for connection in store.worker._connections:
+                assert (connection._watch, connection._stalled, connection._open) == (None, None, {})
+            await text.send(b"name=a value=1\n")
+            text.finish()
+            assert (await text.rest()).startswith(b"written=1 ")
+            assert (await client.ask(m.Ping()), m.Done({})) == await client.reply()
+
+    play(loop, scene)
+
+
+def test_the_timer_of_an_unfinished_frame_goes_with_it(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = store.connect()
+            await client.hello()
+            data = m.encode(m.Lines(lines(1)), 2)
+            await client.send(data[:20])
+            await store.until(lambda: only(store)._watch is not None, "half a frame")
+            await client.send(data[20:])
+            await client.reply()
+            assert only(store)._watch is None
+
+    play(loop, scene)
+
+
+def test_a_frame_that_the_worker_itself_does_not_read_on_is_not_held_against_its_sender(
+    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNFINISHED_FRAME_S_MAX", 0.3)
+
+    async def scene() -> None:
+        async with rig() as store:
+            store.persister.refusal = errors.StorageError("no space left")
+            client = store.connect()
+            await client.hello()
+            second = m.encode(m.Lines(lines(1, "b")), 3)
+            await client.send(m.encode(m.Lines(lines(1)), 2) + second[:20])
+            await quiet(0.7)
+            before = clock.monotonic_s()
+            store.persister.refusal = None
+            assert await client.reply() == (2, m.Written(1, 0, 0, {}, True))
+            decoder = only(store)._decoder
+            assert decoder is not None
+            assert decoder.pending_since is not None
+            assert decoder.pending_since > before, "its time counts from when it could be sent"
+            await client.send(second[20:])
+            assert await client.reply() == (3, m.Written(1, 0, 0, {}, True))
+
+    play(loop, scene)
+
+
+async def ask_without_reading(client: Client, n: int) -> None:
+    """Pings until the socket takes no more, or n of them."""
+    pings = memoryview(b"".join(m.encode(m.Ping(), i) for i in range(2, n)))
+    while pings:
+        try:
+            pings = pings[client.sock.send(pings[:65536]) :]
+            await asyncio.sleep(0)
+        except BlockingIOError:
+            await asyncio.sleep(0.01)
+            try:
+                pings = pings[client.sock.send(pings[:65536]) :]
+            except (BlockingIOError, BrokenPipeError):
+                return
+
+
+def test_a_reader_that_takes_nothing_is_disconnected(
+    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STALLED_READER_S_MAX", 0.1)
+
+    async def scene() -> None:
+        async with rig() as store:
+            client = store.connect(send_buffer=4096)
+            await client.hello()
+            await ask_without_reading(client, 100_000)
+            await store.until(lambda: store.counter("connections_open") == 0, "the connection closed")
+            assert store.counter("connections_total") == 1
+
+    play(loop, scene)
+
+
+def test_a_reader_that_takes_little_is_kept(rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STALLED_READER_S_MAX", 0.15)
+
+    async def scene() -> None:
+        async with rig() as store:
+            client = store.connect(send_buffer=4096)
+            await client.hello()
+            asking = asyncio.create_task(ask_without_reading(client, 20_000))
+            await store.until(lambda: only(store)._stalled is not None, "a reader that does not read")
+            for _ in range(20):
+                await asyncio.sleep(0.02)
+                await client.receive(1500)
+            assert store.counter("connections_open") == 1
+            reading = asyncio.create_task(client.rest())
+            await asking
+            client.finish()
+            await reading
+
+    play(loop, scene)
