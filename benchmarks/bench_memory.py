@@ -102,9 +102,10 @@ def bench_import(report: Report) -> None:
 
     bare = best("pass")
     whole = best("import mstore; mstore.connect")
+    code = "import mstore, sys; mstore.connect; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", "import mstore, sys; mstore.connect; print(*sys.modules)"], capture_output=True, text=True, check=True
-    ).stdout.split()  # fmt: skip
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     extra = [name for name in SERVER_ONLY if name in loaded]
     assert not extra, f"import mstore loads {extra}"
     report.add(Result("import mstore, with connect", 1e3 * (whole - bare), "ms", 150, at_least=False,

@@ -58,10 +58,8 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        if self.last_seq < self.first_seq:
-            lost = "no block lost"
-        else:
-            lost = f"blocks {self.first_seq} to {self.last_seq} lost"
+        some = self.last_seq >= self.first_seq
+        lost = f"blocks {self.first_seq} to {self.last_seq} lost" if some else "no block lost"
         return f"{self.path} at {self.offset}, {self.n_bytes} bytes: {self.reason}; {lost}"
 
 

@@ -137,7 +137,7 @@ def test_the_demos_store_gets_the_builtin_clusters_metrics(monkeypatch: pytest.M
         assert store.directory.is_dir()
         assert store.started_s >= 0
     assert not store.directory.exists()
-    assert commands[0][1:4] == ["-m", "mstore", "serve"]
+    assert commands[0][1:5] == ["-P", "-m", "mstore", "serve"]
     spec = found[0].metric("demo", "cpu_power")
     assert spec is not None
     assert (spec.step_s, spec.unit) == (1, "W")

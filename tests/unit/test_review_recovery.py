@@ -94,7 +94,7 @@ def test_a_snapshot_holds_a_definition_that_the_log_refused_at_first(
     rig.log_the_unlogged()  # type: ignore[misc]  # as the next drain does; nobody has published yet
 
     async def helper(*command: str, **_options: Any) -> Helper:
-        return Helper(rig, json.loads(command[3]))
+        return Helper(rig, json.loads(command[-1]))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio, "create_subprocess_exec", helper)
