@@ -52,8 +52,8 @@ _PRECISIONS = {
 class FramedSession:
     """One connection that began with a frame. handle() takes one decoded message at a time, in order.
 
-    Operating errors become an Error reply of that request and nothing of it is stored; a ProtocolError ends
-    the connection.
+    Operating errors become an Error reply of that request, and nothing is stored of it (of lines: nothing from the
+    batch on in which it happened); a ProtocolError ends the connection.
     """
 
     def __init__(self, engine: Engine, reply: Reply, welcome: Callable[[m.Hello], m.Message]) -> None:
@@ -62,14 +62,10 @@ class FramedSession:
         self._welcome = welcome
         self._handles = HandleTable()
         self._hello: m.Hello | None = None
+        self._closed = False
         self.cluster = b""
         self.precision = Precision.AUTO
         self.ack = Ack.DURABLE
-
-    @property
-    def deadline_ms(self) -> int:
-        """What Hello said for requests that say nothing themselves; 0 = none."""
-        return 0 if self._hello is None else self._hello.deadline_ms
 
     def handle(self, request_id: int, message: m.Message) -> Replies:
         """Carry out one request; its reply is sent through `reply`."""
@@ -97,9 +93,9 @@ class FramedSession:
             self._reply(request_id, None, m.Error.of(error))
 
     def close(self) -> None:
-        """The connection has ended, and its handles with it."""
+        """The connection has ended: its handles count no more. A request under way is carried out all the same."""
         self._engine.slot.add("handles_open", -len(self._handles))
-        self._handles = HandleTable()
+        self._closed = True
 
     def _greet(self, request_id: int, hello: m.Message) -> None:
         if not isinstance(hello, m.Hello):
@@ -154,7 +150,8 @@ class FramedSession:
         errors = _refusals(refs)
         handles = self._handles.add(paths, specs, refs, found.types, found.kinds).astype("<u4")
         handles[[i for i, _ in errors]] = m.HANDLE_NONE
-        self._engine.slot.add("handles_open", len(paths))
+        if not self._closed:
+            self._engine.slot.add("handles_open", len(paths))
         self._reply(request_id, None, m.Opened(handles.tobytes(), found.types, errors))
 
     def _columns(self, request_id: int, message: m.Columns) -> Replies:

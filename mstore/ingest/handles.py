@@ -98,7 +98,10 @@ class HandleTable:
         return refs
 
     def stale(self, handles: NDArray[np.uint32], directory: DirectoryReader) -> NDArray[np.intp]:
-        """Where in `handles` the series is not there: not made yet, removed meanwhile, or just being removed.
+        """Where in `handles` the series is not there: not made yet, removed, being removed, or continued by a new era.
+
+        A new era may have another value type: asking again tells the client, who would otherwise send numbers that
+        no longer fit.
 
         Called within the worker's epoch: a removal that began before is seen here, one that begins after waits
         for the epoch to pass.
@@ -110,7 +113,7 @@ class HandleTable:
         current = (slots < len(table)) & (refs != 0)
         where = _index(slots) if current.all() else slots[current]
         wanted = (refs >> np.uint64(32)).astype(np.uint32)[current]
-        living = table["flags"][where] & layout.SERIES_REMOVING == 0
+        living = table["flags"][where] & (layout.SERIES_REMOVING | layout.SERIES_ENDED) == 0
         current[current] = (table["generation"][where] == wanted) & living
         return np.flatnonzero(~current)
 

@@ -213,3 +213,22 @@ def test_every_setting_that_may_be_reloaded_holds_from_the_reload_on(serve: Serv
         with pytest.raises(ConfigError, match="a whole number from 1"):
             client.control("reload")
         assert 1 in client.query("c", "h", "m", *ancient).values
+
+
+def test_a_handle_opened_before_its_type_changed_is_refused_by_name_instead_of_losing_numbers(
+    serve: Serve, now: int
+) -> None:
+    server = serve('unknown_metrics = "register"\n[metrics.m]\ntype = "f32"\n')
+    with server.client() as client, client.writer() as writer:
+        handles = writer.open([("c", "h", "m")])
+        writer.write(handles, [now - 600], np.array([[1.5]], np.float32))
+        assert writer.flush().written == 1
+        (server.directory / "mstore.toml").write_text(
+            'unknown_metrics = "register"\n[metrics.m]\ntype = "u64"\n'
+        )
+        client.control("reload")
+        until(lambda: client.metrics("c")[0].type == "u64", "the new type")
+        writer.write(handles, [now], np.array([[2.5]], np.float32))
+        with pytest.raises(mstore.errors.UnknownHandle, match="u64"):
+            writer.flush()
+    assert server.info()["counters"]["stale_samples"] == 0

@@ -541,6 +541,19 @@ def test_requests_are_carried_out_in_order_and_answered_by_their_own_ids(client:
     assert [one.value for one in client.rig.finish()] == [1.0, 2.0]
 
 
+def test_a_request_under_way_when_its_connection_ends_is_carried_out(client: Connection) -> None:
+    handles = client.open(path())
+    steps = client.begin(columns(handles, [NOW_S], [[1]]))
+    client.rig.run_until(steps, NeedPaths)
+    opening = client.begin(m.Open([path("load", "b")]))
+    client.rig.run_until(opening, NeedPaths)
+    client.session.close()
+    client.rig.run_on(steps)
+    client.rig.run_on(opening)
+    assert client.rig.finish() == [Stored("c/a:load", NOW_S, 1.0)]
+    assert client.rig.counter("handles_open") == 0
+
+
 # --- rows
 
 
