@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NAMES = ("query",)
 ROWS_DEFAULT = 20
 EMPTY_ROWS_MAX = 3
+SLOTS_MAX = 5_000_000
+"""Beyond this many values Python would print for minutes; programs have `mstore.connect` and `mstore.attach`."""
 """More empty rows than this at either end of a table become one line."""
 
 
@@ -75,6 +77,12 @@ def run(args: argparse.Namespace) -> int:
                 aggregate=args.aggregate, resolution=args.resolution,
             )  # fmt: skip
             found += answer if isinstance(answer, list) else [answer]
+    n_slots = sum(len(series) for series in found)
+    if n_slots > SLOTS_MAX:
+        raise InvalidRequest(
+            f"{n_slots:,} values, gaps included, are too many to print (at most {SLOTS_MAX:,}):"
+            " ask for a shorter time, or for fewer with --resolution"
+        )
     empty = not any(len(series) and series.valid.any() for series in found)
     if not empty or args.format in ("csv", "json"):
         FORMATS[args.format](found, args)

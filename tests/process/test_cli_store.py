@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -379,3 +380,16 @@ def test_every_error_is_one_line_and_a_status(serve: Serve, now: int) -> None:
     good("write", "-", text=lines_of(now, 3), directory=directory)
     for argv, status, told in ERRORS:
         assert told in bad(*argv, status=status, directory=directory), argv
+
+
+def test_a_range_of_years_and_a_file_cut_short_are_clear_errors(
+    serve: Serve, now: int, tmp_path: Path
+) -> None:
+    server = serve(CONFIG)
+    good("write", "-", text=lines_of(now), directory=server.directory)
+    said = bad("query", "c", "h1", "load", "--from", "-800d", status=2, directory=server.directory)
+    assert "too many to print" in said
+    whole = gzip.compress(lines_of(now, 3000).encode())
+    cut = tmp_path / "cut.lp.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert "cut short" in bad("write", str(cut), directory=server.directory)

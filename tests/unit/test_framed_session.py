@@ -318,6 +318,22 @@ def test_handles_of_removed_series_are_interned_again(client: Connection) -> Non
     ]  # fmt: skip
 
 
+def test_a_handle_follows_its_series_into_another_era_unless_the_type_is_another(client: Connection) -> None:
+    handles = client.open(path("load", "a"), path("load", "b"))
+    client.ask(columns(handles, [NOW_S], [[1, 2]]))
+    client.rig.finish()
+    client.rig.directory.era(0, anchor_s=NOW_S + 7, era_start=NOW_S + 37)
+    assert client.ask(columns(handles, [NOW_S + 60], [[3, 4]])) == written(2)
+    stored = client.rig.finish()
+    assert [one.value for one in stored] == [1.0, 2.0, 3.0, 4.0]
+    client.rig.directory.era(1, anchor_s=NOW_S, era_start=NOW_S + 100, type_code=U64)
+    reply = client.ask(columns(handles, [NOW_S + 120], [[5.5, 6.5]]))
+    assert "handle 1 is a grid series of u64; the frame holds f32" in error(reply, "unknown_handle").message
+    assert client.ask(columns(handles[:1], [NOW_S + 120], [[5.5]])) == written(1)
+    assert client.ask(columns(handles[1:], [NOW_S + 120], [[6]], U64)) == written(1)
+    assert len(client.rig.finish()) == 6
+
+
 def test_a_handle_of_a_series_that_exists_already_is_not_interned(client: Connection) -> None:
     client.ask(m.Lines(line("load", "a", 1)))
     handles = client.open(path("load", "a"))

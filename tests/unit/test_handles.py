@@ -127,6 +127,19 @@ def test_handles_are_stale_before_their_first_sample_and_after_their_series_is_g
     assert table.stale(everything, directory.reader).tolist() == [2, 4]
 
 
+def test_a_handle_whose_series_is_continued_by_another_era_is_asked_for_again(
+    directory: directory_rig.Rig,
+) -> None:
+    refs = [directory.ref(b"load,cluster=c,host=h%d" % i) for i in range(3)]
+    table = filled(3, u64(*refs))
+    era, _ = directory.era(1, anchor_s=17)
+    assert table.stale(u32(0, 1, 2), directory.reader).tolist() == [1]
+    assert table.stale(u32(2, 1), directory.reader).tolist() == [1]
+    assert directory.ref(b"load,cluster=c,host=h1") == era
+    table.renew(u32(1), u64(era), bytes([F32]), bytes([GRID]))
+    assert table.stale(u32(0, 1, 2), directory.reader).tolist() == []
+
+
 def test_a_reference_beyond_the_series_published_so_far_is_stale(directory: directory_rig.Rig) -> None:
     ref = directory.ref(b"load,cluster=c,host=h0")
     table = filled(2, u64(ref, 1 << 32 | 500))
