@@ -11,7 +11,7 @@ import pytest
 from mstore import clock, errors, limits
 from mstore.ipc import messages as m
 from tests.ingest_rig import NOW_S
-from tests.worker_rig import LOOPS, Client, WorkerRig, frames, lines, only, play, quiet
+from tests.worker_rig import LOOPS, Client, WorkerRig, frames, lines, only, play
 
 MakeRig = Callable[..., WorkerRig]
 
