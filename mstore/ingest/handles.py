@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from mstore import limits
 from mstore.errors import UnknownHandle
+from mstore.kernels._columns import stale
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 
 U64 = NDArray[np.uint64]
+# In a series' first word the flags are the top byte.
+_GONE = (layout.SERIES_REMOVING | layout.SERIES_ENDED) << 56
 _SLOT = np.uint64(0xFFFF_FFFF)
 
 
@@ -106,16 +109,8 @@ class HandleTable:
         Called within the worker's epoch: a removal that began before is seen here, one that begins after waits
         for the epoch to pass.
         """
-        refs = self.refs(handles)
-        table = directory.series_table()
-        slots = (refs & _SLOT).astype(np.int64)
-        # Reference 0 is a series not made yet, also where slot 0 was never used and so has generation 0.
-        current = (slots < len(table)) & (refs != 0)
-        where = _index(slots) if current.all() else slots[current]
-        wanted = (refs >> np.uint64(32)).astype(np.uint32)[current]
-        living = table["flags"][where] & (layout.SERIES_REMOVING | layout.SERIES_ENDED) == 0
-        current[current] = (table["generation"][where] == wanted) & living
-        return np.flatnonzero(~current)
+        words = directory.series_table().view(np.uint64)[:: layout.SERIES.itemsize // 8]
+        return stale(self.refs(handles), words, _GONE)
 
     def paths(self, handles: NDArray[np.uint32]) -> tuple[list[list[str]], list[Any]]:
         return [self._paths[i] for i in handles.tolist()], [self._specs[i] for i in handles.tolist()]

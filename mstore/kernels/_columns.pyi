@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
@@ -18,3 +19,5 @@ class RowEncoder:
     n_bad: int
     def __init__(self, ref: int, stamps: Buffer | NDArray[Any], values: Buffer, types: Buffer) -> None: ...
     def encode(self, ring: RingWriter) -> bool: ...
+
+def stale(refs: NDArray[np.uint64], words: NDArray[np.uint64], gone: int) -> NDArray[np.intp]: ...

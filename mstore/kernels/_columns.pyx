@@ -334,3 +334,33 @@ cdef class RowEncoder:
         ring.advance(24 + <uint64_t>(stop - first) * row)
         self.n_written += stop - first
         return stop - first
+
+
+def stale(const uint64_t[::1] refs, const uint64_t[:] words, uint64_t gone):
+    """Where in `refs` the series is not there: intp[k], ascending; mostly empty.
+
+    refs   uint64[n], generation << 32 | slot; 0 = not made yet
+    words  uint64[n_series], the first word of each series: generation, then kind, type, columns and flags in its
+           upper half; a strided view of the series table
+    gone   flags (in the word's top byte) that end a reference
+    """
+    cdef Py_ssize_t n = refs.shape[0], n_series = words.shape[0], i, n_stale = 0
+    cdef uint64_t ref, slot, kept = 0xFFFFFFFFu | gone
+    with nogil:
+        for i in range(n):
+            ref = refs[i]
+            slot = ref & 0xFFFFFFFFu
+            n_stale += ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & kept) != ref >> 32
+    if n_stale == 0:
+        return np.empty(0, np.intp)
+    found = np.empty(n_stale, np.intp)
+    cdef Py_ssize_t[::1] at = found
+    n_stale = 0
+    for i in range(n):
+        ref = refs[i]
+        slot = ref & 0xFFFFFFFFu
+        if ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & kept) != ref >> 32:
+            if n_stale < at.shape[0]:  # a series may change between the two looks; the next frame looks again
+                at[n_stale] = i
+            n_stale += 1
+    return found[:n_stale]
