@@ -15,7 +15,11 @@ from mstore.kernels._ring cimport RingWriter
 
 import numpy as np
 
+cdef extern from *:
+    void __builtin_prefetch(const void* at) noexcept nogil
+
 cdef enum:
+    AHEAD = 24           # series fetched ahead of use
     RUN_MAX = 8192             # limits.RUN_VALUES_MAX
     ROW_MIN = 4                # shorter runs of consecutive slots go into a SCATTER
     COLUMN_TIMES_MIN = 16
@@ -348,6 +352,9 @@ def stale(const uint64_t[::1] refs, const uint64_t[:] words, uint64_t gone):
     cdef uint64_t ref, slot, kept = 0xFFFFFFFFu | gone
     with nogil:
         for i in range(n):
+            # The persister on another core has just written these lines: fetching them is all the time this takes.
+            if i + AHEAD < n and <Py_ssize_t>(refs[i + AHEAD] & 0xFFFFFFFFu) < n_series:
+                __builtin_prefetch(&words[refs[i + AHEAD] & 0xFFFFFFFFu])
             ref = refs[i]
             slot = ref & 0xFFFFFFFFu
             n_stale += ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & kept) != ref >> 32
