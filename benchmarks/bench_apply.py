@@ -3,6 +3,7 @@
     python benchmarks/bench_apply.py [--series 115000] [--ticks 200]
 
 row        every series once a tick, in order of slots: what steady collectors make
+together   the same, four ticks in one block: what a persister meets that is behind
 scatter    every series once a tick, in random order: the worst a replay meets
 column     8192 consecutive values of one series at a time: backfill
 first      the first sample of every series: a chunk each, fresh memory
@@ -59,14 +60,16 @@ class Run:
         self.values = self.rng.random(n_series, np.float32)
         self.tick = 0
 
-    def rows(self, ticks: int) -> float:
+    def rows(self, ticks: int, in_a_block: int = 1) -> float:
         spent = 0.0
-        for _ in range(ticks):
-            t = self.tick * STEP_S
-            block = b"".join(row(i, t, self.values[i : i + RUN]) for i in range(0, self.n, RUN))
-            spent += apply_all(self.rig, [block])
-            self.tick += 1
-        return ticks * self.n / spent
+        for _ in range(0, ticks, in_a_block):
+            parts = []
+            for _ in range(in_a_block):
+                t = self.tick * STEP_S
+                parts += [row(i, t, self.values[i : i + RUN]) for i in range(0, self.n, RUN)]
+                self.tick += 1
+            spent += apply_all(self.rig, [b"".join(parts)])
+        return -(-ticks // in_a_block) * in_a_block * self.n / spent
 
     def scatters(self, ticks: int) -> float:
         spent = 0.0
@@ -92,6 +95,7 @@ def main(n_series: int, ticks: int, seed: int) -> dict[str, float]:
         "first": run.rows(1),
         "fill": run.rows(min(ticks, 130)),
         "row": run.rows(ticks),
+        "together": run.rows(ticks // 2, in_a_block=4),
         "scatter": run.scatters(max(1, ticks // 4)),
         "column": run.columns(min(40, n_series)),
     }

@@ -46,10 +46,11 @@ class Lockstep:
         join: bool = False,
         cluster_id: int = 0,
         ring_bytes: int = RING_BYTES,
+        back_s: int = 10**6,
     ) -> None:
         self.cluster_id = cluster_id
         self.arguments: dict[str, Any] = {
-            "cluster_id": cluster_id, "precision": precision, "now_s": NOW_S, "oldest_s": NOW_S - 10**6,
+            "cluster_id": cluster_id, "precision": precision, "now_s": NOW_S, "oldest_s": NOW_S - back_s,
             "newest_s": NOW_S + 3600, "config_version": CONFIG_VERSION, "join": join,
         }  # fmt: skip
         self.known: dict[tuple[bytes, int], Target] = {}
@@ -104,8 +105,9 @@ class Lockstep:
         answers = [self.answer(name) for name in names]
         refs = np.array([target.ref for target in answers], dtype=np.uint64).tobytes()
         types, kinds = bytes(target.type for target in answers), bytes(target.kind for target in answers)
+        steps = np.array([target.step_s for target in answers], dtype="<u4").tobytes()
         for side in (self.batch, self.twin):
-            side.resolve(b"", refs, types, kinds)
+            side.resolve(b"", refs, types, kinds, steps)
         assert self.batch.n_unknown == 0
         assert self.batch.counts().tolist() == self.twin.counts().tolist()
         assert int(self.batch.counts().sum()) == self.batch.n_lines
@@ -143,15 +145,16 @@ class Lockstep:
         kind, type_ = (2, 1 + dice % 3) if dice % 7 == 0 else (1, 1 + dice % 3)
         if dice % 53 == 0:
             type_ = 0  # rows of several columns
+        step_s = (1, 60, 3600)[dice % 3] if kind == 1 else 0
         ref = (1 + dice % 3) << 32 | self.next_slot
         if dice % 11 == 1:
             version = CONFIG_VERSION + (dice % 2)
             ref = (9 << 24 | version) << 32 | layout.IGNORE_SLOT
         if dice % 17 == 1:
             self.known[key, 0 if b"cluster=" in key else self.cluster_id] = Target(UNPUBLISHED)
-            return Target(ref, type_, kind)
+            return Target(ref, type_, kind, step_s)
         self.next_slot += 1 + (dice % 5 == 0)
-        target = Target(ref, type_, kind)
+        target = Target(ref, type_, kind, step_s)
         cluster = 0 if b"cluster=" in key else self.cluster_id
         self.known[key, cluster] = target
         return target
@@ -191,6 +194,7 @@ STAMPS = (
     "", f" {NOW_S}", f" {NOW_S}", f" {NOW_S - 60}", f" {NOW_S}123", f" {NOW_S}123456",
     f" {NOW_S}123456789", " 12ab", " -5", " 1", f" {NOW_S} x", f"  {NOW_S}  ", f" {NOW_S + 10**5}",
     " 99999999999999999999", f" {NOW_S}0", " 0", f" {NOW_S - 2 * 10**6}",
+    f" {NOW_S - 2 * 10**7}", f" {NOW_S - 2 * 10**7}",
 )  # fmt: skip
 ENDS = ("\n", "\n", "\n", "\n", "\r\n", "\n\n", "\n \t\n", "\n# a comment\n", " \n", "\r\r\n")
 
@@ -207,7 +211,7 @@ def random_line(rng: random.Random) -> bytes:
     if rng.random() < 0.05:
         line[rng.randrange(len(line))] = rng.randrange(256)
     if rng.random() < 0.01:
-        line[:0] = b"x" * rng.choice((8180, 65440, 70000))
+        line[:0] = rng.choice((b"x", b"x", b"#", b" ")) * rng.choice((8180, 65440, 70000))
     return bytes(line)
 
 
@@ -222,6 +226,7 @@ def one_round(seed: int) -> int:
     lockstep = Lockstep(
         rng.choice((1, 3, 50, 8192)), precision=rng.choice((0, 0, 1, 2, 3, 4)), join=rng.random() < 0.3,
         cluster_id=rng.choice((0, 5)), ring_bytes=rng.choice((1024, 4096, RING_BYTES)),
+        back_s=rng.choice((10**6, 2 * 10**9)),
     )  # fmt: skip
     lines = [random_line(rng) for _ in range(rng.randrange(1, 120))]
     text = b"".join(lines * rng.choice((1, 1, 3)))

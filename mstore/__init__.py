@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mstore import errors
     from mstore.attach import Attached, attach
     from mstore.client.aio import AsyncClient, connect_async
+    from mstore.client.questions import Question
     from mstore.client.sync import Client, connect
     from mstore.errors import MstoreError
     from mstore.frames import Series
@@ -31,6 +32,7 @@ __all__ = [
     "Client",
     "MetricSpec",
     "MstoreError",
+    "Question",
     "Series",
     "SeriesPath",
     "__version__",
@@ -47,6 +49,7 @@ _HOMES = {
     "Client": "mstore.client.sync",
     "MetricSpec": "mstore.model",
     "MstoreError": "mstore.errors",
+    "Question": "mstore.client.questions",
     "Series": "mstore.frames",
     "SeriesPath": "mstore.model",
     "attach": "mstore.attach",

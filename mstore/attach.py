@@ -111,17 +111,23 @@ def read_instance(directory: Path) -> tuple[int, dict[str, str]]:
     """
     path = run_dir(directory) / INSTANCE_FILE
     try:
-        text = path.read_bytes()
+        instance, names = read_note(path)
     except (FileNotFoundError, NotADirectoryError):
         raise Unavailable(f"no store runs in {directory}: there is no {path}", path=str(path)) from None
     except PermissionError:
         raise NotPermitted(f"{path} may not be read by this user", path=str(path)) from None
+    return instance, {what: names[what] for what in _KINDS}
+
+
+def read_note(path: Path) -> tuple[int, dict[str, str]]:
+    """(instance, role -> name of every segment) as a note says; those of _KINDS are there. raises OSError, CorruptRecord"""
+    text = path.read_bytes()
     try:
         content = json.loads(text)
-        instance, names = content["instance"], content["segments"]
-        checked = {what: names[what] for what in _KINDS}
+        instance, names = content["instance"], dict(content["segments"])
+        missing = [what for what in _KINDS if what not in names]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptRecord(f"{path} does not say which segments to read: {error}", path=str(path)) from error
-    if not isinstance(instance, int) or not all(isinstance(name, str) for name in checked.values()):
+    if missing or not isinstance(instance, int) or not all(isinstance(name, str) for name in names.values()):
         raise CorruptRecord(f"{path} does not say which segments to read", path=str(path))
-    return instance, checked
+    return instance, names

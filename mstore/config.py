@@ -126,6 +126,12 @@ def _one_of(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Refused("true or false")
+    return value
+
+
 def _field_mode(value: object) -> FieldMode:
     return FieldMode[_one_of("value", "join")(value).upper()]
 
@@ -184,6 +190,12 @@ SETTINGS: dict[str, Setting] = {
         _bounded(parse_size, WAL_BYTES_MIN, 1 << 50, f"a size of at least {format_size(WAL_BYTES_MIN)}"),
         format_size,
     ),
+    "snapshot_stop_limit": Setting(
+        "snapshot_stop_limit_s",
+        _bounded(parse_duration, 0, 3600, 'a duration up to "1h" ("0" = no snapshot at a stop)'),
+        format_duration,
+    ),
+    "keep_memory": Setting("keep_memory", _boolean),
     "topology": Setting("topology", _paths, lambda paths: [str(path) for path in paths]),
 }
 
@@ -237,6 +249,10 @@ class Config:
     """Seconds between snapshots; 0 = only when the log has grown to wal_bytes."""
     wal_bytes: int = 1 * limits.GIB
     """Log size that asks for a snapshot before its interval is over."""
+    snapshot_stop_limit_s: int = 120
+    """Seconds that a stop waits for its last snapshot; 0 = it takes none, and the next start reads the log."""
+    keep_memory: bool = False
+    """A stop leaves the shared memory for the next start, which is then ready at once."""
     topology: tuple[Path, ...] = ()
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     """Read from the topology files, by name."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,10 @@ class Series:
     n_series     how many series were asked to contribute; 0 = nothing found
     """
 
+    _meta: dict[str, Any]
+
     __slots__ = (
-        "_stamps_ms", "_times", "_valid", "aggregation", "cluster", "coverage", "host", "metric", "n_series",
+        "_meta", "_stamps_ms", "_times", "_valid", "aggregation", "cluster", "coverage", "host", "metric", "n_series",
         "start", "step", "subtype", "subtype_id", "type", "type_id", "unit", "values", "why",
     )  # fmt: skip
 
@@ -89,6 +91,16 @@ class Series:
         self.subtype_id = subtype_id
         self.aggregation = aggregation
         self.n_series = n_series
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> str:
+            """Texts that came over a socket, when they are asked for first: most never are."""
+            if name not in _TEXT_FIELDS:
+                raise AttributeError(f"a Series has no {name!r}", name=name, obj=self)
+            text = str(self._meta.get(name, ""))
+            setattr(self, name, text)
+            return text
 
     def __len__(self) -> int:
         return len(self.values)
@@ -182,18 +194,25 @@ class Series:
             values = np.frombuffer(raw, dtype)
             coverage = None if coverage_raw is None else np.frombuffer(coverage_raw, "<u4")
             stamps_ms = None if stamps_raw is None else np.frombuffer(stamps_raw, "<i8")
-            texts = {field: str(meta[field]) for field in _TEXT_FIELDS if field in meta}
             n_series = int(meta.get("n_series", 1))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise ProtocolError(f"an answer that is no series: {error}") from error
         if not (isinstance(start, int) and isinstance(step, int) and step >= 0):
             raise ProtocolError(f"an answer with start {start!r} and step {step!r}: expected integers >= 0")
-        for name, column in (("coverage", coverage), ("stamps", stamps_ms)):
+        for column in (coverage, stamps_ms):
             if column is not None and len(column) != len(values):
+                name = "coverage" if column is coverage else "stamps"
                 raise ProtocolError(f"an answer with {len(values)} values but {len(column)} {name}")
-        values, valid = without_missing(values)
-        return Series(values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms,
-                      n_series=n_series, **texts)  # fmt: skip
+        series = Series.__new__(Series)
+        series.values, series._valid = without_missing(values)
+        series.start = start
+        series.step = step
+        series.coverage = coverage
+        series._stamps_ms = stamps_ms
+        series._times = None
+        series.n_series = n_series
+        series._meta = meta
+        return series
 
     def __repr__(self) -> str:
         if self.columns:
@@ -263,6 +282,8 @@ def _present(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def without_missing(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Missing u64 become 0; the mask that still tells them, or None where NaN does."""
+    if values.dtype.kind == "f":
+        return values, None
     names = values.dtype.names or ()
     unsigned = [name for name in names if values.dtype[name].kind == "u"]
     if not unsigned and values.dtype.kind != "u":

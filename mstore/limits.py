@@ -37,6 +37,9 @@ RING_BYTES = 8 * MIB
 RUN_VALUES_MAX = 8192
 WORKERS_MAX = 64
 METRICS_MAX = 65_536
+# From the oldest sample of a grid series to the newest that may come: what its link table holds, without two chunks
+# for rounding. 194 days at 1 s, 31 years at 60 s.
+SERIES_SLOTS_MAX = 16_776_192
 SERIES_MAX_DEFAULT = 4_000_000
 SERIES_MAX = 1 << 30
 EXTENT_BYTES = 256 * KIB
@@ -57,3 +60,4 @@ assert 2 * BATCH_LINES_MAX * 48 < RING_BYTES
 assert RUN_VALUES_MAX * 8 + 64 < WAL_BLOCK_BYTES_MAX < WAL_SEGMENT_BYTES
 assert RING_BYTES & (RING_BYTES - 1) == 0
 assert WAL_BLOCK_BYTES_MAX <= RING_BYTES
+assert SERIES_SLOTS_MAX == ((1 << 15) - 2) * 512

@@ -1,4 +1,7 @@
-"""Log set-up: stdlib logging to standard error, key=value text or JSON lines, with the process's name."""
+"""Log set-up: stdlib logging to standard error, key=value text or JSON lines, with the process's name.
+
+The last lines stay in memory, too: `mstore debug` shows them wherever standard error went.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import json
 import logging
 import os
 import sys
+from collections import deque
+
+RECENT_LINES = 200
+_LINE_CHARACTERS = 2000
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -28,6 +35,26 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class _Recent(logging.Handler):
+    """Keeps the last lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=RECENT_LINES)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record)[:_LINE_CHARACTERS])
+
+
+_recent = _Recent()
+
+
+def recent() -> list[str]:
+    """The last lines this process logged, the oldest first."""
+    return list(_recent.lines)
+
+
 def set_up_logging(process: str) -> None:
     """Log to standard error. MSTORE_LOG = debug | info | warning | error, MSTORE_LOG_FORMAT = text | json."""
     level = os.environ.get("MSTORE_LOG", "info").upper()
@@ -38,4 +65,4 @@ def set_up_logging(process: str) -> None:
         handler.setFormatter(
             logging.Formatter(f"%(asctime)s %(levelname)-7s {process}[%(process)d] %(message)s")
         )
-    logging.basicConfig(level=level if level in _LEVELS else "INFO", handlers=[handler], force=True)
+    logging.basicConfig(level=level if level in _LEVELS else "INFO", handlers=[handler, _recent], force=True)

@@ -82,6 +82,7 @@ MEANING = {
         "free_series": "head of the free list, slot + 1; for the persister only",
         "live_series": "series in use",
         "critical": "odd while a change of several words is under way",
+        "lapses": "counts series that stopped being live, were continued by an era or are to be removed",
     },
     "level": {
         "parent": "level id; the root is 0 and its own parent",
@@ -123,7 +124,7 @@ MEANING = {
         "kind": "as the metric's",
         "type": "as the metric's",
         "n_columns": "as the metric's",
-        "flags": "1 live, 2 ended (a later era exists), 4 being removed",
+        "flags": "1 live, 2 ended (a later era exists), 4 being removed, or of a metric that is ignored",
         "anchor_s": "grid: start of slot 0",
         "step_s": "of this era",
         "n_seen": "samples in the newest chunk, saturating; for the persister only",
@@ -213,8 +214,15 @@ WORDS = (
         "persister: of the configuration; 24 bits of it are in ignore words",
     ),
     ("control", "STORE_RETENTION", "u64", "persister: seconds that samples are served, 0 = all"),
-    ("control", "STORE_FLAGS", "u32", "persister: 1 full, 2 degraded"),
+    ("control", "STORE_FLAGS", "u32", "persister: 1 full, 2 degraded, 4 ingest workers begin no batch"),
     ("control", "STORE_WRITTEN", "u64", "persister: sequence of the last block written"),
+    (
+        "control",
+        "STORE_APPLIED",
+        "u64",
+        "persister: all blocks up to this sequence are in directory and samples; 0 = not filled",
+    ),
+    ("control", "STORE_LOG_ID", "u64", "persister: id of the newest log segment, which the memory goes with"),
     ("control", "STORE_DURABLE", "u64", "commit thread: sequence of the last block fdatasynced"),
 )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mstore.errors import MstoreError
-from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom, References
+from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom, NeedTurn, References
 from mstore.ingest.engine import Engine, Rules
 from mstore.kernels._lines import LineScanner
 from mstore.kernels._ring import RingReader, RingWriter, create_ring_words
@@ -66,7 +66,7 @@ class IngestRig:
         self.ring = Segment(bytearray(layout.RING_DATA + ring_bytes), True)
         create_ring_words(self.ring, ring_bytes)
         self.reader = RingReader(self.ring)
-        self.is_full = False
+        self.is_full = self.is_held = False
         self.bells = 0
         self.stored: list[Stored] = []
         """Everything published so far, in the order of the ring."""
@@ -76,6 +76,7 @@ class IngestRig:
         self.engine = Engine(
             LineScanner(self.directory.reader.segment), self.directory.reader, RingWriter(self.ring),
             self.slot, Rules(retention_s, max_future_s, join, 1), self._bell, lambda: self.is_full,
+            lambda: self.is_held,
         )  # fmt: skip
         self.interner: PathInterner
         self.set_policy(register, 1)
@@ -99,6 +100,8 @@ class IngestRig:
         if isinstance(effect, NeedRoom):
             assert self.reader.head() > self.reader.durable(), "the ring is full of what was never published"
             self.drain()
+            return None
+        if isinstance(effect, NeedTurn):
             return None
         writer = self.directory.writer
         if isinstance(effect, NeedReferences):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -42,6 +43,16 @@ class Server:
         assert line == f"mstore ready {self.directory}\n", f"{line!r}; its log says:\n{self.log_text()}"
         return self
 
+    def start_and_kill_after(self, seconds: float) -> None:
+        """Start it and kill it again, however far it has come by then."""
+        with open(self.log, "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mstore", "serve", *self.arguments], stdout=log, stderr=log
+            )
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+
     def _first_line(self) -> str:
         assert self.process is not None
         assert self.process.stdout is not None
@@ -59,6 +70,11 @@ class Server:
         """Ask it to stop; the exit status."""
         assert self.process is not None
         self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Until it has ended, killed if it takes too long; the exit status."""
+        assert self.process is not None
         try:
             code = self.process.wait(120)
         finally:
@@ -100,6 +116,44 @@ class Server:
             sock.sendall(text)
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
+
+
+class SmallServer(Server):
+    """A store in a mount namespace of its own, whose /dev/shm has only so many MiB."""
+
+    def __init__(self, directory: Path, config: str, size_mib: int) -> None:
+        super().__init__(directory, config)
+        self.size_mib = size_mib
+
+    def start(self) -> Server:
+        mount = f'mount -t tmpfs -o size={self.size_mib}m tmpfs /dev/shm && exec "$0" "$@"'
+        rights = ["-m"] if os.geteuid() == 0 else ["-r", "-m"]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", *rights, "sh", "-c", mount, sys.executable, "-m", "mstore", "serve", *self.arguments],
+                stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        assert self._first_line() == f"mstore ready {self.directory}\n", self.log_text()
+        return self
+
+    def left(self) -> int:
+        """Bytes that its /dev/shm has left."""
+        status = os.statvfs(self.shm)
+        return status.f_bavail * status.f_frsize
+
+    @property
+    def shm(self) -> Path:
+        """Its /dev/shm, as this process sees it."""
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/root/dev/shm")
+
+    def fill_shm(self) -> None:
+        """Take all that its /dev/shm has left."""
+        with open(self.shm / "ballast", "wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, self.left())
+
+    def empty_shm(self) -> None:
+        (self.shm / "ballast").unlink()
 
 
 def read_all(sock: socket.socket) -> bytes:

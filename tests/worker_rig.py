@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import uvloop
 
 from mstore.config import Config
+from mstore.config import parse as parse_config
 from mstore.errors import MstoreError
 from mstore.ipc import framing
 from mstore.ipc import messages as m
@@ -28,7 +30,7 @@ from mstore.shm import layout
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryWriter
 from mstore.shm.segment import Mapping
-from mstore.workers import incarnation, memory
+from mstore.workers import incarnation, memory, settings
 from mstore.workers.channel import Channel
 from mstore.workers.ingest import IngestWorker
 from mstore.workers.ingest_connection import IngestConnection
@@ -138,25 +140,13 @@ class Client:
         self.sock.close()
 
 
-class WorkerRig:
-    """Worker and persister; `async with` runs and stops them."""
+class Supervised:
+    """What a worker in the test's own loop has of a supervisor: its channel, and clients that come by it."""
 
-    def __init__(
-        self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, ring_bytes: int = 1 << 16,
-        config: str | None = None,
-    ) -> None:  # fmt: skip
-        (directory / "run").mkdir()
-        self.path = directory
-        self.config_path = directory / "mstore.toml"
-        if config is not None:
-            self.config_path.write_text(config)
-        self.life = incarnation.create(directory, Config(max_series=1000, ring_bytes=ring_bytes), 1)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.channels = [Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
-        self.spec = WorkerSpec(
-            "ingest", 0, 1, str(directory), None if config is None else str(self.config_path),
-            self.life.instance, self.life.names, self.channels[1].sock.detach(), self.life.doorbell_fd,
-            self.life.ack_fds, os.getpid(),
-        )  # fmt: skip
+        self.clients: list[Client] = []
+        self.worker: Any
         self._attached: list[Mapping] = []
         attach = memory.attach
 
@@ -165,6 +155,50 @@ class WorkerRig:
             return self._attached[-1]
 
         monkeypatch.setattr(memory, "attach", remembered)
+
+    def connect(self, *, send_buffer: int = 0) -> Client:
+        """A connection handed to the worker as the supervisor does."""
+        ours, theirs = socket.socketpair()
+        if send_buffer:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        with theirs:
+            self.channels[0].send(["serve"], theirs)
+        self.clients.append(Client(ours))
+        return self.clients[-1]
+
+    async def until(self, condition: Callable[[], Any], what: str = "") -> None:
+        """Wait for something that has no event to wait for."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await asyncio.sleep(0.005)
+        assert condition(), what
+
+    def forget_worker(self) -> None:
+        """The worker has ended: close what it held, as the end of its process would."""
+        self.worker._channel.stop()
+        self.worker._channel.sock.close()
+        self.channels[0].sock.close()
+        vars(self.worker).clear()
+        for mapping in self._attached:
+            mapping.close()
+
+
+class WorkerRig(Supervised):
+    """Worker and persister; `async with` runs and stops them."""
+
+    def __init__(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, ring_bytes: int = 1 << 16,
+        config: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(monkeypatch)
+        (directory / "run").mkdir()
+        self.path = directory
+        self.life = incarnation.create(directory, Config(max_series=1000, ring_bytes=ring_bytes), 1)
+        self.spec = WorkerSpec(
+            "ingest", 0, 1, str(directory), settings.hand_over(parse_config(config or "")), self.life.instance,
+            self.life.names, self.channels[1].sock.detach(), self.life.doorbell_fd,
+            self.life.ack_fds, os.getpid(),
+        )  # fmt: skip
         mappings = self.life.mappings
         self.control = Control(mappings["control"])
         self.control.config_version = 1
@@ -174,7 +208,6 @@ class WorkerRig:
         self.stored: list[float] = []
         """Values of the samples applied, in order."""
         self.applying = self.syncing = True
-        self.clients: list[Client] = []
 
     async def __aenter__(self) -> WorkerRig:
         loop = asyncio.get_running_loop()
@@ -201,16 +234,17 @@ class WorkerRig:
         loop = asyncio.get_running_loop()
         for fd in (self.life.doorbell_fd, *self.life.ack_fds):
             loop.remove_reader(fd)
-        self.worker._channel.stop()
-        self.worker._channel.sock.close()
-        self.channels[0].sock.close()
         vars(self.worker.engine).clear()
-        vars(self.worker).clear()
         vars(self.persister).clear()
         del self.ring, self.control
-        for mapping in self._attached:
-            mapping.close()
+        self.forget_worker()
         self.life.close()
+
+    def reload(self, config: str) -> None:
+        """Hand the worker another configuration, as the supervisor does."""
+        fd = settings.hand_over(parse_config(config))
+        self.channels[0].send(["reload"], fd)
+        os.close(fd)
 
     async def stop(self) -> None:
         """Tell the worker to stop, and wait until it has."""
@@ -235,27 +269,20 @@ class WorkerRig:
             self.ring.set_durable(self.ring.drained())
         os.eventfd_write(self.life.ack_fds[0], 1)
 
-    # --- clients
-
-    def connect(self, *, send_buffer: int = 0) -> Client:
-        """A connection handed to the worker as the supervisor does."""
-        ours, theirs = socket.socketpair()
-        if send_buffer:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        with theirs:
-            self.channels[0].send(["serve"], theirs)
-        self.clients.append(Client(ours))
-        return self.clients[-1]
-
-    async def until(self, condition: Callable[[], Any], what: str) -> None:
-        """Wait for something that has no event to wait for."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await asyncio.sleep(0.005)
-        assert condition(), what
+    def undrained(self) -> int:
+        """How many samples are published and not applied."""
+        start, head, found = self.ring.drained(), self.ring.head(), 0
+        while start < head:
+            records = bytes(self.ring.view(start, head - start))
+            start += len(records)
+            found += len(list(parse(records)))
+        return found
 
     def counter(self, name: str) -> int:
         return self.control.worker(1).snapshot()[name]
+
+
+MakeRig = Callable[..., WorkerRig]
 
 
 def play(loop: str, scene: Callable[[], Awaitable[None]]) -> None:
@@ -267,6 +294,29 @@ def play(loop: str, scene: Callable[[], Awaitable[None]]) -> None:
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(main())
+
+
+@contextlib.contextmanager
+def descriptors_left(n: int) -> Iterator[None]:
+    """This process may open just n more descriptors, as if RLIMIT_NOFILE were reached."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = left = 0
+    while left < n or _is_open(limit):
+        left += not _is_open(limit)
+        limit += 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 # --- what tests say

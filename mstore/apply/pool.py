@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mstore import clock
+from mstore.apply.refill import Refill
 from mstore.apply.store import ROOM_STEP_BYTES, Store
+from mstore.config import format_size
 from mstore.errors import ConfigError
-from mstore.kernels._samples import LOAD_NO_ROOM
 from mstore.shm import layout
 from mstore.shm.segment import SHM_DIR
 
@@ -35,8 +36,6 @@ LEAST_BYTES = 2 << 20
 _REFUSE_S = 0.2
 """How long a refusal stands before room is looked for again: a look goes through the whole series table."""
 
-Apply = Callable[[memoryview], object]
-Load = Callable[[int, int, int, memoryview, memoryview], int]
 Recovered = TypeVar("Recovered")
 
 
@@ -44,6 +43,17 @@ def shm_free_bytes() -> int:
     """What /dev/shm has left for anybody."""
     status = os.statvfs(SHM_DIR)
     return status.f_bavail * status.f_frsize
+
+
+def refuse_cap(cap_bytes: int, fixed_bytes: int, where: str = "") -> None:
+    """Raise ConfigError when memory_cap (0 = none) leaves no room beside control and rings for anything at all."""
+    least = fixed_bytes + LEAST_BYTES
+    if cap_bytes and cap_bytes < least:
+        raise ConfigError(
+            f'{where}memory_cap = "{format_size(cap_bytes)}": control and rings take {fixed_bytes} bytes,'
+            f" the store needs at least {least} bytes: raise it, or lower ring_bytes or ingest_workers",
+            key="memory_cap", value=cap_bytes, least=least,
+        )  # fmt: skip
 
 
 class Pool:
@@ -65,12 +75,7 @@ class Pool:
 
     def set_cap(self, cap_bytes: int) -> None:
         """memory_cap, 0 = none. Raises ConfigError when it is too small for anything at all."""
-        least = self._fixed + LEAST_BYTES
-        if cap_bytes and cap_bytes < least:
-            raise ConfigError(
-                f"memory_cap: {cap_bytes} bytes; control and rings take {self._fixed}, the store needs {least}:"
-                " raise it, or lower ring_bytes or ingest_workers"
-            )
+        refuse_cap(cap_bytes, self._fixed)
         self._bytes = cap_bytes - self._fixed if cap_bytes else 0
         self.balance()
 
@@ -101,7 +106,7 @@ class Pool:
 
     # --- while the files are read back
 
-    def recover(self, recover: Callable[[Apply, Apply, Load], Recovered]) -> Recovered:
+    def recover(self, recover: Callable[[Refill], Recovered]) -> Recovered:
         """Call `recover` with what it hands records to. What the log defines is never refused, samples get the rest.
 
         So a store whose cap was lowered meanwhile starts, with the newest samples that fit.
@@ -109,33 +114,25 @@ class Pool:
         self._store.directory.limit_bytes = 0
         self._store.replaying = True
         try:
-            return recover(self._apply, self._define, self._load)
+            return recover(
+                Refill(
+                    self._store,
+                    make_room=self._make_room,
+                    room=self.free_bytes,
+                    defined=self._balance_samples,
+                )
+            )
         finally:
             self._store.replaying = False
             self.balance()
 
-    def _apply(self, records: memoryview) -> object:
-        done = self._store.apply_block(records)
-        if done.n_definitions:
-            self._balance_samples()
-        return done
-
-    def _define(self, records: memoryview) -> int:
-        count = self._store.directory.apply_definition(records)
-        self._balance_samples()
-        return count
-
-    def _load(self, slot: int, generation: int, n: int, header: memoryview, payload: memoryview) -> int:
-        """Samples.load_chunk, after making room. No record names what is evicted here: the next start does the same."""
-        while True:
-            loaded = self._store.samples.load_chunk(slot, generation, n, header, payload)
-            if loaded != LOAD_NO_ROOM:
-                return loaded
-            self._store.look_again()  # what was loaded since the last look may be older than all that it found
-            evicted, n_chunks = self._store.plan_evict(min(ROOM_STEP_BYTES, max(self._bytes // 32, 64 << 10)))
-            if not n_chunks:
-                return loaded
+    def _make_room(self) -> int:
+        """Evict for a chunk of a snapshot. No record names what goes: the next start does the same."""
+        self._store.look_again()  # what was loaded since the last look may be older than all that it found
+        evicted, n_chunks = self._store.plan_evict(min(ROOM_STEP_BYTES, max(self._bytes // 32, 64 << 10)))
+        if n_chunks:
             self._store.apply_block(evicted)
+        return n_chunks
 
     def free_bytes(self) -> int:
         """What samples may still take: under the cap, and of what the system has."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mstore import clock
 from mstore.errors import CorruptRecord, InvariantBroken, StoreFull, UnknownMessage
 from mstore.kernels._expiry import RANGE
+from mstore.kernels._ring import record_fault, record_length
 from mstore.kernels._samples import STOPPED_NO_ROOM, STOPPED_OTHER, Samples
 from mstore.shm import chunks, layout
 from mstore.shm.directory import DirectoryWriter
@@ -50,6 +51,8 @@ class Applied:
     n_stale: int = 0
     """Samples of references whose series is gone, or that do not fit its definition; never stored."""
     n_definitions: int = 0
+    n_evicted: int = 0
+    """Chunks, to make room for what was not expected to need any."""
 
 
 class Store:
@@ -111,15 +114,15 @@ class Store:
             if self.on_evict is not None:
                 self.on_evict(evicted)
             self.apply_block(evicted)
+            done.n_evicted += n_chunks
 
     def _apply_other(self, view: memoryview, at: int, done: Applied) -> int:
         """Apply the record of type >= 16 that begins here; its length."""
         record = np.frombuffer(view, layout.RECORD, 1)[0]
-        kind, length = int(record["type"]), int(record["length"])
-        stop = (length + 7) // 8 * 8
-        if length < layout.RECORD.itemsize or stop > len(view):
-            raise CorruptRecord(f"a record of type {kind} with {length} bytes does not fit", offset=at)
-        body = view[layout.RECORD.itemsize : length]
+        kind, stop = int(record["type"]), record_length(view)
+        if stop == 0:
+            raise CorruptRecord(f"malformed record at offset {at}: {record_fault(view)}", offset=at)
+        body = view[layout.RECORD.itemsize : stop]
         if kind in _DEFINITIONS:
             self._free_predecessor(kind, body)
             done.n_definitions += self.directory.apply_definition(view[:stop])
@@ -225,7 +228,7 @@ class Store:
         """Evict, oldest first, until these sample records surely fit; the number of chunks evicted.
 
         log     writes EVICT records to the log; called before each is applied
-        raises  StoreFull when nothing may be evicted any more
+        raises  StoreFull when nothing may be evicted any more; details: need, free (bytes), evicted (chunks)
         """
         n_evicted = 0
         while True:
@@ -245,7 +248,7 @@ class Store:
             if not n_chunks:
                 raise StoreFull(
                     f"{need} bytes are needed for new samples, {free} are free and nothing may be evicted",
-                    need=need, free=free,
+                    need=need, free=free, evicted=n_evicted,
                 )  # fmt: skip
             log(evicted)
             self.apply_block(evicted)
@@ -284,8 +287,7 @@ def split_records(records: bytes, limit: int) -> Iterator[bytes]:
     """
     start = at = 0
     while at < len(records):
-        length = int.from_bytes(records[at + 4 : at + 8], "little")
-        stop = at + (length + 7) // 8 * 8
+        stop = at + int.from_bytes(records[at + 4 : at + 8], "little")
         if stop > start + limit and at > start:
             yield records[start:at]
             start = at

@@ -51,14 +51,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with common.open_client(args) as client:
         sink = StoreSink(client, interval)
+        interrupt: KeyboardInterrupt | None = None
         try:
             _repeat(host, interval, args.once, sink.take)
-        except KeyboardInterrupt:
-            sys.stderr.write("\n")
+        except KeyboardInterrupt as caught:
+            interrupt = caught
         what = f"{render.count(sink.n_samples, 'sample')} of {render.count(sink.n_series, 'series')}"
         print(f"{what} written to {host.cluster}/{host.host}")
         for reason, n in sink.refused.items():
             print(f"{n:,} refused: {reason}")
+    if interrupt is not None:
+        raise interrupt
     return 1 if sink.refused else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -47,12 +48,20 @@ def open_client(args: argparse.Namespace, **options: Any) -> Client:
     return mstore.connect(store_dir(args), **options)
 
 
-def send_command(directory: Path, verb: str, timeout_s: float) -> dict[str, Any]:
+def send_command(directory: Path, verb: str, timeout_s: float, memory: str = "") -> dict[str, Any]:
     """Stop, restart, reload or snapshot a running store: the details of its answer."""
     from mstore.client.sync import Client
 
     with Client(directory, timeout=timeout_s) as client:
-        return client.control(verb)
+        return client.control(verb, memory)
+
+
+def starting_info(args: argparse.Namespace, timeout_s: float) -> dict[str, Any]:
+    """The store's own figures from control.sock, which answers while query.sock does not yet. raises MstoreError"""
+    from mstore.client.sync import Client
+
+    with Client(store_dir(args), timeout=timeout_s) as client:
+        return client.info(starting=True)
 
 
 def width(default: int = 80) -> int:
@@ -68,6 +77,15 @@ def colours(stream: IO[str] | None = None) -> bool:
 def unicode_ok(stream: IO[str] | None = None) -> bool:
     encoding = (getattr(stream or sys.stdout, "encoding", None) or "ascii").lower()
     return encoding.replace("-", "").startswith("utf")
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(document: object, indent: int | None = None) -> None:
+    """One JSON document on standard output; what JSON does not know is shown as text."""
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, indent=indent))
 
 
 def part(text: str) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
-from mstore.cli import common, render
+from mstore.cli import common, render, signals
 from mstore.errors import InvariantBroken, StoreLocked, Unavailable
 from mstore.persistence import files
 
@@ -134,9 +134,10 @@ def temporary_store() -> Iterator[DemoStore]:
         store.start()
         yield store
     finally:
-        if store is not None:
-            store.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+        with signals.undisturbed():
+            if store is not None:
+                store.stop()
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def wait_ready(process: subprocess.Popen[bytes], log: Path, timeout_s: float = READY_S_MAX) -> None:
@@ -184,7 +185,7 @@ def show_ingest(client: Any, simulator: Simulator, span_s: int) -> None:
     result = client.write(text)
     seconds = clock.monotonic_s() - start
     hosts, n_series = len(simulator.hosts), len(simulator.paths)
-    what = f"{hosts} nodes, {n_series} series, {span_s / 3600:.3g} h as {result.written:,} lines"
+    what = f"{hosts} nodes, {n_series} series, {render.span(span_s)} as {result.written:,} lines"
     step(2, what, "durable" if result.durable else "in memory")
     speed = f"{render.si(result.written / seconds)} lines/s, {render.size(len(text) / seconds)}/s"
     print(f"    {render.size(len(text))} of text in {seconds:.2f} s: {render.paint(speed, render.GREEN)}")

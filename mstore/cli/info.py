@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import time
 from typing import Any
 
 from mstore.cli import common, render
+from mstore.errors import MstoreError
 
 NAMES = ("info",)
+START_S_MAX = 5.0
+"""For control.sock, which answers at once or not at all."""
 LOOK_S = 0.5
 """Between the two looks that the present rates are told from."""
 
@@ -48,25 +51,84 @@ def add(commands: common.Commands) -> None:
         "mstore info\nmstore info --json",
         f"Looks twice, {LOOK_S} s apart, to tell the present rates; --json prints one look, with every counter.",
     )
-    info.add_argument("--json", action="store_true", help="print JSON")
+    common.json_option(info)
     info.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if found := _while_it_starts(args):
+        if args.json:
+            common.print_json(found, indent=2)
+        else:
+            print("\n".join(starting(found)))
+        return 0
     with common.open_client(args) as client:
         found = client.info()
         if args.json:
-            print(json.dumps(found, ensure_ascii=False, default=str, indent=2))
+            common.print_json(found, indent=2)
             return 0
         time.sleep(LOOK_S)
         print("\n".join(report(found, client.info(), LOOK_S)))
     return 0
 
 
+def _while_it_starts(args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a store that still reads its files, from control.sock; empty in every other case.
+
+    Only the store's own user may ask there. Others wait at query.sock, as senders do, until it is ready.
+    """
+    from mstore import paths
+
+    if not os.access(paths.socket_path(common.store_dir(args), "control"), os.W_OK):
+        return {}
+    try:
+        found = common.starting_info(args, START_S_MAX)
+    except MstoreError:
+        return {}  # query.sock will say what is wrong
+    return found if found.get("state") in ("starting", "replaying") else {}
+
+
+def starting(found: dict[str, Any]) -> list[str]:
+    """The lines of `mstore info` while a store starts."""
+    return [*_head(found), "", *_section("start", _start(found))]
+
+
+def _start(found: dict[str, Any]) -> list[str]:
+    reading = found.get("recovery") or {}
+    if not reading:
+        return ["the files are about to be read; senders wait"]
+    size = f"{render.size(reading['done_bytes'])} of {render.size(reading['all_bytes'])}"
+    return [f"reading {reading['phase']}: {reading['percent']:.0f}%, {size}{_left(reading)}; senders wait"]
+
+
+def _left(progress: dict[str, Any]) -> str:
+    left_s = progress.get("left_s")
+    return "" if left_s is None else f", about {render.span(int(left_s) + 1)} left"
+
+
+def _recovered(found: dict[str, Any]) -> list[str]:
+    """What the last start found."""
+    last = found.get("last_recovery") or {}
+    if not last:
+        return []
+    lines = [
+        f"{last['samples']:,} samples in {last['seconds']:.1f} s, {last['log_blocks']:,} blocks of the log replayed"
+    ]
+    if last.get("chunks_beyond_retention"):
+        lines.append(f"{last['chunks_beyond_retention']:,} chunks beyond retention were not loaded")
+    if last.get("chunks_without_room"):
+        lines.append(f"{last['chunks_without_room']:,} chunks, the oldest, did not fit the memory")
+    lines += [f"cut: {text}" for text in last.get("cut", ())]
+    lines += [render.paint(f"damaged: {text}", render.RED) for text in last.get("damaged", ())]
+    return [*lines, *(f"hurt: {text}" for text in last.get("hurt", ())), *last.get("notes", ())]
+
+
 def report(before: dict[str, Any], found: dict[str, Any], elapsed_s: float) -> list[str]:
     """The lines of `mstore info` from two answers of the store, elapsed_s apart."""
     lines = [*_head(found), "", *_holds(found), "", *_section("memory", _memory(found))]
     lines += ["", *_section("log", _log(found)), "", *_section("traffic", _traffic(before, found, elapsed_s))]
+    if recovered := _recovered(found):
+        lines += ["", *_section("last start", recovered)]
     for title, rows in (("refused", _refused(found)), ("events", _events(found))):
         if rows:
             lines += ["", *_section(title, render.columns(rows, "><"))]
@@ -102,9 +164,9 @@ def _holds(found: dict[str, Any]) -> list[str]:
     counts = found.get("counts", {})
     parts = [
         f"{counts.get('live_series', 0):,} series (room for {counts.get('max_series', 0):,})",
-        f"{counts.get('n_levels', 0):,} levels",
-        f"{counts.get('n_metrics', 0):,} metrics",
-        f"{counts.get('n_keys', 0):,} spellings",
+        render.count(counts.get("n_levels", 0), "level"),
+        render.count(counts.get("n_metrics", 0), "metric"),
+        render.count(counts.get("n_keys", 0), "spelling"),
     ]
     return [f"{render.paint('holds', render.BOLD)}  {', '.join(parts)}"]
 
@@ -143,6 +205,10 @@ def _log(found: dict[str, Any]) -> list[str]:
         lines.append(f"{what}; the newest is of block {log.get('snapshot_seq', 0):,}, {age} old")
     else:
         lines.append("no snapshot yet")
+    if taking := found.get("snapshot"):
+        lines.append(
+            f"a snapshot is being written: {taking['percent']:.0f}%, {render.size(taking['bytes'])}{_left(taking)}"
+        )
     return lines
 
 

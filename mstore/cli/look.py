@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -26,7 +25,7 @@ def add(commands: common.Commands) -> None:
     ls.add_argument(
         "--metrics", action="store_true", help="list a cluster's metrics: step, type, unit, aggregation"
     )
-    ls.add_argument("--json", action="store_true", help="print JSON")
+    common.json_option(ls)
     ls.set_defaults(run=run_ls)
 
 
@@ -40,7 +39,7 @@ def run_ls(args: argparse.Namespace) -> int:
         if not names and path:
             _check_exists(client, path)
     if args.json:
-        print(json.dumps(names, ensure_ascii=False))
+        common.print_json(names)
     elif sys.stdout.isatty():
         print("\n".join(render.in_columns(names, common.width())))
     else:
@@ -72,12 +71,9 @@ def _print_metrics(metrics: list[Any], as_json: bool) -> int:
     rows = [[_field(metric, key) for key in keys] for metric in metrics]
     rows.sort(key=lambda row: (str(row[0]), str(row[1])))
     if as_json:
-        print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], ensure_ascii=False))
+        common.print_json([dict(zip(keys, row, strict=True)) for row in rows])
     elif rows:
-        shown = [
-            [str(c), str(n), f"{step} s" if step else "stamped", *map(str, rest)]
-            for c, n, step, *rest in rows
-        ]
+        shown = [[str(c), str(n), render.step(step), *map(str, rest)] for c, n, step, *rest in rows]
         print(
             "\n".join(
                 render.table(("cluster", "metric", "step", "type", "aggregation", "unit"), shown, "<<>")

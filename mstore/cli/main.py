@@ -1,6 +1,6 @@
 """The command `mstore`: one module a group of commands, one clear line and a status for every error.
 
-Status: 0 done; 1 it did not work, or lines were refused; 2 wrong usage or configuration; 130 interrupted.
+Status: 0 done; 1 it did not work, or lines were refused; 2 wrong usage or configuration; 128 + n ended by signal n.
 A command's module imports what it needs when it runs, so that --help and --version answer at once.
 """
 
@@ -10,25 +10,45 @@ import argparse
 import difflib
 import os
 import re
+import signal
 import sys
 import zlib
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mstore
-from mstore.cli import collect, demo, info, look, query, simulate, store, write
+from mstore.cli import (
+    backup,
+    check,
+    collect,
+    debug,
+    demo,
+    dump,
+    info,
+    look,
+    query,
+    signals,
+    simulate,
+    store,
+    streams,
+    write,
+)
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
-EX_FAILED, EX_USAGE, EX_INTERNAL, EX_INTERRUPTED = 1, 2, 70, 130
-_COMMANDS = (demo, store, write, query, look, info, simulate, collect)
+EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
+_COMMANDS = (demo, store, check, backup, debug, dump, write, query, look, info, simulate, collect)
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line, and a mistyped command gets a hint."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: error: {_hinted(message)} (see {self.prog} --help)\n")
+        streams.complain(f"{self.prog}: error: {_hinted(message)} (see {self.prog} --help)")
         sys.exit(EX_USAGE)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version. argparse would say nothing when they cannot be written."""
+        (file or sys.stderr).write(message)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,19 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its status. The last line of defence: no traceback reaches the user."""
-    parser = build_parser()
+    streams.hold()
     try:
-        args = parser.parse_args(_with_times_joined(sys.argv[1:] if argv is None else argv))
-        if args.command is None:
-            parser.print_help()
-            return 0
-        return int(args.run(args) or 0)
-    except KeyboardInterrupt:
-        return _say("interrupted", EX_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_FAILED
+        status = _run(sys.argv[1:] if argv is None else argv)
+        failure = streams.flush()
+        return status if failure is None else _output_failed(failure)
+    except KeyboardInterrupt as interrupt:
+        return _say("interrupted", signals.status(interrupt))
     except (ConfigError, InvalidRequest) as error:
         return _say(error.message, EX_USAGE)
     except MstoreError as error:
@@ -76,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"this terminal's encoding cannot show {error.object[error.start : error.end]!r}", EX_FAILED
         )
     except OSError as error:
+        if (failure := streams.cause(error)) is not None:
+            return _output_failed(failure)
         name = f"{error.filename}: " if error.filename else ""
         return _say(f"{name}{error.strerror or error}", EX_FAILED)
     except Exception as error:
@@ -85,10 +101,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(text, EX_INTERNAL)
 
 
+def _run(argv: Sequence[str]) -> int:
+    parser = build_parser()
+    try:
+        args = parser.parse_args(_with_times_joined(argv))
+    except SystemExit as done:  # --help, --version and wrong usage: all is said
+        return int(done.code or 0)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    if args.command == "serve":
+        # The store handles signals itself, and nobody needs to hear that it is ready.
+        status = int(args.run(args) or 0)
+        streams.flush()
+        return status
+    with signals.interruptible():
+        return int(args.run(args) or 0)
+
+
+def _output_failed(failure: OSError) -> int:
+    if isinstance(failure, BrokenPipeError):  # head or less has seen enough
+        return 128 + signal.SIGPIPE
+    return _say(f"write error: {failure.strerror}", EX_FAILED)
+
+
 def _say(text: str, status: int) -> int:
-    sys.stdout.flush()
-    one_line = " ".join(text.split())
-    sys.stderr.write(f"mstore: {one_line}\n")
+    streams.complain(f"mstore: {' '.join(text.split())}")
+    streams.flush()
     return status
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.cli import common, render
+from mstore.cli.axis import axis
 
 # Bits of a braille character by (column, row) of the dot; the code point is U+2800 plus their sum.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -37,6 +38,10 @@ class _Canvas:
         row = self.rows - 1 - y // 4
         self._bits[row][x // 2] |= _DOTS[x % 2][3 - y % 4]
         self._owner[row][x // 2] = owner
+
+    def row_of(self, share: float) -> int:
+        """The row, from the top, of the dot at this share of the height."""
+        return self.rows - 1 - round(share * (self.height - 1)) // 4
 
     def column(self, x: int, low: int, high: int, owner: int) -> None:
         for y in range(low, high + 1):
@@ -72,19 +77,19 @@ def plot(
     found = np.concatenate([one[np.isfinite(one)] for one in values]) if values else np.empty(0)
     if not len(found):
         return ["(no samples to plot)"]
-    low, high, step = _scale(float(found.min()), float(found.max()))
-    labels = _labels(low, high, step, rows)
-    left = max(len(text) for text in labels.values())
+    scale = axis(float(found.min()), float(found.max()), max(1, min(4, rows - 1)))
+    left = scale.width
     canvas = _Canvas(max(10, columns - left - 2), rows)
     start = min(float(one[0]) for one in times if len(one))
     stop = max(float(one[-1]) for one in times if len(one))
     for owner, (when, what) in enumerate(zip(times, values, strict=True)):
         x = (when - start) / max(stop - start, 1e-9) * (canvas.width - 1)
-        y = (what - low) / (high - low) * (canvas.height - 1)
+        y = scale.shares(what) * (canvas.height - 1)
         _draw(canvas, x, y, owner)
     fancy = common.unicode_ok()
     tick, bar, corner, rule = ("┤", "│", "└", "─") if fancy else ("+", "|", "+", "-")
-    lines = []
+    labels = {canvas.row_of(share): text for share, text in scale.ticks}
+    lines = [f"{scale.base} +"] if scale.base else []
     for row, line in enumerate(canvas.lines(colour)):
         label = labels.get(row, "")
         lines.append(f"{label:>{left}} {render.paint(tick if label else bar, render.DIM, colour)}{line}")
@@ -118,29 +123,6 @@ def _between(before: tuple[int, int] | None, here: tuple[int, int]) -> list[tupl
     (x0, y0), (x1, y1) = before, here
     n = max(abs(x1 - x0), abs(y1 - y0), 1)
     return [(round(x0 + (x1 - x0) * i / n), round(y0 + (y1 - y0) * i / n)) for i in range(n + 1)]
-
-
-def _scale(low: float, high: float) -> tuple[float, float, float]:
-    """Bounds and tick distance on round numbers; from zero unless that would flatten the line."""
-    if low >= 0 and low < 0.6 * high:
-        low = 0.0
-    if high <= low:
-        high, low = high + (abs(high) * 0.1 or 1.0), low - (abs(low) * 0.1 if low else 0.0)
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step
-
-
-def _labels(low: float, high: float, step: float, rows: int) -> dict[int, str]:
-    """Row of the plot -> the label beside it."""
-    n_ticks = round((high - low) / step)
-    found = {}
-    for tick in range(n_ticks + 1):
-        row = rows - 1 - round(tick / n_ticks * (rows - 1))
-        value = low + tick * step
-        found[row] = render.si(value) if abs(value) >= 1e5 else render.number(round(value, 10), 5)
-    return found
 
 
 def _time_axis(start: float, stop: float, columns: int, utc: bool, rule: str, mark: str) -> tuple[str, str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
 from mstore.cli import common, render
-from mstore.errors import InvalidRequest, InvalidTimeRange
+from mstore.errors import ConfigError, InvalidRequest, InvalidTimeRange
 
 if TYPE_CHECKING:
     from mstore.frames import Series
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 NAMES = ("query",)
 ROWS_DEFAULT = 20
 EMPTY_ROWS_MAX = 3
+"""More empty rows than this at either end of a table become one line."""
 SLOTS_MAX = 5_000_000
 """Beyond this many values Python would print for minutes; programs have `mstore.connect` and `mstore.attach`."""
-"""More empty rows than this at either end of a table become one line."""
 
 
 def add(commands: common.Commands) -> None:
@@ -38,6 +37,9 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("cluster", metavar="CLUSTER")
     parser.add_argument("host", metavar="HOST", help="host name or hostlist, such as f[0101-0104,0201]")
     parser.add_argument("metric", metavar="METRIC")
+    parser.add_argument(
+        "--exact", action="store_true", help="HOST is one name as it stands, brackets and commas included"
+    )
     parser.add_argument(
         "--from", dest="start", metavar="TIME", default="-1h", help="first time (default: -1h)"
     )
@@ -62,11 +64,7 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mstore.topology import expand
-
-    hosts = expand(args.host)
-    if not hosts:
-        raise InvalidRequest("HOST is empty: expected a host name or a hostlist")
+    hosts = _hosts(args)
     start, end = _range(args)
     found: list[Series] = []
     with common.open_client(args) as client:
@@ -92,6 +90,18 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     sys.stderr.write(f"mstore: {args.cluster}/{args.host} {args.metric}: {why}\n")
     return 1
+
+
+def _hosts(args: argparse.Namespace) -> list[str]:
+    from mstore.topology import expand
+
+    try:
+        hosts = [args.host] if args.exact and args.host else expand(args.host)
+    except ConfigError as error:
+        raise InvalidRequest(f"{error.message}; --exact takes HOST for a name as it stands") from None
+    if not hosts:
+        raise InvalidRequest("HOST is empty: expected a host name or a hostlist")
+    return hosts
 
 
 def _range(args: argparse.Namespace) -> tuple[int, int]:
@@ -125,7 +135,7 @@ def names_of(found: list[Series]) -> list[str]:
 def heading(found: list[Series], args: argparse.Namespace) -> str:
     first = found[0]
     unit = f" [{first.unit}]" if first.unit else ""
-    step = f"every {first.step} s" if first.step else "stamped"
+    step = ("every " if first.step else "") + render.step(first.step)
     start, end = first.start, max(series.end for series in found)
     one_day = render.clock(start, args.utc, "%j") == render.clock(end, args.utc, "%j")
     until = render.clock(end, args.utc, "%H:%M" if one_day else "%Y-%m-%d %H:%M")
@@ -205,10 +215,8 @@ def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[
         present = series.values[series.valid]
         stats = [render.number(None)] * 4
         if len(present):
-            mean = float(present.mean(dtype="float64"))
-            stats = [
-                render.number(float(value), 5) for value in (present.min(), mean, present.max(), present[-1])
-            ]
+            told = (present.min(), _mean(present), present.max(), present[-1])
+            stats = [render.number(float(value), 5) for value in told]
         rows.append([name, f"{len(present):,}", *stats])
     heads = ("series", "samples", "min", "mean", "max", "last")
     plain = render.table(heads, rows, "<>>>>>", colour=False)
@@ -218,6 +226,15 @@ def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[
     for row, (_, series) in zip(rows, flat, strict=True):
         row.append(sparkline(series.values, series.valid, min(room, 40)))
     return render.table((*heads, ""), rows, "<>>>>>")
+
+
+def _mean(values: Any) -> float:
+    """Of at least one number; finite when they are, even where their sum is not."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        mean = float(values.mean(dtype="float64"))
+    return mean if np.isfinite(mean) else float((values / len(values)).sum(dtype="float64"))
 
 
 def _rows(flat: list[tuple[str, Series]], args: argparse.Namespace) -> tuple[list[list[str]], list[str]]:
@@ -246,15 +263,7 @@ def _all_times(flat: list[tuple[str, Series]]) -> list[int]:
 def _by_time(series: Series) -> dict[int, float | int]:
     """Unix ms -> value, of the slots that hold a sample."""
     valid = series.valid
-    return dict(zip(series.times_ms[valid].tolist(), exact(series.values[valid]), strict=True))
-
-
-def exact(values: Any) -> list[Any]:
-    """Python numbers whose text is the shortest that reads back to the same stored value."""
-    if values.dtype.kind == "f" and values.dtype.itemsize == 4:
-        return [float(text) for text in values.astype(str).tolist()]
-    found: list[Any] = values.tolist()
-    return found
+    return dict(zip(series.times_ms[valid].tolist(), render.exact(series.values[valid]), strict=True))
 
 
 def as_csv(found: list[Series], args: argparse.Namespace) -> None:
@@ -270,7 +279,7 @@ def as_csv(found: list[Series], args: argparse.Namespace) -> None:
 
 
 def as_json(found: list[Series], args: argparse.Namespace) -> None:
-    print(json.dumps([_document(series) for series in found], ensure_ascii=False, allow_nan=False))
+    common.print_json([_document(series) for series in found])
 
 
 def _document(series: Series) -> dict[str, Any]:
@@ -300,7 +309,7 @@ def _document(series: Series) -> dict[str, Any]:
 
 
 def _or_null(series: Series) -> Iterator[float | int | None]:
-    for value, valid in zip(exact(series.values), series.valid.tolist(), strict=True):
+    for value, valid in zip(render.exact(series.values), series.valid.tolist(), strict=True):
         yield value if valid else None
 
 
@@ -315,7 +324,15 @@ def as_plot(found: list[Series], args: argparse.Namespace) -> None:
     values = [np.where(series.valid, series.values.astype(np.float64), np.nan) for _, series in flat]
     print("\n".join(plot(times, values, columns=common.width(), utc=args.utc, colour=common.colours())))
     if len(flat) > 1:
-        print("\n".join(_legend([name for name, _ in flat])))
+        # The last value tells which line is which where there are no colours.
+        ends = (float(series.values[series.valid][-1]) for _, series in flat)
+        print(
+            "\n".join(
+                _legend(
+                    [f"{name} {render.number(end, 4)}" for (name, _), end in zip(flat, ends, strict=True)]
+                )
+            )
+        )
 
 
 def _legend(names: list[str], lines_max: int = 3) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import IO
+from typing import IO, Any
 
 from mstore.cli import common
 
@@ -34,12 +34,20 @@ def number(value: float | int | None, digits: int = 6) -> str:
     return text
 
 
+def exact(values: Any) -> list[Any]:
+    """Python numbers whose text is the shortest that reads back to the same stored value."""
+    if values.dtype.kind == "f" and values.dtype.itemsize == 4:
+        return [float(text) for text in values.astype(str).tolist()]
+    found: list[Any] = values.tolist()
+    return found
+
+
 def si(value: float) -> str:
     """3 significant digits with k, M, G: 1234567 -> "1.23 M"."""
     for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
             share = value / factor
-            return f"{share:.3g} {letter}" if abs(share) < 999.5 else f"{share:.0f} {letter}"
+            return f"{share:.3g} {letter}" if abs(share) < 999.5 else f"{value:.3g}"
     return f"{value:.3g}"
 
 
@@ -55,6 +63,11 @@ def count(n: int, noun: str) -> str:
     """1 series, 2 hosts, 1,234 lines."""
     plural = noun if n == 1 or noun == "series" else noun + "s"
     return f"{n:,} {plural}"
+
+
+def step(seconds: object) -> str:
+    """How a metric's samples follow each other: "10 s", or "stamped" for 0."""
+    return f"{seconds} s" if seconds else "stamped"
 
 
 def span(seconds: float) -> str:

@@ -109,15 +109,21 @@ def run(args: argparse.Namespace) -> int:
     start = clock.monotonic_s()
     with common.open_client(args, ack=args.ack) as client:
         sink: Sink = ColumnsSink(simulator, client) if args.columns else LinesSink(simulator, client)
+        interrupt: KeyboardInterrupt | None = None
         try:
             result = pump(_batches(simulator, args), sink, progress.bar(None, "samples", start), live=live)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as caught:
             # The usual end of --rate real: what was sent is still acknowledged.
-            result = sink.finish()
+            interrupt, result = caught, sink.finish()
     seconds = clock.monotonic_s() - start
-    what = f"{render.count(sink.sent, 'sample')} of {render.count(len(simulator.paths), 'series')}"
-    print(f"{what} in {seconds:.2f} s ({render.si(sink.sent / max(seconds, 1e-9))} samples/s)")
-    return report(result)
+    # Of what was under way when the interrupt came nobody knows: tell what was acknowledged.
+    n_samples = result.written if interrupt is not None and result is not None else sink.sent
+    what = f"{render.count(n_samples, 'sample')} of {render.count(len(simulator.paths), 'series')}"
+    print(f"{what} in {seconds:.2f} s ({render.si(n_samples / max(seconds, 1e-9))} samples/s)")
+    status = report(result)
+    if interrupt is not None:
+        raise interrupt
+    return status
 
 
 def report(result: WriteResult | None) -> int:

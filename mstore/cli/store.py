@@ -1,4 +1,4 @@
-"""`mstore serve` and the commands to a running store: stop, restart, reload, snapshot, check, config."""
+"""`mstore serve` and the commands to a running store: stop, restart, reload, snapshot, config."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from mstore import clock
 from mstore.cli import common, render
-from mstore.errors import StorageError
 
-NAMES = ("serve", "stop", "restart", "reload", "snapshot", "check", "config")
+NAMES = ("serve", "stop", "restart", "reload", "snapshot", "config")
 # A stop writes a last snapshot; a restart loads one.
 SLOW_S_MAX = 600
 DONE = {
@@ -37,17 +36,32 @@ def add(commands: common.Commands) -> None:
     serve.add_argument(
         "--query-workers", metavar="N", type=common.count, help="processes that answer queries"
     )
+    serve.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="a stop leaves the shared memory: the next start on this boot is ready within a second",
+    )
     serve.set_defaults(run=run_serve)
 
-    _command(commands, "stop", "stop the store: acknowledge, write a last snapshot, free the memory")
-    _command(commands, "restart", "stop the store's processes and start them again")
+    stop = _command(commands, "stop", "stop the store: acknowledge, write a last snapshot, free the memory")
+    what = stop.add_mutually_exclusive_group()
+    what.add_argument(
+        "--keep-memory", dest="memory", action="store_const", const="keep", default="",
+        help="leave the shared memory for the next start, and write no snapshot",
+    )  # fmt: skip
+    what.add_argument(
+        "--free-memory", dest="memory", action="store_const", const="free",
+        help="write a snapshot and free the memory, whatever keep_memory says",
+    )  # fmt: skip
+    restart = _command(
+        commands, "restart", "stop the store's processes and start them again, over the same memory"
+    )
+    restart.add_argument(
+        "--cold", dest="memory", action="store_const", const="free", default="",
+        help="make the memory anew from snapshot and log",
+    )  # fmt: skip
     _command(commands, "reload", "make the store read its configuration file again")
     _command(commands, "snapshot", "make the store write a snapshot now")
-
-    check = common.command(
-        commands, "check", "check the files and the memory of a store", "mstore check --dir /var/lib/mstore"
-    )
-    check.set_defaults(run=run_check)
 
     config = common.command(
         commands,
@@ -64,7 +78,7 @@ def add(commands: common.Commands) -> None:
     config.set_defaults(run=run_config)
 
 
-def _command(commands: common.Commands, name: str, summary: str) -> None:
+def _command(commands: common.Commands, name: str, summary: str) -> argparse.ArgumentParser:
     parser = common.command(commands, name, summary, f"mstore {name}\nmstore {name} --dir /var/lib/mstore")
     parser.add_argument(
         "--timeout",
@@ -74,18 +88,20 @@ def _command(commands: common.Commands, name: str, summary: str) -> None:
         help="how long to wait (default: 10m)",
     )
     parser.set_defaults(run=run_command)
+    return parser
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    from mstore.workers.supervisor import serve
+    from mstore.workers.serve import serve
 
-    return int(serve(common.store_dir(args), args.config, args.ingest_workers, args.query_workers))
+    workers = args.ingest_workers, args.query_workers
+    return int(serve(common.store_dir(args), args.config, *workers, keep_memory=args.keep_memory))
 
 
 def run_command(args: argparse.Namespace) -> int:
     directory = common.store_dir(args)
     start = clock.monotonic_s()
-    details = common.send_command(directory, args.command, args.timeout)
+    details = common.send_command(directory, args.command, args.timeout, getattr(args, "memory", ""))
     print(f"{DONE[args.command]} in {clock.monotonic_s() - start:.2f} s: {directory}")
     for line in _told(args.command, details):
         print(line)
@@ -104,15 +120,6 @@ def _told(verb: str, details: dict[str, Any]) -> list[str]:
     return lines
 
 
-def run_check(args: argparse.Namespace) -> int:
-    directory = common.store_dir(args)
-    if not directory.is_dir():
-        raise StorageError(f"there is no store in {directory}: no such directory")
-    from mstore.workers.check import check
-
-    return int(check(directory))
-
-
 def run_config(args: argparse.Namespace) -> int:
     from mstore import config
 
@@ -122,9 +129,7 @@ def run_config(args: argparse.Namespace) -> int:
     found = config.load(args.config)
     if args.cluster:
         specs = found.metrics_of(args.cluster).values()
-        rows = [
-            [s.name, f"{s.step_s} s" if s.step_s else "stamped", s.type, s.aggregation, s.unit] for s in specs
-        ]
+        rows = [[s.name, render.step(s.step_s), s.type, s.aggregation, s.unit] for s in specs]
         print("\n".join(render.table(("metric", "step", "type", "aggregation", "unit"), rows, "<>")))
         return 0
     print(config.render(found), end="")

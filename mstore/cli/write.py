@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import sys
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, cast
 
 from mstore import clock, limits
-from mstore.cli import common, progress, render
+from mstore.cli import common, progress, render, streams
 
 if TYPE_CHECKING:
     from mstore.client.results import WriteResult
@@ -55,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     stream, n_total = _open(args.file)
     result, n_bytes = WriteResult(), 0
+    interrupt: KeyboardInterrupt | None = None
     start = clock.monotonic_s()
     bar = progress.bar(n_total, "lines", start, on=not args.quiet)
     with stream, common.open_client(args, ack=args.ack) as client:
@@ -63,11 +63,15 @@ def run(args: argparse.Namespace) -> int:
                 result += client.write(block, cluster=args.cluster, precision=args.precision)
                 n_bytes += len(block)
                 bar.update(n_bytes, n_lines(result), clock.monotonic_s())
+        except KeyboardInterrupt as caught:
+            interrupt = caught
         finally:
             bar.clear()
     if not args.quiet:
         for line in summary(result, n_bytes, clock.monotonic_s() - start):
             print(line)
+    if interrupt is not None:
+        raise interrupt
     return 1 if result.rejected else 0
 
 
@@ -127,7 +131,7 @@ def _read(stream: IO[bytes], n_bytes: int) -> bytes:
 def _open(name: str) -> tuple[IO[bytes], int | None]:
     """A binary stream and its size in bytes, None when that is not known."""
     if name == "-":
-        return sys.stdin.buffer, None
+        return streams.standard_input(), None
     if name.endswith(".gz"):
         return cast("IO[bytes]", gzip.open(name, "rb")), None
     stream = open(name, "rb")  # noqa: SIM115  (the caller closes it)

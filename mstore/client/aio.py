@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mstore import paths
 from mstore.client.lines import Source
-from mstore.client.operations import Ids, Operations
+from mstore.client.operations import Operations
 from mstore.client.pool import Settings
+from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
 from mstore.client.sync import make_path
 from mstore.ipc.transport import Steps, run_async
@@ -104,12 +105,15 @@ class AsyncClient:
         resolution: int = 0,
         timeout: float | None = None,
     ) -> Series | list[Series]:
-        return await self._run(
-            self._ops.query(
-                cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate,
-                resolution, timeout,
-            )
-        )  # fmt: skip
+        question = Question(
+            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
+        )
+        return await self._run(self._ops.query(question, timeout))
+
+    async def query_many(
+        self, questions: Iterable[Question], *, timeout: float | None = None
+    ) -> list[Series | list[Series]]:
+        return await self._run(self._ops.query_many(questions, timeout))
 
     async def children(self, *path: str) -> list[str]:
         return await self._run(self._ops.children(path))
@@ -120,14 +124,14 @@ class AsyncClient:
     async def metrics(self, cluster: str | None = None) -> list[Metric]:
         return await self._run(self._ops.metrics(cluster))
 
-    async def info(self) -> dict[str, Any]:
-        return await self._run(self._ops.info())
+    async def info(self, *, starting: bool = False) -> dict[str, Any]:
+        return await self._run(self._ops.info(starting))
 
     async def ping(self) -> None:
         await self._run(self._ops.ping())
 
-    async def control(self, verb: str) -> dict[str, Any]:
-        return await self._run(self._ops.control(verb))
+    async def control(self, verb: str, memory: str = "") -> dict[str, Any]:
+        return await self._run(self._ops.control(verb, memory))
 
     async def close(self) -> None:
         self._ops.pool.close()

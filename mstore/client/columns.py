@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,6 +48,16 @@ assert FRAME_VALUES <= limits.COLUMNS_VALUES_MAX
 assert FRAME_VALUES * (8 + 8) + 4096 <= limits.FRAME_BYTES_MAX
 
 
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """Handles that were written together, checked: nearly always those of the next call."""
+
+    columns: Handles
+    kind: int
+    """Their value type, 0 when they have several."""
+    data: bytes
+
+
 class WriterSteps:
     """A session of its own with its handles and its window of unacknowledged frames.
 
@@ -66,6 +76,7 @@ class WriterSteps:
         self._types: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._on_wire: Handles = np.zeros(0, np.uint32)
         self._translate = False
+        self._last: _Wire | None = None
         self.refused: dict[int, str] = {}
         """Handles whose series the store refused when they were opened, with the reason. Their samples are
         not sent but counted here; they are opened again with every new connection."""
@@ -98,21 +109,20 @@ class WriterSteps:
         if not matrix.size:
             return
         matrix = matrix.reshape(len(moments), len(columns))
-        if int(columns.max()) >= len(self._types):
-            raise UnknownHandle(
-                f"handle {int(columns.max())} was never opened by this writer", handle=int(columns.max())
-            )
         if self.refused:
+            self._check_known(columns)
             columns, matrix = self._without_refused(columns, matrix)
             if not len(columns):
                 return
-        types = self._types[columns]
-        if (types == types[0]).all():
-            yield from self._write_type(columns, moments, matrix, int(types[0]))
+        wire = self._wire(columns)
+        if wire.kind:
+            yield from self._write_type(wire, moments, matrix)
             return
+        types = self._types[columns]
         for kind in np.unique(types).tolist():
             mine = types == kind
-            yield from self._write_type(columns[mine], moments, matrix[:, mine], kind)
+            part = columns[mine]
+            yield from self._write_type(_Wire(part, kind, part.tobytes()), moments, matrix[:, mine])
 
     def rows(self, handle: int, stamps_ms: ArrayLike, values: ArrayLike) -> Steps[None]:
         self._check_process()
@@ -145,17 +155,32 @@ class WriterSteps:
         else:
             self._session.link.abort()
 
-    def _write_type(
-        self, columns: Handles, moments: NDArray[np.int64], matrix: NDArray[Any], kind: int
-    ) -> Steps[None]:
-        width = min(len(columns), FRAME_VALUES)
+    def _wire(self, columns: Handles) -> _Wire:
+        """These handles as a frame holds them. raises UnknownHandle"""
+        last = self._last
+        if last is not None and np.array_equal(last.columns, columns):
+            return last
+        self._check_known(columns)
+        types = self._types[columns]
+        kind = int(types[0]) if (types == types[0]).all() else 0
+        self._last = _Wire(columns.copy(), kind, columns.tobytes())
+        return self._last
+
+    def _check_known(self, columns: Handles) -> None:
+        if int(columns.max()) >= len(self._types):
+            raise UnknownHandle(
+                f"handle {int(columns.max())} was never opened by this writer", handle=int(columns.max())
+            )
+
+    def _write_type(self, wire: _Wire, moments: NDArray[np.int64], matrix: NDArray[Any]) -> Steps[None]:
+        width = min(len(wire.columns), FRAME_VALUES)
         height = max(1, FRAME_VALUES // width)
-        for column in range(0, len(columns), width):
-            part = columns[column : column + width]
+        for column in range(0, len(wire.columns), width):
+            part = wire.data[4 * column : 4 * (column + width)]  # all of it: no copy
             for row in range(0, len(moments), height):
-                values = to_type(matrix[row : row + height, column : column + width], kind)
+                values = to_type(matrix[row : row + height, column : column + width], wire.kind)
                 message = messages.Columns(
-                    part.tobytes(), moments[row : row + height].tobytes(), values.data.cast("B"), kind
+                    part, moments[row : row + height].tobytes(), values.data.cast("B"), wire.kind
                 )
                 yield from self._window.send(message)
 
@@ -199,6 +224,7 @@ class WriterSteps:
                 f"{len(handles)} handles and {len(types)} types for {len(message.series)} series"
             )
         first = len(self._types)
+        self._last = None  # a reconnect may have brought other types
         reasons = {int(index): str(reason) for index, reason in reply.errors}
         for index in np.flatnonzero(handles == messages.HANDLE_NONE).tolist():
             self.refused[first + index] = reasons.get(index, "")

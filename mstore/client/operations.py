@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mstore import clock, limits, times
 from mstore.client import lines
 from mstore.client.pool import Pool, Settings
+from mstore.client.questions import Question, answered, series_of
 from mstore.client.results import Metric, WriteResult
-from mstore.client.session import Session
 from mstore.client.window import Window
-from mstore.errors import InvalidRequest, InvalidStep, ProtocolError
+from mstore.errors import InvalidRequest, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
 from mstore.model import SeriesPath
@@ -19,23 +19,16 @@ from mstore.model import SeriesPath
 if TYPE_CHECKING:
     from mstore.frames import Series
 
-T = TypeVar("T")
 M = TypeVar("M", bound=messages.Message)
 
 WINDOW = 8
 """Lines frames under way at a time: enough to hide a disk's fdatasync behind the next megabytes."""
 
-RESOLUTION_S_MAX = 2**31 - 1
-
-Id: TypeAlias = "str | int"
-Ids: TypeAlias = "Id | Sequence[Id] | None"
-"""One id asks for one series, a sequence (of one, too) for a list of series."""
-
-_CONTROL: dict[str, Callable[[], messages.Message]] = {
-    "stop": messages.Stop,
-    "restart": messages.Restart,
-    "reload": messages.Reload,
-    "snapshot": messages.Snapshot,
+_CONTROL: dict[str, Callable[[str], messages.Message]] = {
+    "stop": lambda memory: messages.Stop(memory=memory),
+    "restart": lambda memory: messages.Restart(memory=memory),
+    "reload": lambda _memory: messages.Reload(),
+    "snapshot": lambda _memory: messages.Snapshot(),
 }
 
 
@@ -55,7 +48,7 @@ class Operations:
             raise InvalidRequest(f"precision={precision!r}: allowed are {', '.join(messages.PRECISIONS[1:])}")
         chosen = self.settings.cluster if cluster is None else cluster
         frames = (messages.Lines(piece, precision or "") for piece in lines.pieces(source))
-        return self._with_session("ingest", chosen, lambda session: self._stream(session, frames))
+        return self._stream(chosen, frames)
 
     def put(
         self, path: SeriesPath, values: Mapping[str, Any], ts: times.TimeLike | None, unit: str | None
@@ -64,28 +57,20 @@ class Operations:
         stamp_ms = lines.stamp_ms(ts, clock.now_ms())
         return self.write(lines.put_lines(path, values, stamp_ms, unit or ""), "", "ms")
 
-    def query(
-        self, cluster: str, host: str, metric: str, start: times.TimeLike, end: times.TimeLike,
-        type: str | None, type_ids: Ids, subtype: str | None, subtype_ids: Ids, aggregate: bool,
-        resolution: int, timeout_s: float | None,
-    ) -> Steps[Series | list[Series]]:  # fmt: skip
-        if not 0 <= int(resolution) <= RESOLUTION_S_MAX:
-            raise InvalidStep(f"resolution={resolution!r}: expected 0 to {RESOLUTION_S_MAX} seconds")
-        now_s = clock.now_s()
-        question = messages.Query(
-            cluster, host, metric, times.to_seconds(start, now_s), times.to_seconds(end, now_s),
-            type, _ids(type_ids), subtype, _ids(subtype_ids), bool(aggregate), int(resolution),
-            0 if timeout_s is None else int(timeout_s * 1000),
-        )  # fmt: skip
-        answer = yield from self._ask(question, messages.Answer, timeout_s)
-        from mstore.frames import Series  # numpy is loaded by the first answer, not by the import
+    def query(self, question: Question, timeout_s: float | None) -> Steps[Series | list[Series]]:
+        message = question.message(clock.now_s(), timeout_s)
+        return series_of((yield from self._ask(message, messages.Answer, timeout_s)))
 
-        found = [Series.from_wire(entry) for entry in answer.series]
-        if answer.many:
-            return found
-        if len(found) != 1:
-            raise ProtocolError(f"an answer with {len(found)} series to a question for one")
-        return found[0]
+    def query_many(
+        self, questions: Iterable[Question], timeout_s: float | None
+    ) -> Steps[list[Series | list[Series]]]:
+        now_s = clock.now_s()
+        asked = [question.message(now_s, timeout_s) for question in questions]
+        session = self.pool.take("query")
+        try:
+            return (yield from answered(session, asked, lambda: self.until_s(timeout_s)))
+        finally:
+            self.pool.give(session, "query")
 
     def children(self, path: Sequence[str]) -> Steps[list[str]]:
         reply = yield from self._ask(messages.Children(list(path)), messages.Names)
@@ -101,18 +86,21 @@ class Operations:
         reply = yield from self._ask(messages.Metrics(cluster), messages.MetricList)
         return [Metric.of(entry) for entry in reply.metrics]
 
-    def info(self) -> Steps[dict[str, Any]]:
-        reply = yield from self._ask(messages.Info(), messages.InfoReply)
+    def info(self, starting: bool = False) -> Steps[dict[str, Any]]:
+        role = "control" if starting else "query"
+        reply = yield from self._ask(messages.Info(), messages.InfoReply, role=role)
         return reply.info
 
     def ping(self) -> Steps[None]:
         yield from self._ask(messages.Ping(), messages.Done)
 
-    def control(self, verb: str) -> Steps[dict[str, Any]]:
+    def control(self, verb: str, memory: str = "") -> Steps[dict[str, Any]]:
         make = _CONTROL.get(verb)
         if make is None:
             raise InvalidRequest(f"{verb!r} is no control request: allowed are {', '.join(_CONTROL)}")
-        reply = yield from self._ask(make(), messages.Done, role="control")
+        if memory not in messages.MEMORY or (memory and verb not in ("stop", "restart")):
+            raise InvalidRequest(f'memory={memory!r}: a stop or a restart may "keep" or "free" it')
+        reply = yield from self._ask(make(memory), messages.Done, role="control")
         return reply.details
 
     def until_s(self, timeout_s: float | None = None) -> float:
@@ -121,33 +109,24 @@ class Operations:
     def _ask(
         self, message: messages.Message, kind: type[M], timeout_s: float | None = None, role: str = "query"
     ) -> Steps[M]:
-        until_s = self.until_s(timeout_s)
-        reply = yield from self._with_session(role, "", lambda session: session.exchange(message, until_s))
+        session = self.pool.take(role)
+        try:
+            reply = yield from session.exchange(message, self.until_s(timeout_s))
+        finally:
+            self.pool.give(session, role)
         if not isinstance(reply, kind):
             raise ProtocolError(f"{type(message).__name__} was answered by {type(reply).__name__}")
         return reply
 
-    def _with_session(self, role: str, cluster: str, work: Callable[[Session], Steps[T]]) -> Steps[T]:
-        session = self.pool.take(role, cluster)
+    def _stream(self, cluster: str, frames: Iterable[messages.Lines]) -> Steps[WriteResult]:
+        session = self.pool.take("ingest", cluster)
         try:
-            return (yield from work(session))
+            window = Window(session, WINDOW, self.until_s)
+            for frame in frames:
+                if window.error is not None:
+                    break
+                yield from window.send(frame)
+            yield from window.drain()
+            return window.take_result()
         finally:
-            self.pool.give(session, role, cluster)
-
-    def _stream(self, session: Session, frames: Iterable[messages.Lines]) -> Steps[WriteResult]:
-        window = Window(session, WINDOW, self.until_s)
-        for frame in frames:
-            if window.error is not None:
-                break
-            yield from window.send(frame)
-        yield from window.drain()
-        return window.take_result()
-
-
-def _ids(ids: Ids) -> str | list[str] | None:
-    """One id stays one (one series is asked for), several become a list; integers become text."""
-    if ids is None or isinstance(ids, str):
-        return ids
-    if isinstance(ids, Iterable):
-        return [str(one) for one in ids]
-    return str(ids)
+            self.pool.give(session, "ingest", cluster)

@@ -4,6 +4,7 @@ next.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -66,14 +67,15 @@ class Pool:
 
     def take(self, role: str, cluster: str = "") -> Session:
         """An idle session, or a new one that will connect when it is first used."""
-        self._check_process()
-        with self._lock:
-            if self._closed:
-                raise InvalidRequest("this client was closed: connect again")
-            idle = self._idle.get((role, cluster))
-            if idle:
-                return idle.pop()
-        return self.settings.session(role, cluster)
+        if self._pid != os.getpid():
+            self._forked()
+        if self._closed:
+            raise InvalidRequest("this client was closed: connect again")
+        # No lock: two threads cannot pop the same one, and what is taken while close() runs is closed by give().
+        try:
+            return self._idle[role, cluster].pop()
+        except LookupError:
+            return self.settings.session(role, cluster)
 
     def give(self, session: Session, role: str, cluster: str = "") -> None:
         """Put a session back; one with anything unanswered is closed instead."""
@@ -81,25 +83,28 @@ class Pool:
             session.forget()
             return
         with self._lock:
-            idle = self._idle.setdefault((role, cluster), [])
-            if len(idle) < IDLE_MAX and not self._closed:
-                idle.append(session)
-                return
+            if not self._closed:
+                idle = self._idle.get((role, cluster))
+                if idle is None:
+                    idle = self._idle[role, cluster] = []
+                if len(idle) < IDLE_MAX:
+                    idle.append(session)
+                    return
         session.forget()
 
     def close(self) -> None:
         """Close the idle connections and refuse further use; connections in use close when they come back."""
-        self._check_process()
+        if self._pid != os.getpid():
+            self._forked()
         with self._lock:
             self._closed = True
-            sessions = [session for idle in self._idle.values() for session in idle]
-            self._idle.clear()
-        for session in sessions:
-            session.forget()
+            idle_lists = list(self._idle.values())
+        for idle in idle_lists:
+            with contextlib.suppress(IndexError):  # empty: what others took is theirs to close
+                while True:
+                    idle.pop().forget()
 
-    def _check_process(self) -> None:
-        if self._pid == os.getpid():
-            return
+    def _forked(self) -> None:
         inherited, closed = self._idle, self._closed
         self._start()
         self._closed = closed

@@ -12,12 +12,13 @@ stored in two slots.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mstore import clock
 from mstore.errors import MstoreError, ProtocolError, Unavailable
 from mstore.ipc import messages
-from mstore.ipc.transport import Connect, Link, LinkBroken, Receive, Send, Sleep, Steps
+from mstore.ipc.checks import Bin
+from mstore.ipc.transport import Connect, Exchange, Link, LinkBroken, Receive, Send, Sleep, Steps
 
 PAUSE_S_FIRST = 0.01
 PAUSE_S_MAX = 1.0
@@ -51,14 +52,15 @@ class Session:
 
     def exchange(self, message: messages.Message, until_s: float) -> Steps[messages.Message]:
         """Send a request and wait for its reply. raises the error that the store answered"""
-        request_id = yield from self.submit(message, until_s)
-        return (yield from self.reply(request_id, until_s))
-
-    def submit(self, message: messages.Message, until_s: float) -> Steps[int]:
-        """Send a request; its id, for reply()."""
         request_id = self.post(message)
-        yield from self.transmit(request_id, until_s)
-        return request_id
+        if self.link.connected:
+            try:
+                self._take((yield Exchange(self.link, self._parts(request_id, message), until_s)))
+            except LinkBroken:
+                self._failures += 1
+        if request_id in self._replies:
+            return self._settled(request_id)
+        return (yield from self.reply(request_id, until_s))
 
     def post(self, message: messages.Message) -> int:
         """Note a request as unanswered, to be sent by transmit() or with the next connection; its id."""
@@ -66,22 +68,26 @@ class Session:
         self.unanswered[request_id] = message
         return request_id
 
-    def transmit(self, request_id: int, until_s: float) -> Steps[None]:
-        """Send a posted request: by itself, or with all others on a new connection if there is none."""
+    def transmit(self, request_ids: Sequence[int], until_s: float) -> Steps[None]:
+        """Send posted requests: by themselves, or with all others on a new connection if there is none."""
         if self.link.connected:
             try:
-                yield self._send(request_id, self.unanswered[request_id], until_s)
+                parts = [part for one in request_ids for part in self._parts(one, self.unanswered[one])]
+                yield Send(self.link, parts, until_s)
                 return
             except LinkBroken:
                 self._failures += 1
         yield from self.connect(until_s)
 
     def reply(self, request_id: int, until_s: float) -> Steps[messages.Message]:
-        """Wait for the reply to a submitted request. raises the error that the store answered"""
+        """Wait for the reply to a posted request. raises the error that the store answered"""
         while request_id not in self._replies:
             if request_id not in self.unanswered:
                 raise ProtocolError(f"request {request_id} is not under way")
             yield from self._receive(until_s)
+        return self._settled(request_id)
+
+    def _settled(self, request_id: int) -> messages.Message:
         reply = self._replies.pop(request_id)
         if isinstance(reply, messages.Error):
             raise reply.exception()
@@ -132,18 +138,18 @@ class Session:
         yield self._send(request_id, message, until_s)
         while request_id not in self._replies:
             self._take((yield Receive(self.link, until_s)), awaited=request_id)
-        reply = self._replies.pop(request_id)
-        if isinstance(reply, messages.Error):
-            raise reply.exception()
-        return reply
+        return self._settled(request_id)
 
     def _new_id(self) -> int:
         request_id, self._next_id = self._next_id, self._next_id + 1
         return request_id
 
     def _send(self, request_id: int, message: messages.Message, until_s: float) -> Send:
+        return Send(self.link, self._parts(request_id, message), until_s)
+
+    def _parts(self, request_id: int, message: messages.Message) -> list[Bin]:
         adapted = message if self._adapt is None else self._adapt(message)
-        return Send(self.link, messages.encode_parts(adapted, request_id), until_s)
+        return messages.encode_parts(adapted, request_id)
 
     def _receive(self, until_s: float) -> Steps[None]:
         yield from self.connect(until_s)

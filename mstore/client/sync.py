@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mstore import paths
 from mstore.client.lines import Source
-from mstore.client.operations import Ids, Operations
+from mstore.client.operations import Operations
 from mstore.client.pool import Settings
+from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
 from mstore.ipc.transport import run
 from mstore.model import MetricSpec, SeriesPath
@@ -127,12 +128,21 @@ class Client:
         returns      the full range; slots without a sample are missing (NaN, or valid False)
         raises       InvalidTimeRange, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
         """
-        return run(
-            self._ops.query(
-                cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate,
-                resolution, timeout,
-            )
-        )  # fmt: skip
+        question = Question(
+            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
+        )
+        return run(self._ops.query(question, timeout))
+
+    def query_many(
+        self, questions: Iterable[Question], *, timeout: float | None = None
+    ) -> list[Series | list[Series]]:
+        """Answers to many questions, in their order, without waiting for one before the next is asked.
+
+        questions  mstore.Question each: the arguments of query()
+        timeout    seconds without an answer
+        raises     as query(); the first error ends the call
+        """
+        return run(self._ops.query_many(questions, timeout))
 
     def children(self, *path: str) -> list[str]:
         """Names of the levels below a path of level names; without one, the clusters."""
@@ -146,17 +156,25 @@ class Client:
         """The metrics of a cluster, or of all."""
         return run(self._ops.metrics(cluster))
 
-    def info(self) -> dict[str, Any]:
-        """The store's own figures: version, state, counters, memory."""
-        return run(self._ops.info())
+    def info(self, *, starting: bool = False) -> dict[str, Any]:
+        """The store's own figures: version, state, counters, memory.
+
+        starting  ask at control.sock, which answers while the store still reads its files; for its own user only
+        """
+        return run(self._ops.info(starting))
 
     def ping(self) -> None:
         """Ask for a sign of life. raises Unavailable"""
         run(self._ops.ping())
 
-    def control(self, verb: str) -> dict[str, Any]:
-        """Ask the store to "stop", "restart", "reload" or "snapshot". raises NotPermitted for other users"""
-        return run(self._ops.control(verb))
+    def control(self, verb: str, memory: str = "") -> dict[str, Any]:
+        """Ask the store to "stop", "restart", "reload" or "snapshot".
+
+        memory  of a stop or a restart: "keep" leaves the shared memory for the next start, "free" gives it back
+                after a last snapshot; "" = a stop does what keep_memory says, a restart keeps it where it can
+        raises  NotPermitted for other users
+        """
+        return run(self._ops.control(verb, memory))
 
     def close(self) -> None:
         """Close the idle connections; those in use close when their call ends."""

@@ -36,7 +36,7 @@ class Window:
             yield from self._settle_one()
         request_id = self._session.post(message)
         self._waiting.append(request_id)
-        yield from self._session.transmit(request_id, self._deadline())
+        yield from self._session.transmit((request_id,), self._deadline())
 
     def drain(self) -> Steps[None]:
         """Wait for all acknowledgements."""

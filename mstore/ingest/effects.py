@@ -55,6 +55,11 @@ class NeedRoom:
     """The ring is full: go on when the durable position has moved. Answered with None."""
 
 
-Effect = NeedReferences | NeedPaths | NeedRoom
+@dataclass(frozen=True, slots=True)
+class NeedTurn:
+    """Types of series are being changed: look again when the persister has done something. Answered with None."""
+
+
+Effect = NeedReferences | NeedPaths | NeedRoom | NeedTurn
 Steps = Generator[Effect, Any, bytes]
 """A session's work on some bytes: yields effects, returns the bytes it could not use yet."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mstore import clock, limits
 from mstore.errors import StoreFull
-from mstore.ingest.effects import Effect, NeedReferences, NeedRoom, References
+from mstore.ingest.effects import Effect, NeedReferences, NeedRoom, NeedTurn, References
 from mstore.ingest.tally import Tally
 from mstore.kernels._lines import LineBatch, LineScanner
 from mstore.kernels._ring import RingWriter
@@ -24,6 +24,7 @@ _FOREVER = -(1 << 62)
 _BATCHES_KEPT = 16
 """Empty batches kept for the next piece of text: as many as usually wait at a time, 0.4 MB each."""
 NEED_ROOM = NeedRoom()
+NEED_TURN = NeedTurn()
 
 
 def is_name(name: bytes) -> bool:
@@ -63,6 +64,8 @@ class LineState:
     skipping: bool = False
     """The last piece ended inside an over-long line."""
     tally: Tally = field(default_factory=Tally)
+    exact: bool = True
+    """The tally counts all that is in the ring; not after an error in the middle of a batch, which only a farewell is."""
 
 
 class Engine:
@@ -72,6 +75,7 @@ class Engine:
     the ring, and so in the log.
 
     full  whether the persister has no room and nothing to evict: what arrives then is refused as store_full
+    held  whether types of series are being changed: what arrives then waits
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Engine:
         rules: Rules,
         ring_bell: Callable[[], None],
         full: Callable[[], bool],
+        held: Callable[[], bool],
     ) -> None:
         self.scanner = scanner
         self.directory = directory
@@ -91,6 +96,7 @@ class Engine:
         self.rules = rules
         self.ring_bell = ring_bell
         self.full = full
+        self.held = held
         self._batches: list[LineBatch] = []
         self._busy = 0
 
@@ -106,10 +112,28 @@ class Engine:
             self.slot.epoch_enter()
         self._busy += 1
 
+    def enter_in_turn(self) -> Generator[Effect, Any, None]:
+        """enter(), once no types are being changed: references found from here on stay right until leave()."""
+        self.enter()
+        # SYNC POINT (full) worker-epoch: entered before the flag is read, as it is set before the epochs are.
+        while self.held():
+            self.leave()
+            yield NEED_TURN
+            self.enter()
+
     def leave(self) -> None:
         self._busy -= 1
         if self._busy == 0:
             self.slot.epoch_exit()
+
+    def steps(self, refs: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """Seconds for each of these references, which are in hand; 0 for ignore words."""
+        slots = refs & np.uint64(0xFFFF_FFFF)
+        table = self.directory.series_table()
+        known = slots < len(table)
+        steps = np.zeros(len(slots), dtype=np.uint32)
+        steps[known] = table["step_s"][slots[known]]
+        return steps
 
     def cluster_id(self, cluster: bytes) -> int:
         """Level id of a connection's default cluster; 0 until its first series exists."""
@@ -124,11 +148,14 @@ class Engine:
 
         returns the bytes after the last line used. `text` may be a view of a buffer that the caller reuses:
         before the first effect it is copied, and the caller must not rely on it afterwards.
-        raises what the persister answered to unknown keys: nothing of their batch is stored then
+        raises what the persister answered to unknown keys: nothing of their batch is stored then, and all that is
+        counted in the state's tally by then
         """
         batch = self._batches.pop() if self._batches else LineBatch()
         batch.skipping = state.skipping
-        self.enter()
+        for turn in self.enter_in_turn():
+            text = bytes(text)
+            yield turn
         try:
             return (yield from self._batches_of(batch, text, state, final))
         finally:
@@ -170,10 +197,12 @@ class Engine:
             counts[Reason.STORE_FULL] += counts[0]
             counts[0] = n_samples = 0
         else:
+            state.exact = False
             while not batch.encode(self.ring):
                 self.publish()
                 text = bytes(text)
                 yield NEED_ROOM
+            state.exact = True
         state.tally.add(counts)
         self.count(batch.n_lines, n_samples, counts)
         batch.clear()
@@ -187,7 +216,8 @@ class Engine:
             word = ignore_word(Reason.STORE_FULL, self.rules.config_version)
             nothing = bytes(batch.n_unknown)
             known = References(word.to_bytes(8, "little") * batch.n_unknown, nothing, nothing)
-        batch.resolve(None, known.refs, known.types, known.kinds)
+        steps = self.steps(np.frombuffer(known.refs, dtype="<u8"))
+        batch.resolve(None, known.refs, known.types, known.kinds, steps.tobytes())
 
     def publish(self) -> int:
         """Make everything encoded visible to the persister and wake it; the ring position to wait for."""

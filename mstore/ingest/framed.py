@@ -16,12 +16,13 @@ from mstore.errors import (
     ProtocolError,
     StoreFull,
     UnknownMessage,
-    VersionMismatch,
 )
+from mstore.ingest import reach
 from mstore.ingest.effects import Effect, NeedPaths
 from mstore.ingest.engine import NEED_ROOM, Engine, LineState, is_name
 from mstore.ingest.handles import HandleTable
 from mstore.ingest.tally import Tally
+from mstore.ipc import failure, greeting
 from mstore.ipc import messages as m
 from mstore.ipc.checks import Bin
 from mstore.kernels._columns import ColumnEncoder, RowEncoder
@@ -53,7 +54,7 @@ class FramedSession:
     """One connection that began with a frame. handle() takes one decoded message at a time, in order.
 
     Operating errors become an Error reply of that request, and nothing is stored of it (of lines: nothing from the
-    batch on in which it happened); a ProtocolError ends the connection.
+    batch on in which it happened, and its details count the lines before); a ProtocolError ends the connection.
     """
 
     def __init__(self, engine: Engine, reply: Reply, welcome: Callable[[m.Hello], m.Message]) -> None:
@@ -87,26 +88,16 @@ class FramedSession:
                 raise ProtocolError("Hello comes once, as the first message of a connection")
             else:
                 raise UnknownMessage(f"{type(message).__name__} is not a message of ingest.sock")
-        except ProtocolError:
-            raise
         except MstoreError as error:
-            self._reply(request_id, None, m.Error.of(error))
+            self._reply(request_id, None, failure.reply_to(message, error, "the ingest worker"))
 
     def close(self) -> None:
         """The connection has ended: its handles count no more. A request under way is carried out all the same."""
         self._engine.slot.add("handles_open", -len(self._handles))
         self._closed = True
 
-    def _greet(self, request_id: int, hello: m.Message) -> None:
-        if not isinstance(hello, m.Hello):
-            raise ProtocolError("the first message of a connection must be Hello")
-        if hello.version < m.OLDEST_VERSION:
-            raise VersionMismatch(
-                f"version {hello.version} of the protocol is no longer spoken: use {m.OLDEST_VERSION} to {m.VERSION}",
-                oldest=m.OLDEST_VERSION, newest=m.VERSION,
-            )  # fmt: skip
-        if hello.role != "ingest":
-            raise ProtocolError(f"role {hello.role!r} is not served here: this is ingest.sock")
+    def _greet(self, request_id: int, message: m.Message) -> None:
+        hello = greeting.accept_hello(message, "ingest")
         if hello.cluster and not is_name(hello.cluster.encode()):
             raise ProtocolError(
                 f"a default cluster of {len(hello.cluster.encode())} bytes: expected a name of 1 to"
@@ -128,12 +119,22 @@ class FramedSession:
     def _written(self, request_id: int, tally: Tally) -> None:
         durable = self.ack is Ack.DURABLE
         reply = m.Written(tally.written, tally.rejected, tally.ignored, tally.reasons, durable)
-        self._reply(request_id, self.ack, reply)
+        # A full store refuses while what it took before waits: who has written nothing need not wait for that.
+        self._reply(request_id, self.ack if tally.written else None, reply)
 
     def _lines(self, request_id: int, message: m.Lines) -> Replies:
         state = LineState(self.cluster, self._precision(message.precision))
         data = message.data if isinstance(message.data, bytes) else memoryview(message.data)
-        rest = yield from self._engine.take_lines(data, state, final=True)
+        try:
+            rest = yield from self._engine.take_lines(data, state, final=True)
+        except MstoreError as error:
+            if not state.exact or not state.tally.total:
+                raise
+            # The batches before are in the ring: the answer says so, and as reliably as Written would.
+            failed = m.Error.of(error)
+            failed.details.update(state.tally.details(self.ack is Ack.DURABLE))
+            self._reply(request_id, self.ack if state.tally.written else None, failed)
+            return
         assert not rest, "with final, every byte is used"
         self._written(request_id, state.tally)
 
@@ -167,17 +168,24 @@ class FramedSession:
             raise InvalidRequest(
                 f"{len(message.values)} bytes of values for {len(times)} times x {len(handles)} series of {size} bytes"
             )
-        self._handles.check(handles, message.type, layout.KIND_GRID)
+        known = self._handles.known(handles, message.type, layout.KIND_GRID)
+        if known is None:
+            self._handles.check(handles, message.type, layout.KIND_GRID)
         self._refuse_if_full()
         tally = Tally()
         times, values = self._within_window(times, message.values, len(handles) * size, len(handles), tally)
         if n and len(times):
-            self._engine.enter()
+            yield from self._engine.enter_in_turn()
             try:
-                first = _first_values(times, values, message.type, len(handles))
-                refs = yield from self._current(handles, first, message.type, layout.KIND_GRID)
-                refs, values = _without_refused(refs, values, len(times), size, tally)
-                yield from self._encode(ColumnEncoder(refs, times, values, message.type), tally)
+                # SYNC POINT (full) worker-epoch: in its epoch the worker sees the count of every series hidden before.
+                if known is not None and known.lapses == self._engine.directory.lapses():
+                    refs = known.refs
+                else:
+                    first = _first_values(times, values, message.type, len(handles))
+                    refs = yield from self._current(handles, first, message.type, layout.KIND_GRID)
+                    refs, values = _without_refused(refs, values, len(times), size, tally)
+                values, n_blank = self._within_reach(refs, times, values, message.type, tally)
+                yield from self._encode(ColumnEncoder(refs, times, values, message.type), tally, n_blank)
             finally:
                 self._engine.leave()
         if n:
@@ -188,13 +196,26 @@ class FramedSession:
         if self._engine.full():
             raise StoreFull("the store has no room and nothing it may evict: free memory or raise memory_cap")
 
-    def _encode(self, encoder: ColumnEncoder | RowEncoder, tally: Tally) -> Replies:
+    def _within_reach(
+        self, refs: NDArray[np.uint64], times: NDArray[np.int64], values: Bin, vtype: int, tally: Tally
+    ) -> tuple[Bin, int]:
+        """The values with those blanked that their series cannot hold beside the newest, which are counted; how many."""
+        _, _, newest = self._engine.window()
+        if reach.all_within(times, newest):
+            return values, 0
+        steps = self._engine.steps(refs)
+        values, n_blank = reach.without_beyond(times, steps, values, vtype, newest)
+        tally.refuse(Reason.TOO_LATE, n_blank)
+        return values, n_blank
+
+    def _encode(self, encoder: ColumnEncoder | RowEncoder, tally: Tally, n_blank: int = 0) -> Replies:
+        """n_blank: values that are missing because they were counted already."""
         while not encoder.encode(self._engine.ring):
             self._engine.publish()
             yield NEED_ROOM
         self._engine.publish()
         tally.counts[0] += encoder.n_written
-        tally.refuse(Reason.BAD_VALUE, encoder.n_bad)
+        tally.refuse(Reason.BAD_VALUE, encoder.n_bad - n_blank)
 
     def _rows(self, request_id: int, message: m.Rows) -> Replies:
         handles = np.array([message.handle], dtype=np.uint32)
@@ -214,7 +235,7 @@ class FramedSession:
         tally, n_columns = Tally(), row_bytes // 8
         stamps, values = self._within_window(stamps, message.values, row_bytes, 1, tally, per_s=1000)
         if len(stamps):
-            self._engine.enter()
+            yield from self._engine.enter_in_turn()
             try:
                 earliest = np.array([int(stamps.min()) // 1000])
                 refs = yield from self._current(handles, lambda: earliest, None, layout.KIND_STAMPED)
@@ -275,13 +296,13 @@ class FramedSession:
 
         first  the time of the first sample of each handle, NEVER where there is none
         """
-        stale = self._handles.stale(handles, self._engine.directory)
+        refs, stale = self._handles.look(handles, vtype, kind, self._engine.directory)
         if not len(stale):
-            return self._handles.refs(handles)
+            return refs
         times = first()
         stale = stale[times[stale] != NEVER]
         if not len(stale):
-            return self._handles.refs(handles)
+            return refs
         paths, specs = self._handles.paths(handles[stale])
         found = yield NeedPaths(paths, times[stale].astype("<i8").tobytes(), specs)
         self._handles.renew(handles[stale], np.frombuffer(found.refs, "<u8"), found.types, found.kinds)

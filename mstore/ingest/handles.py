@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,27 @@ from numpy.typing import NDArray
 
 from mstore import limits
 from mstore.errors import UnknownHandle
-from mstore.kernels._columns import stale
+from mstore.kernels._columns import same, stale
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 
 U64 = NDArray[np.uint64]
-# In a series' first word the flags are the top byte.
-_GONE = (layout.SERIES_REMOVING | layout.SERIES_ENDED) << 56
 _SLOT = np.uint64(0xFFFF_FFFF)
+_FRAMES_KEPT = 8
+"""Sets of handles remembered as in order: as many as a client cuts a tick into, by value type and by size."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """The handles of a frame that were all in order when they were looked at: mostly those of the next frame, too."""
+
+    handles: NDArray[np.uint32]
+    refs: U64
+    """Not to be changed."""
+    vtype: int | None
+    kind: int
+    lapses: int
+    """Of the directory, before the look."""
 
 
 class HandleTable:
@@ -24,6 +38,10 @@ class HandleTable:
 
     A handle outlives what it names: when a series was removed meanwhile, its generation no longer matches and
     stale() names the handles whose paths have to be interned again before a sample is encoded.
+
+    To look at every series for each frame would cost most of a worker's time: the persister has just written those
+    cache lines. So a frame whose handles were in order is kept, and as long as the directory counts no lapse of any
+    series since, a frame of the same handles needs no look.
     """
 
     def __init__(self) -> None:
@@ -32,6 +50,7 @@ class HandleTable:
         self._kinds: NDArray[np.uint8] = np.zeros(64, dtype=np.uint8)
         self._paths: list[list[str]] = []
         self._specs: list[Any] = []
+        self._frames: dict[tuple[int, int, int], Frame] = {}
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -58,6 +77,7 @@ class HandleTable:
 
     def renew(self, handles: NDArray[np.uint32], refs: U64, types: bytes, kinds: bytes) -> None:
         """What the handles stand for now. One that is refused stays what it was, to be asked for again."""
+        self._frames.clear()
         self._refs[handles] = _made(refs)
         made = refs & _SLOT != layout.IGNORE_SLOT
         self._types[handles[made]] = np.frombuffer(types, dtype=np.uint8)[made]
@@ -109,11 +129,47 @@ class HandleTable:
         Called within the worker's epoch: a removal that began before is seen here, one that begins after waits
         for the epoch to pass.
         """
-        words = directory.series_table().view(np.uint64)[:: layout.SERIES.itemsize // 8]
-        return stale(self.refs(handles), words, _GONE)
+        return self._look(self.refs(handles), directory)
+
+    def _look(self, refs: U64, directory: DirectoryReader) -> NDArray[np.intp]:
+        return stale(refs, directory.series_table().view(np.uint64)[:: layout.SERIES.itemsize // 8])
+
+    def known(self, handles: NDArray[np.uint32], vtype: int | None, kind: int) -> Frame | None:
+        """A frame of exactly these handles, which check() has passed for this kind and value type; None: check them."""
+        frame = self._frames.get(_key(handles)) if len(handles) else None
+        if frame is None or (frame.vtype, frame.kind) != (vtype, kind) or not same(frame.handles, handles):
+            return None
+        return frame
+
+    def look(
+        self, handles: NDArray[np.uint32], vtype: int | None, kind: int, directory: DirectoryReader
+    ) -> tuple[U64, NDArray[np.intp]]:
+        """(references, not to be changed; stale()), within the worker's epoch, of handles that check() has passed."""
+        # SYNC POINT (acquire) lapses: the count is read before the series are looked at. A series that lapses after
+        # its look is counted later than this.
+        lapses = directory.lapses()
+        refs = self.refs(handles)
+        found = self._look(refs, directory)
+        if len(handles) and not len(found):
+            refs.flags.writeable = False
+            self._keep(Frame(handles.copy(), refs, vtype, kind, lapses))
+        return refs, found
+
+    def _keep(self, frame: Frame) -> None:
+        """Within bounds: a few frames, and in all of them no more than twice the handles there are."""
+        key = _key(frame.handles)
+        self._frames.pop(key, None)
+        n = sum(len(kept.handles) for kept in self._frames.values()) + len(frame.handles)
+        while self._frames and (len(self._frames) >= _FRAMES_KEPT or n > 2 * len(self)):
+            n -= len(self._frames.pop(next(iter(self._frames))).handles)
+        self._frames[key] = frame
 
     def paths(self, handles: NDArray[np.uint32]) -> tuple[list[list[str]], list[Any]]:
         return [self._paths[i] for i in handles.tolist()], [self._specs[i] for i in handles.tolist()]
+
+
+def _key(handles: NDArray[np.uint32]) -> tuple[int, int, int]:
+    return len(handles), int(handles[0]), int(handles[-1])
 
 
 def _made(refs: U64) -> U64:

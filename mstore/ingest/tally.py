@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,17 +33,28 @@ class Tally:
 
     @property
     def rejected(self) -> int:
-        return int(self.counts.sum()) - self.written - self.ignored
+        return self.total - self.written - self.ignored
 
     @property
     def reasons(self) -> dict[str, int]:
         return {reason.public: int(self.counts[reason]) for reason in Reason if self.counts[reason]}
 
-    def reply_line(self, durable: bool) -> bytes:
-        """The one line a text connection gets once everything is acknowledged."""
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    def words(self, durable: bool) -> str:
+        """As in the one line a text connection gets once everything is acknowledged."""
         parts = [
             f"written={self.written} rejected={self.rejected} ignored={self.ignored}",
             f"durable={'yes' if durable else 'no'}",
             *(f"{name}={count}" for name, count in self.reasons.items()),
         ]
-        return " ".join(parts).encode() + b"\n"
+        return " ".join(parts)
+
+    def details(self, durable: bool) -> dict[str, Any]:
+        """As in the details of an error that came after these."""
+        return {
+            "written": self.written, "rejected": self.rejected, "ignored": self.ignored, "reasons": self.reasons,
+            "durable": durable,
+        }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mstore import limits
-from mstore.errors import ProtocolError
+from mstore.errors import MstoreError, ProtocolError
 from mstore.ingest.effects import Steps
 from mstore.ingest.engine import Engine, LineState, is_name
 from mstore.model import Ack, Precision
@@ -38,7 +38,25 @@ class TextSession:
         return self._work(data, final=True)
 
     def reply(self, durable: bool) -> bytes:
-        return self._state.tally.reply_line(durable)
+        return f"{self._state.tally.words(durable)}\n".encode()
+
+    def error_reply(self, error: MstoreError, durable: bool) -> bytes:
+        """Instead of reply(), after an error: what became of the lines before it, if there were any.
+
+        Like reply() it may be sent once the ring's head of this moment has reached the level `ack`.
+        """
+        counts = f"{self._state.tally.words(durable)} " if self.has_counts else ""
+        return f"error={error.code} {counts}{error}\n".encode()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the reply counts anything that is to be stored first."""
+        return self._state.tally.written > 0 or not self._state.exact
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether lines were taken, and it is known exactly which."""
+        return self._state.exact and self._state.tally.total > 0
 
     def _work(self, data: memoryview | bytes, *, final: bool) -> Steps:
         if self._at_start:

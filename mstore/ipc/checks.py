@@ -163,6 +163,17 @@ BY_ANNOTATION: dict[str, Check] = {
 }
 
 
+# Types whose every value passes a check: most fields need no call so.
+GOOD_TYPES: dict[Check, frozenset[type]] = {
+    BY_ANNOTATION["bool"]: frozenset((bool,)),
+    BY_ANNOTATION["str"]: frozenset((str,)),
+    BY_ANNOTATION["str | None"]: frozenset((str, type(None))),
+    BY_ANNOTATION["str | list[str] | None"]: frozenset((str, type(None))),
+    BY_ANNOTATION["Bin"]: _BIN_TYPES,
+    BY_ANNOTATION["list[Any]"]: frozenset((list,)),
+}
+
+
 def as_bytes_view(value: Any) -> memoryview:
     """Any contiguous buffer as a view of bytes."""
     view = memoryview(value)

@@ -3,9 +3,12 @@
 Protocol code (mstore/client) is written once, as generators that yield effects and get their results sent
 back:
 
-    steps  --yield Connect | Send | Receive | Sleep-->  run(): blocking calls
-                                                        run_async(): the same on an asyncio loop
-           <--result, or an exception thrown in-------
+    steps  --yield Connect | Send | Receive | Exchange | Sleep-->  run(): blocking calls
+                                                                   run_async(): the same on an asyncio loop
+           <--result, or an exception thrown in------------------
+
+Sockets never block: a blocking call tries first and waits in poll() when it must. A question to a store that
+answers at once costs three system calls so: send, poll, recv.
 
 After an effect that fails, for whatever reason (the peer, a time-out, Ctrl-C, a cancelled task), its link is
 no longer connected: bytes may have been sent or received in part, and what is left of the stream could not
@@ -15,6 +18,7 @@ be trusted.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -33,8 +37,14 @@ T = TypeVar("T")
 
 # The system caps it at net.core.wmem_max; more of a frame fits in one system call.
 SEND_BUFFER_BYTES = 1 * limits.MIB
+# poll() counts milliseconds in an int; a longer wait is several.
+POLL_S_MAX = 86_400.0
 # Values, and whatever stamps and coverage go with them.
 REPLY_BYTES_MAX = 2 * limits.ANSWER_BYTES_MAX
+
+
+Received: TypeAlias = list[tuple[int, messages.Message]]
+"""Messages with the ids of their requests."""
 
 
 class LinkBroken(Exception):
@@ -44,11 +54,12 @@ class LinkBroken(Exception):
 class Link:
     """One socket and the decoder of what arrives on it; reusable after abort()."""
 
-    __slots__ = ("_limit", "_spoiled", "decoder", "sock")
+    __slots__ = ("_limit", "_poll", "_spoiled", "decoder", "sock")
 
     def __init__(self, limit: int = REPLY_BYTES_MAX) -> None:
         self._limit = limit
         self.sock: socket.socket | None = None
+        self._poll: select.poll | None = None
         self._spoiled = False
         self.decoder = framing.FrameDecoder(limit, messages.TAGS)
 
@@ -57,10 +68,65 @@ class Link:
         return self.sock is not None and not self._spoiled
 
     def attach(self, sock: socket.socket) -> None:
+        """Use a connected socket; it is made non-blocking."""
         self.abort()
+        sock.setblocking(False)
         self.sock = sock
+        self._poll = None
         self._spoiled = False
         self.decoder = framing.FrameDecoder(self._limit, messages.TAGS)
+
+    def send(self, parts: list[Bin], until_s: float) -> None:
+        """Send buffers, in order, all of them. raises TimeoutError at the monotonic time until_s, OSError"""
+        sock, left = self._connected_sock(), list(parts)
+        while left:
+            _remaining_s(until_s)
+            try:
+                n = sock.send(left[0]) if len(left) == 1 else sock.sendmsg(left)
+            except BlockingIOError:
+                _wait(_poll_for(sock, select.POLLOUT), until_s)
+                continue
+            while left and n >= len(left[0]):
+                n -= len(left.pop(0))
+            if n:
+                left[0] = memoryview(left[0])[n:]
+
+    async def send_async(self, parts: list[Bin]) -> None:
+        sock, loop = self._connected_sock(), _running_loop()
+        for part in parts:
+            await loop.sock_sendall(sock, part)
+
+    def receive(self, until_s: float) -> Received:
+        """Wait for bytes; the frames they complete. raises TimeoutError at the monotonic time until_s, OSError"""
+        sock = self._connected_sock()
+        if self._poll is None:
+            self._poll = _poll_for(sock, select.POLLIN)
+        while True:
+            _wait(self._poll, until_s)
+            try:
+                n = sock.recv_into(self.decoder.receive_buffer())
+            except BlockingIOError:
+                continue  # what poll() saw is gone
+            return self._decode(n)
+
+    async def receive_async(self) -> Received:
+        loop = _running_loop()
+        return self._decode(await loop.sock_recv_into(self._connected_sock(), self.decoder.receive_buffer()))
+
+    def _connected_sock(self) -> socket.socket:
+        if self.sock is None:
+            raise LinkBroken("not connected")
+        return self.sock
+
+    def _decode(self, n: int) -> Received:
+        if n == 0:
+            raise LinkBroken("the store closed the connection")
+        found = []
+        for tag, request_id, body in self.decoder.received(n):
+            # The fields of Opened would be views of a buffer that is received into again.
+            own = bytes(body) if tag == messages.Opened.TAG else body
+            found.append((request_id, messages.decode(tag, own)))
+        return found
 
     def spoil(self) -> None:
         """Nothing more is to be received; whole frames may still be sent, as a farewell."""
@@ -75,6 +141,25 @@ class Link:
             with contextlib.suppress(OSError):
                 sock.send(farewell, socket.MSG_DONTWAIT)
         sock.close()
+
+
+def _poll_for(sock: socket.socket, event: int) -> select.poll:
+    poll = select.poll()
+    poll.register(sock, event)
+    return poll
+
+
+def _remaining_s(until_s: float) -> float:
+    remaining = until_s - clock.monotonic_s()
+    if remaining <= 0:
+        raise TimeoutError
+    return remaining
+
+
+def _wait(poll: select.poll, until_s: float) -> None:
+    # Rounded up to milliseconds; signals that are handled do not prolong it.
+    while not poll.poll(min(_remaining_s(until_s), POLL_S_MAX) * 1000):
+        pass
 
 
 class Effect(ABC):
@@ -101,17 +186,6 @@ class _OnLink(Effect):
         self.link = link
         self.until_s = until_s
 
-    def _remaining(self) -> float:
-        remaining = self.until_s - clock.monotonic_s()
-        if remaining <= 0:
-            raise TimeoutError
-        return remaining
-
-    def _sock(self) -> socket.socket:
-        if self.link.sock is None:
-            raise LinkBroken("not connected")
-        return self.link.sock
-
     def perform(self) -> Any:
         try:
             return self._blocking()
@@ -125,7 +199,7 @@ class _OnLink(Effect):
         try:
             import asyncio  # here and not above: the blocking client starts in half the time without it
 
-            async with asyncio.timeout(self._remaining()):
+            async with asyncio.timeout(_remaining_s(self.until_s)):
                 return await self._waiting()
         except OSError as error:
             raise self._failed(error) from error
@@ -170,7 +244,7 @@ class Connect(_OnLink):
     def _blocking(self) -> None:
         sock = self._open()
         try:
-            sock.settimeout(self._remaining())
+            sock.settimeout(_remaining_s(self.until_s))
             sock.connect(self.path)
         except BaseException:
             sock.close()
@@ -198,19 +272,10 @@ class Send(_OnLink):
         self.parts = parts
 
     def _blocking(self) -> None:
-        sock, parts = self._sock(), list(self.parts)
-        while parts:
-            sock.settimeout(self._remaining())
-            n = sock.sendmsg(parts)
-            while parts and n >= len(parts[0]):
-                n -= len(parts.pop(0))
-            if n:
-                parts[0] = memoryview(parts[0])[n:]
+        self.link.send(self.parts, self.until_s)
 
     async def _waiting(self) -> None:
-        sock, loop = self._sock(), _running_loop()
-        for part in self.parts:
-            await loop.sock_sendall(sock, part)
+        await self.link.send_async(self.parts)
 
 
 class Receive(_OnLink):
@@ -222,24 +287,39 @@ class Receive(_OnLink):
         # What goes out is intact: the store can still be told which requests nobody waits for any more.
         self.link.spoil()
 
-    def _blocking(self) -> list[tuple[int, messages.Message]]:
-        sock = self._sock()
-        sock.settimeout(self._remaining())
-        return self._decode(sock.recv_into(self.link.decoder.receive_buffer()))
+    def _blocking(self) -> Received:
+        return self.link.receive(self.until_s)
 
-    async def _waiting(self) -> list[tuple[int, messages.Message]]:
-        loop = _running_loop()
-        return self._decode(await loop.sock_recv_into(self._sock(), self.link.decoder.receive_buffer()))
+    async def _waiting(self) -> Received:
+        return await self.link.receive_async()
 
-    def _decode(self, n: int) -> list[tuple[int, messages.Message]]:
-        if n == 0:
-            raise LinkBroken("the store closed the connection")
-        found = []
-        for tag, request_id, body in self.link.decoder.received(n):
-            # The fields of Opened would be views of a buffer that is received into again.
-            own = bytes(body) if tag == messages.Opened.TAG else body
-            found.append((request_id, messages.decode(tag, own)))
-        return found
+
+class Exchange(_OnLink):
+    """Send, then Receive: what a question takes whose answer comes in one piece."""
+
+    __slots__ = ("_sent", "parts")
+
+    def __init__(self, link: Link, parts: list[Bin], until_s: float) -> None:
+        self.link = link
+        self.until_s = until_s
+        self.parts = parts
+        self._sent = False
+
+    def _end_link(self) -> None:
+        if self._sent:
+            self.link.spoil()
+        else:
+            self.link.abort()
+
+    def _blocking(self) -> Received:
+        self.link.send(self.parts, self.until_s)
+        self._sent = True
+        return self.link.receive(self.until_s)
+
+    async def _waiting(self) -> Received:
+        await self.link.send_async(self.parts)
+        self._sent = True
+        return await self.link.receive_async()
 
 
 class Sleep(Effect):

@@ -25,6 +25,24 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.fcntl cimport posix_fallocate
 
+cdef extern from *:
+    """
+    #define ms_prefetch_link(p) __builtin_prefetch((p), 0, 3)
+    """
+    void ms_prefetch_link(const void *p) noexcept nogil
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23
+    #endif
+    /* Maps pages that have memory already, all at once: a fault for each costs several times as much. Where the system
+       cannot (before Linux 5.14), they are mapped one by one as they are touched. */
+    static inline void ms_map_pages(char *at, size_t n) { (void)madvise(at, n, MADV_POPULATE_WRITE); }
+    """
+    void ms_map_pages(char* at, size_t n) noexcept nogil
+
 cdef extern from "<errno.h>" nogil:
     int EINTR
     int ENOMEM
@@ -35,6 +53,8 @@ ClassStats = namedtuple("ClassStats", ["chunk_bytes", "extents", "chunks", "free
 cdef enum:
     COMMITTED_AT = 128       # ms_segment_header.committed_bytes
     COMMIT_EXTENTS = 8       # asked of the system at once, at most: a 32nd of what there is
+    AHEAD = 16               # series records, and below chunk headers, fetched ahead when all links are walked
+    NEAR = 8
     ERAS_MAX = 64            # redirections followed
 
 cdef int64_t I64_MIN = INT64_MIN
@@ -190,6 +210,7 @@ cdef class Chunks:
                     self.last_errno = failed
                     return failed
                 ask = 1
+        ms_map_pages(self.base + start, <uint64_t>ask * MS_EXTENT_BYTES)
         for i in range(ask):  # the lowest ends up first in the list
             self.extents[self.n_extents + ask - 1 - i].size_class = CLASSES
             self.list_push(&self.free_extents, self.n_extents + ask - 1 - i)
@@ -517,6 +538,9 @@ cdef class Chunks:
             self.n_series = ms_load_acquire_u64(&self.words.n_series)
             for slot in range(self.n_series):
                 s = self.table + slot
+                ms_prefetch_link(s + AHEAD)
+                if slot + NEAR < self.n_series and s[NEAR].table == 0:
+                    ms_prefetch_link(self.base + min(MS_LINK_OFFSET(s[NEAR].link0), self.samples.length))
                 if not s.flags & SERIES_LIVE:
                     s.table = s.link0 = s.cur_link = 0
                     s.n_chunks = 0
@@ -529,6 +553,8 @@ cdef class Chunks:
                 n_words = <uint64_t>1 << (s.table & 255)
                 words = link_place(self.base, s, 0)
                 for i in range(n_words):
+                    if i + NEAR < n_words:
+                        ms_prefetch_link(self.base + min(MS_LINK_OFFSET(words[i + NEAR]), self.samples.length))
                     word = words[i]
                     if word == 0:
                         continue

@@ -6,10 +6,10 @@ time share a SCATTER header. The twin is reference_columns.py.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from mstore.kernels._layout cimport (
-    MS_REC_COLUMN, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, TYPE_F32, TYPE_F64, TYPE_U64, ms_run,
+    MS_REC_COLUMN, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, SERIES_LIVE, TYPE_F32, TYPE_F64, TYPE_U64, ms_run,
 )
 from mstore.kernels._ring cimport RingWriter
 
@@ -19,12 +19,16 @@ cdef extern from *:
     void __builtin_prefetch(const void* at) noexcept nogil
 
 cdef enum:
-    AHEAD = 24           # series fetched ahead of use
+    AHEAD = 24                 # series fetched ahead of use
+    STRIDE = 32                # series looked at together
     RUN_MAX = 8192             # limits.RUN_VALUES_MAX
     ROW_MIN = 4                # shorter runs of consecutive slots go into a SCATTER
     COLUMN_TIMES_MIN = 16
     STAMPED_BYTES_MAX = 262144 # payload of a STAMPED record: the persister takes a ring in steps of a megabyte
 
+# Of a series' first word: its generation and its flags.
+cdef uint64_t STANDING = 0xFF000000FFFFFFFFu
+cdef uint64_t LIVE = <uint64_t>SERIES_LIVE << 56
 cdef int64_t DT_MAX = <int64_t>1 << 40      # of a COLUMN, seconds: as far apart as one record may say
 
 
@@ -36,6 +40,12 @@ cdef inline bint missing8(uint64_t bits, int vtype) noexcept nogil:
     if vtype == TYPE_U64:
         return bits == <uint64_t>0xFFFFFFFFFFFFFFFF
     return (bits & <uint64_t>0x7FF0000000000000) == <uint64_t>0x7FF0000000000000
+
+
+cdef inline uint32_t load4(const void* at) noexcept nogil:
+    cdef uint32_t bits
+    memcpy(&bits, at, 4)                              # values of a frame need not be aligned
+    return bits
 
 
 cdef inline bint bad(const char* values, int64_t i, int vtype) noexcept nogil:
@@ -157,9 +167,28 @@ cdef class ColumnEncoder:
         """How many series from `first` on are the next slots of one generation, and have a value."""
         cdef int64_t i = first + 1
         cdef int64_t stop = n if n - first < self.most else first + self.most
+        while i + STRIDE <= stop and self._stride(row, i):
+            i += STRIDE
         while i < stop and self.refs[i] == self.refs[i - 1] + 1 and not bad(row, i, self.vtype):
             i += 1
         return i - first
+
+    cdef bint _stride(self, const char* row, int64_t i) noexcept nogil:
+        """Whether the STRIDE series from i on all go on the run: without branches, for the compiler to vectorise."""
+        cdef const uint64_t* refs = &self.refs[i]
+        cdef const uint32_t* narrow = <const uint32_t*>(row + 4 * i)
+        cdef uint64_t breaks = 0
+        cdef uint32_t holes = 0
+        cdef int64_t k
+        for k in range(STRIDE):
+            breaks |= (refs[k] - refs[k - 1]) ^ 1
+        if self.vtype == TYPE_F32:
+            for k in range(STRIDE):
+                holes |= missing4(load4(narrow + k))
+        else:
+            for k in range(STRIDE):
+                holes |= bad(row, i + k, self.vtype)
+        return breaks == 0 and holes == 0
 
     cdef int64_t _put_row(self, RingWriter ring, const char* row, int64_t i_time, int64_t first, int64_t length) noexcept nogil:
         cdef uint64_t n_bytes = <uint64_t>(length * self.size), padded = (n_bytes + 7) & ~<uint64_t>7
@@ -340,16 +369,24 @@ cdef class RowEncoder:
         return stop - first
 
 
-def stale(const uint64_t[::1] refs, const uint64_t[:] words, uint64_t gone):
+def same(const uint32_t[::1] one, const uint32_t[::1] other) -> bool:
+    """Whether two arrays hold the same numbers, at the speed of memory."""
+    return one.shape[0] == other.shape[0] and (
+        one.shape[0] == 0 or memcmp(&one[0], &other[0], <size_t>one.shape[0] * 4) == 0
+    )
+
+
+def stale(const uint64_t[::1] refs, const uint64_t[:] words):
     """Where in `refs` the series is not there: intp[k], ascending; mostly empty.
 
     refs   uint64[n], generation << 32 | slot; 0 = not made yet
     words  uint64[n_series], the first word of each series: generation, then kind, type, columns and flags in its
            upper half; a strided view of the series table
-    gone   flags (in the word's top byte) that end a reference
+    A reference stands for a series that is live and nothing else: that an era follows, or that its removal has begun,
+    ends it as well; so does a slot that is being given back, whose flags go before its generation.
     """
     cdef Py_ssize_t n = refs.shape[0], n_series = words.shape[0], i, n_stale = 0
-    cdef uint64_t ref, slot, kept = 0xFFFFFFFFu | gone
+    cdef uint64_t ref, slot
     with nogil:
         for i in range(n):
             # The persister on another core has just written these lines: fetching them is all the time this takes.
@@ -357,7 +394,7 @@ def stale(const uint64_t[::1] refs, const uint64_t[:] words, uint64_t gone):
                 __builtin_prefetch(&words[refs[i + AHEAD] & 0xFFFFFFFFu])
             ref = refs[i]
             slot = ref & 0xFFFFFFFFu
-            n_stale += ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & kept) != ref >> 32
+            n_stale += ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & STANDING) != (ref >> 32 | LIVE)
     if n_stale == 0:
         return np.empty(0, np.intp)
     found = np.empty(n_stale, np.intp)
@@ -366,7 +403,7 @@ def stale(const uint64_t[::1] refs, const uint64_t[:] words, uint64_t gone):
     for i in range(n):
         ref = refs[i]
         slot = ref & 0xFFFFFFFFu
-        if ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & kept) != ref >> 32:
+        if ref == 0 or <Py_ssize_t>slot >= n_series or (words[slot] & STANDING) != (ref >> 32 | LIVE):
             if n_stale < at.shape[0]:  # a series may change between the two looks; the next frame looks again
                 at[n_stale] = i
             n_stale += 1

@@ -46,11 +46,12 @@ cdef class Definer(DirectoryReader):
     cdef uint64_t max_series, max_keys
     cdef object source
     cdef set unknown
-    cdef set removing
+    cdef set removing, hidden, ignored
     cdef RecordBuffer log, new_series, new_keys, eras
     cdef bint free_known, changing
 
     cdef void begin(self) noexcept
+    cdef void turn_critical(self) noexcept
     cdef bint commit(self, int region, uint64_t upto) noexcept
     cdef int64_t store_text(self, const char* text, size_t n) noexcept
     cdef bint allocate(self, uint64_t at, uint64_t n) noexcept

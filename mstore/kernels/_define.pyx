@@ -70,6 +70,7 @@ cdef class Definer(DirectoryReader):
         self.register_unknown, self.default_step_s, self.config_version = True, 60, 1
         self.max_series, self.max_keys = head.max_series, 4 * <uint64_t>head.max_series + 1024
         self.source, self.unknown, self.removing = None, set(), set()
+        self.hidden, self.ignored = set(), set()
         self.log, self.new_series, self.new_keys, self.eras = (
             RecordBuffer(), RecordBuffer(), RecordBuffer(), RecordBuffer()
         )
@@ -98,7 +99,11 @@ cdef class Definer(DirectoryReader):
     cdef void begin(self) noexcept:
         if not self.changing:
             self.changing = True
-            ms_store_release_u64(&self.head.critical, self.head.critical + 1)
+            self.turn_critical()
+
+    cdef void turn_critical(self) noexcept:
+        """Odd: what follows are several words that belong together; even: they are all there."""
+        ms_store_release_u64(&self.head.critical, self.head.critical + 1)
 
     cdef bint allocate(self, uint64_t at, uint64_t n) noexcept:
         """Back n bytes of the segment with memory; False when the limit or the system says no."""
@@ -209,7 +214,11 @@ cdef class Definer(DirectoryReader):
                 return False
             ms_store_release_u64(&region.committed, region.committed + bytes)
             ms_store_release_u64(&region.used, region.used + bytes)
+            if not self.changing:
+                self.turn_critical()
             self.split_table(table, log2, moved)
+            if not self.changing:
+                self.turn_critical()
             free(moved)
             log2 += 1
         return True
@@ -379,6 +388,9 @@ cdef class Definer(DirectoryReader):
         if cluster[0] >= 0:
             index = self.metric_c(<uint32_t>cluster[0], path.metric.at, path.metric.n, self.n_metrics)
         if index >= 0:
+            if self.ignored and index in self.ignored:
+                reason[0] = UNKNOWN_METRIC
+                return -1
             metric = &self.metrics_p[index]
             if metric.unit_len == 0 and path.unit.n:
                 self.adopt_unit(<uint32_t>index, path)

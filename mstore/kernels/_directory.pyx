@@ -460,6 +460,10 @@ cdef class DirectoryReader:
         return (slot, s.generation, s.kind, s.type, s.n_columns, s.anchor_s, s.step_s, s.level, s.metric, prev, next,
                 s.era_start, s.last_t, s.first_n, s.last_n, s.n_chunks, bool(s.flags & SERIES_ENDED))
 
+    def lapses(self) -> int:
+        """How often series have lapsed so far: taken out, continued by an era, or about to be removed."""
+        return ms_load_acquire_u64(&self.head.lapses)  # SYNC POINT (acquire) lapses: the flags changed before the count
+
     def counts(self):
         """Published counts and bytes: dict[str, int]."""
         cdef ms_directory* head = self.head

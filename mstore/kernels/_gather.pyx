@@ -52,11 +52,45 @@ GONE, BUSY, BROKEN, LIMIT, NO_MEMORY, OTHER_KIND = _GONE, _BUSY, _BROKEN, _LIMIT
 cdef enum:
     DEPTH_MAX = 32
     LINE = 64
-    AHEAD_LINKS = 6           # while a series is added, the links of the 6th after it are fetched from memory,
-    AHEAD_CHUNKS = 2          # and the chunks of the 2nd: else each waits for four loads one after the other
+    AHEAD_LINKS = 8           # while a series is copied, the links of the 8th after it are fetched from memory,
     AHEAD_CHUNKS_MAX = 8
     BLOCK = 1024              # slots added at a time: sums, coverage and four runs of them stay in the first cache
     ROWS = 4
+    TILE = 32                 # slots of ROWS runs that are added between two fetches
+
+cdef void expect(fetch_list* list, const char* at, size_t size) noexcept nogil:
+    """Note `size` bytes to be fetched; what finds no room is not, it is only slower to read."""
+    if list.n == FETCHES_MAX:
+        return
+    list.at[list.n] = at
+    list.end[list.n] = at + size
+    list.n += 1
+    list.lines += (size + LINE - 1) // LINE
+
+cdef void fetch(fetch_list* list, size_t lines) noexcept nogil:
+    """Fetch the next so many lines; a fetch of a wrong address does nothing."""
+    cdef const char* at
+    cdef const char* end
+    cdef size_t left
+    if lines > list.lines:
+        lines = list.lines
+    list.lines -= lines
+    while lines:
+        at = list.at[list.first]
+        end = list.end[list.first]
+        left = <size_t>(end - at + LINE - 1) // LINE
+        if left > lines:
+            end = at + lines * LINE
+            list.at[list.first] = end
+            lines = 0
+        else:
+            lines -= left
+            list.first += 1
+        while at < end:
+            ms_prefetch(at)
+            at += LINE
+    if list.lines == 0:
+        list.first = list.n = 0
 
 cdef int by_slot(const void* a, const void* b) noexcept nogil:
     cdef uint32_t x = <uint32_t>(<const uint64_t*>a)[0], y = <uint32_t>(<const uint64_t*>b)[0]
@@ -119,21 +153,28 @@ cdef class Gatherer(RunReader):
         if self.find_link(e, 0, &table, &at, &word) == _OK:
             ms_prefetch(at)
 
-    cdef void expect_chunks(self, const era* e, int64_t t0, int64_t t1) noexcept nogil:
-        """Fetch the chunks of an era for the times t0 to t1 ahead of time; a fetch of a wrong address does nothing."""
-        cdef uint64_t table, word, at_byte, size
+    cdef void expect_chunks(self, const era* e, int64_t t0, int64_t t1, fetch_list* ahead) noexcept nogil:
+        """Note what an era's chunks hold for the times t0 to t1, and their headers, to be fetched."""
+        cdef uint64_t table, word, low, high
         cdef const uint64_t* at
-        cdef int64_t n = floor_div(floor_div(t0 - e.anchor_s, e.step_s), MS_CHUNK_SLOTS)
-        cdef int64_t last = floor_div(floor_div(t1 - e.anchor_s, e.step_s), MS_CHUNK_SLOTS)
+        cdef const char* chunk
+        cdef int64_t first = floor_div(t0 - e.anchor_s, e.step_s), stop = floor_div(t1 - e.anchor_s, e.step_s) + 1
+        cdef int64_t n = floor_div(first, MS_CHUNK_SLOTS), last = floor_div(stop - 1, MS_CHUNK_SLOTS)
+        cdef uint32_t width = width_of(e.type)
         if last - n > AHEAD_CHUNKS_MAX:
             last = n + AHEAD_CHUNKS_MAX
         while n <= last:
             if self.find_link(e, n, &table, &at, &word) == _OK and word != 0 and MS_LINK_CLASS(word) < CHUNK_CLASSES:
-                size = self.chunk_bytes(MS_LINK_CLASS(word))
-                at_byte = 0
-                while at_byte < size:
-                    ms_prefetch(self.samples.base + MS_LINK_OFFSET(word) + at_byte)
-                    at_byte += LINE
+                chunk = self.samples.base + MS_LINK_OFFSET(word)
+                low = CHUNK_HEADER_BYTES + <uint64_t>max(first - n * MS_CHUNK_SLOTS, 0) * width
+                high = CHUNK_HEADER_BYTES + <uint64_t>min(stop - n * MS_CHUNK_SLOTS, MS_CHUNK_SLOTS) * width
+                high = min(high, self.chunk_bytes(MS_LINK_CLASS(word)))
+                if low > CHUNK_HEADER_BYTES:
+                    ms_prefetch(chunk)
+                else:
+                    low = 0
+                if low < high:
+                    expect(ahead, chunk + low, high - low)
             n += 1
 
     cdef int add_chains(
@@ -160,14 +201,21 @@ cdef class Gatherer(RunReader):
     ) noexcept nogil:
         cdef sink row = sink(NULL, TYPE_F32, NULL, NULL)
         cdef const era* chain
+        cdef fetch_list ahead
         cdef size_t i, k, n_eras, n_rows = 0
         cdef bint narrow
         cdef int status
+        ahead.first = ahead.n = ahead.lines = 0
+        for i in range(min(m, <size_t>AHEAD_LINKS)):
+            self.expect_links(&eras[bounds[2 * i]])
+        for i in range(min(m, <size_t>ROWS)):
+            self.expect_chunks(&eras[bounds[2 * i]], t0, t0 + (n - 1) * step, &ahead)
+        fetch(&ahead, ahead.lines)
         for i in range(m):
             if i + AHEAD_LINKS < m:
                 self.expect_links(&eras[bounds[2 * (i + AHEAD_LINKS)]])
-            if i + AHEAD_CHUNKS < m:
-                self.expect_chunks(&eras[bounds[2 * (i + AHEAD_CHUNKS)]], t0, t0 + (n - 1) * step)
+            if i + ROWS < m:
+                self.expect_chunks(&eras[bounds[2 * (i + ROWS)]], t0, t0 + (n - 1) * step, &ahead)
             chain = &eras[bounds[2 * i]]
             n_eras = bounds[2 * i + 1] - bounds[2 * i]
             narrow = True
@@ -178,19 +226,26 @@ cdef class Gatherer(RunReader):
                 status = self.map_chain(chain, n_eras, t0, step, n, &row)
                 n_rows += 1
             if n_rows == ROWS or (n_rows and not narrow):
-                self.add_rows(rows, n_rows, n, to)
+                self.add_rows(rows, n_rows, n, to, &ahead)
                 n_rows = 0
             if not narrow:
+                fetch(&ahead, ahead.lines)
                 status = self.map_chain(chain, n_eras, t0, step, n, to)
             if status:
                 return status
-        self.add_rows(rows, n_rows, n, to)
+        self.add_rows(rows, n_rows, n, to, &ahead)
         return _OK
 
-    cdef void add_rows(self, const char* rows, size_t n_rows, int64_t n, sink* to) noexcept nogil:
+    cdef void add_rows(self, const char* rows, size_t n_rows, int64_t n, sink* to, fetch_list* ahead) noexcept nogil:
         cdef size_t i
+        cdef int64_t at = 0, run
+        cdef size_t lines = ahead.lines * TILE // n + 1
         if n_rows == ROWS:
-            ms_add4_f32(to.sums, to.coverage, <const float*>rows, BLOCK, n)
+            while at < n:
+                run = TILE if n - at > TILE else n - at
+                ms_add4_f32(to.sums + at, to.coverage + at, <const float*>rows + at, BLOCK, run)
+                fetch(ahead, lines)
+                at += run
             return
         for i in range(n_rows):
             ms_add_f32(to.sums, to.coverage, <const float*>rows + i * BLOCK, n)
@@ -266,6 +321,7 @@ cdef class Gatherer(RunReader):
         cdef uint64_t first
         cdef size_t i, covered = 0, m = refs.shape[0]
         cdef uint32_t generation = self.generation_c(), metric
+        cdef const char* entry
         cdef double[::1] sums
         cdef uint32_t[::1] coverage
         cdef int status = _OK
@@ -273,7 +329,9 @@ cdef class Gatherer(RunReader):
             with nogil:
                 for i in range(m):
                     if i + AHEAD_LINKS < m:
-                        ms_prefetch(self.series_at(<uint32_t>refs[i + AHEAD_LINKS]))
+                        entry = <const char*>self.series_at(<uint32_t>refs[i + AHEAD_LINKS])
+                        ms_prefetch(entry)
+                        ms_prefetch(entry + LINE)
                     first = pool.n
                     status = self.load_chain(refs[i], start, &pool)
                     if status:
@@ -334,17 +392,12 @@ cdef class Gatherer(RunReader):
         cdef int64_t stamp
         cdef int attempt, status
         for attempt in range(RETRIES):
-            if ms_load_acquire_u32(&e.at.generation) != e.generation:
-                return _GONE
-            status = self.find_link(e, n, &table, &at, &word)
-            if status:
-                if ms_load_acquire_u64(&e.at.table) == table and ms_load_relaxed_u32(&e.at.generation) == e.generation:
-                    return status
+            status = self.open_chunk(e, n, &table, &at, &word, &c, &payload)
+            if status == _BUSY:
                 continue
+            if status:
+                return status
             count = 0
-            c = NULL
-            if word != 0:
-                c = self.chunk_at(e, n, word, &payload)
             if c != NULL:
                 # SYNC POINT (acquire) row overwrite: seq is odd while a row is written in place.
                 seq = ms_load_acquire_u32(&c.seq)

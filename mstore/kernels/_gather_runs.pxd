@@ -77,6 +77,7 @@ cdef class RunReader:
     cdef int find_link(self, const era* e, int64_t n, uint64_t* table, const uint64_t** at, uint64_t* word) noexcept nogil
     cdef bint link_holds(self, const era* e, uint64_t table, const uint64_t* at, uint64_t word) noexcept nogil
     cdef const ms_chunk* chunk_at(self, const era* e, int64_t n, uint64_t word, uint64_t* payload) noexcept nogil
+    cdef int open_chunk(self, const era* e, int64_t n, uint64_t* table, const uint64_t** at, uint64_t* word, const ms_chunk** chunk, uint64_t* payload) noexcept nogil
     cdef int read_run(self, const era* e, int64_t n, uint32_t place, uint32_t count, char* dest) noexcept nogil
     cdef int map_era(self, const era* e, int64_t t0, int64_t step, int64_t j, int64_t count, sink* to) noexcept nogil
     cdef int map_chain(self, const era* eras, size_t n_eras, int64_t t0, int64_t step, int64_t count, sink* to) noexcept nogil

@@ -237,6 +237,24 @@ cdef class RunReader:
         payload[0] = CLASS_BYTES[size_class] - CHUNK_HEADER_BYTES
         return c
 
+    cdef int open_chunk(
+        self, const era* e, int64_t n, uint64_t* table, const uint64_t** at, uint64_t* word, const ms_chunk** chunk,
+        uint64_t* payload
+    ) noexcept nogil:
+        """What is linked as chunk n, NULL = nothing: to be copied, and kept if link_holds() then. _BUSY: try again."""
+        cdef int status
+        chunk[0] = NULL
+        if ms_load_acquire_u32(&e.at.generation) != e.generation:
+            return _GONE
+        status = self.find_link(e, n, table, at, word)
+        if status:
+            if ms_load_acquire_u64(&e.at.table) == table[0] and ms_load_relaxed_u32(&e.at.generation) == e.generation:
+                return status
+            return _BUSY
+        if word[0] != 0:
+            chunk[0] = self.chunk_at(e, n, word[0], payload)
+        return _OK
+
     cdef int read_run(self, const era* e, int64_t n, uint32_t place, uint32_t count, char* dest) noexcept nogil:
         """Copy `count` values from `place` on of chunk n of a grid series to dest; what is not there is missing."""
         cdef uint64_t table, word, payload
@@ -245,23 +263,19 @@ cdef class RunReader:
         cdef uint32_t width = width_of(e.type), capacity, have = 0
         cdef int attempt, status
         for attempt in range(RETRIES):
-            if ms_load_acquire_u32(&e.at.generation) != e.generation:
-                return _GONE
-            status = self.find_link(e, n, &table, &at, &word)
-            if status:
-                if ms_load_acquire_u64(&e.at.table) == table and ms_load_relaxed_u32(&e.at.generation) == e.generation:
-                    return status
+            status = self.open_chunk(e, n, &table, &at, &word, &c, &payload)
+            if status == _BUSY:
                 continue
+            if status:
+                return status
             have = 0
-            if word != 0:
-                c = self.chunk_at(e, n, word, &payload)
-                if c != NULL:
-                    capacity = c.capacity
-                    if capacity > payload // width:
-                        capacity = <uint32_t>(payload // width)
-                    have = 0 if capacity <= place else capacity - place
-                    have = count if have > count else have
-                    memcpy(dest, <const char*>c + CHUNK_HEADER_BYTES + place * width, have * width)
+            if c != NULL:
+                capacity = c.capacity
+                if capacity > payload // width:
+                    capacity = <uint32_t>(payload // width)
+                have = 0 if capacity <= place else capacity - place
+                have = count if have > count else have
+                memcpy(dest, <const char*>c + CHUNK_HEADER_BYTES + place * width, have * width)
             if self.link_holds(e, table, at, word):
                 fill_missing(dest + have * width, e.type, count - have)
                 return _OK

@@ -54,4 +54,6 @@ cdef class Interner(Definer):
     cdef void publish_era(self, uint32_t old, uint32_t new) noexcept
     cdef void publish_removal(self, uint64_t ref, uint64_t prev, uint64_t next) noexcept
     cdef void retable(self, uint32_t level, uint32_t metric) noexcept
+    cdef void publish_keys(self, uint32_t slot) noexcept
+    cdef void unpublish_keys(self, uint32_t slot) noexcept
     cdef void move_keys(self, ms_series* old, ms_series* new) noexcept

@@ -83,6 +83,9 @@ cdef class Interner(Definer):
     cdef void set_flags(self, ms_series* s, uint8_t flags) noexcept:
         cdef uint32_t word = <uint32_t>s.kind | <uint32_t>s.type << 8 | <uint32_t>s.n_columns << 16 | <uint32_t>flags << 24
         ms_store_release_u32(&s.kind, word)  # SYNC POINT (release) series live: every other field
+        if flags != SERIES_LIVE:
+            # SYNC POINT (release) lapses: counted after the flags changed; whoever meets the new count sees the flags.
+            ms_store_release_u64(&self.head.lapses, self.head.lapses + 1)
 
     cdef void link_series(self, uint32_t slot) noexcept:
         cdef ms_level* level = &self.levels_p[self.series_p[slot].level]
@@ -561,15 +564,19 @@ cdef class Interner(Definer):
 
     def remove_begin(self, uint32_t slot):
         """Unpublish the keys of a series. A worker that meets one of them asks, and the asking cancels the removal."""
-        cdef uint32_t link
         cdef size_t i
-        cdef ms_key* entry
         if slot >= self.n_series or not self.series_p[slot].flags & SERIES_LIVE:
             raise ValueError(f"series slot {slot} is free")
         for i in range(self.eras.used // sizeof(pending_era)):
             if (<pending_era*>self.eras.bytes)[i].old == slot:
                 raise ValueError(f"series slot {slot} has an unpublished era")
         self.removing.add(slot)
+        self.unpublish_keys(slot)
+
+    cdef void unpublish_keys(self, uint32_t slot) noexcept:
+        """Whoever meets a key of this series, or holds a handle, asks."""
+        cdef uint32_t link
+        cdef ms_key* entry
         # Handles of columns connections hold references without a key: they look at the flag.
         self.set_flags(&self.series_p[slot], self.series_p[slot].flags | SERIES_REMOVING)
         link = self.series_p[slot].first_key
@@ -580,19 +587,36 @@ cdef class Interner(Definer):
 
     def remove_abort(self, uint32_t slot):
         """Publish the keys again; nothing happens when no removal of this series is under way."""
-        cdef uint32_t link
-        cdef uint64_t ref
-        cdef ms_key* entry
         if slot not in self.removing:
             return
         self.removing.discard(slot)
-        self.set_flags(&self.series_p[slot], self.series_p[slot].flags & ~SERIES_REMOVING)
-        ref = <uint64_t>self.series_p[slot].generation << 32 | slot
-        link = self.series_p[slot].first_key
+        if slot not in self.hidden:
+            self.publish_keys(slot)
+
+    cdef void publish_keys(self, uint32_t slot) noexcept:
+        cdef uint32_t link
+        cdef uint64_t ref
+        cdef ms_key* entry
+        cdef ms_series* s = &self.series_p[slot]
+        self.set_flags(s, s.flags & ~SERIES_REMOVING)
+        ref = <uint64_t>s.generation << 32 | slot
+        link = s.first_key
         while link:
             entry = <ms_key*>(self.keys_p + (<uint64_t>(link - 1) << 3))
+            entry.type, entry.kind, entry.step_s = s.type, s.kind, s.step_s  # not those of an ignore word
             ms_store_release_u64(&entry.ref, ref)  # SYNC POINT (release) key ref
             link = entry.next_key
+
+    def show_removing(self) -> int:
+        """For a writer that took over: publish the series again that the one before was about to remove; how many."""
+        cdef uint64_t slot
+        cdef int shown = 0
+        for slot in range(self.n_series):
+            if self.series_p[slot].flags & SERIES_REMOVING and self.series_p[slot].flags & SERIES_LIVE:
+                self.removing.add(slot)
+                self.remove_abort(<uint32_t>slot)
+                shown += 1
+        return shown
 
     def remove_finish(self, uint32_t slot):
         """Remove a series whose keys remove_begin() took away: log records; b"" when the removal was cancelled.
@@ -604,6 +628,7 @@ cdef class Interner(Definer):
         if slot not in self.removing:
             return b""
         self.removing.discard(slot)
+        self.hidden.discard(slot)
         s = &self.series_p[slot]
         ref = <uint64_t>s.generation << 32 | slot
         if s.prev_slot:

@@ -38,6 +38,7 @@ cdef extern from "layout.h" nogil:
         uint64_t free_series
         uint64_t live_series
         uint64_t critical
+        uint64_t lapses
     ctypedef struct ms_level:
         uint32_t parent
         uint32_t first_child

@@ -30,8 +30,8 @@ from mstore.kernels._layout cimport (
 )
 from mstore.kernels._lines_batch cimport OK, REFUSED, WAITING, LineBatch, append, sample_t
 from mstore.kernels._lines_text cimport (
-    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, ahead_t, convert, fetch_entries, field_t,
-    ignore_reason, joined_key, key_end, look_ahead, ms_exact_f64, ms_fast_number, ms_load8, not_there, odd_start, parse_fields,
+    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, SERIES_SLOTS_MAX, ahead_t, beyond_reach, convert,
+    fetch_entries, field_t, ignore_reason, is_comment, joined_key, key_end, look_ahead, ms_exact_f64, ms_fast_number, ms_load8, not_there, odd_start, parse_fields,
     parse_time, stamp_ms, view_t,
 )
 from mstore.kernels._reasons cimport BAD_SYNTAX, TOO_FAR_AHEAD, TOO_LATE, TOO_LONG
@@ -56,6 +56,7 @@ globals()["LineBatch"] = LineBatch  # a cimported name is not importable by itse
 
 cdef struct target_t:     # what a key stands for
     uint64_t ref          # 0 = unknown
+    uint32_t step_s
     uint8_t type
     uint8_t kind
     uint8_t reason        # not 0: ignored
@@ -69,6 +70,7 @@ cdef struct stamp_t:          # the text of the last timestamp and its value: mo
     uint64_t head             # its first 8 bytes
     uint64_t tail             # its last 8 bytes
     int64_t ms
+    int64_t least_step_s      # of a grid series that reaches so far back
 
 cdef struct policy_t:         # the arguments of a scan
     int64_t now_s
@@ -177,6 +179,7 @@ cdef class LineScanner:
     cdef const uint8_t* scan_lines(self, LineBatch b, const uint8_t* p, const uint8_t* stop, bint final) noexcept nogil:
         cdef const uint8_t* q
         self.missed = NULL
+        b.newest_s = self.policy.newest_s
         if b.skipping:
             p = self.skip(b, p, stop, final)
         if b.previous == 0 or b.generation != self.generation:
@@ -209,8 +212,9 @@ cdef class LineScanner:
         cdef int reason
         if newline == NULL:
             if room > LINE_BYTES_MAX:
-                b.n_lines += 1
-                b.count[TOO_LONG] += 1
+                if not is_comment(p, stop):
+                    b.n_lines += 1
+                    b.count[TOO_LONG] += 1
                 return self.skip(b, p, stop, final)
             if not final:
                 return p
@@ -322,6 +326,8 @@ cdef class LineScanner:
             s.type = target.type
             s.kind = target.kind
             s.t = ms if target.kind == KIND_STAMPED else ms // 1000
+            if beyond_reach(ms // 1000, self.policy.newest_s, target.step_s, target.kind):
+                return TOO_LATE
             return convert(field.text, field.len, field.cls, target.type, target.kind, &s.value)
         k = b.known_unknown(key, n, hash_)
         if k < 0:
@@ -386,6 +392,7 @@ cdef class LineScanner:
         target.reason = 0
         target.type = e.type
         target.kind = e.kind
+        target.step_s = e.step_s
         if <uint32_t>word == MS_IGNORE_SLOT:
             target.ref = 0
             if ((word >> 32) & 0xFFFFFF) == self.policy.version:
@@ -611,6 +618,7 @@ cdef class LineScanner:
         """
         cdef uint64_t w = 0
         cdef int used, frac = 0
+        cdef int64_t back_s
         cdef bint negative
         cdef double wide
         cdef float narrow
@@ -644,8 +652,12 @@ cdef class LineScanner:
             stamp.len = self.plain_stamp(q, &stamp.ms)
             if stamp.len == 0:
                 return NULL
+            back_s = self.policy.newest_s - stamp.ms // 1000  # not negative: the time is accepted
+            stamp.least_step_s = back_s // SERIES_SLOTS_MAX + (back_s % SERIES_SLOTS_MAX != 0)
             stamp.head = ms_load8(q)
             stamp.tail = ms_load8(q + stamp.len - 8)
+        if e.step_s < stamp.least_step_s and e.kind != KIND_STAMPED:
+            return NULL
         s.ref = ref
         s.t = stamp.ms if e.kind == KIND_STAMPED else stamp.ms // 1000
         s.line = line

@@ -23,6 +23,12 @@ cdef struct bytes_t:      # growing bytes
     size_t used
     size_t size
 
+cdef struct answers_t:    # for the unknown keys, in their order; unaligned
+    const uint8_t* refs       # uint64
+    const uint8_t* types      # uint8
+    const uint8_t* kinds      # uint8
+    const uint8_t* steps      # uint32, s
+
 cdef int append(bytes_t* to, const void* data, size_t n) noexcept nogil
 
 cdef class LineBatch:
@@ -36,6 +42,7 @@ cdef class LineBatch:
     cdef uint32_t n_encoded
     cdef uint64_t previous        # the key of the line before: position in the key region, 0 = none
     cdef uint32_t generation      # of the directory that `previous` belongs to
+    cdef int64_t newest_s         # of the last scan: the newest time accepted
     cdef int64_t count[N_REASONS]
     cdef bytes_t numbers          # texts of the numbers that wait
     cdef bytes_t keys             # the unknown keys, joined
@@ -45,8 +52,8 @@ cdef class LineBatch:
     cdef uint32_t* table          # hash table over them: number + 1, 0 = empty
     cdef uint64_t table_mask
 
-    cdef void resolve_all(self, const uint8_t* refs, const uint8_t* types, const uint8_t* kinds) noexcept nogil
-    cdef void resolve_one(self, sample_t* s, const uint8_t* refs, const uint8_t* types, const uint8_t* kinds) noexcept nogil
+    cdef void resolve_all(self, const answers_t* known) noexcept nogil
+    cdef void resolve_one(self, sample_t* s, const answers_t* known) noexcept nogil
     cdef void count_line(self, uint32_t start, uint32_t stop) noexcept nogil
     cdef int wait(self, const uint8_t* key, size_t n, uint64_t hash_, int64_t t_s) noexcept nogil
     cdef int known_unknown(self, const uint8_t* key, size_t n, uint64_t hash_) noexcept nogil

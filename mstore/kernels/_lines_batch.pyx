@@ -13,8 +13,8 @@ from libc.string cimport memcmp, memcpy, memset
 from mstore.kernels._layout cimport (
     KIND_STAMPED, MS_IGNORE_SLOT, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, TYPE_F32, ms_run,
 )
-from mstore.kernels._lines_text cimport LINE_FIELDS_MAX, convert, ignore_reason, ms_load8, number_class
-from mstore.kernels._reasons cimport N_REASONS
+from mstore.kernels._lines_text cimport LINE_FIELDS_MAX, beyond_reach, convert, ignore_reason, ms_load8, number_class
+from mstore.kernels._reasons cimport N_REASONS, TOO_LATE
 from mstore.kernels._ring cimport RingWriter
 
 import numpy as np
@@ -89,29 +89,35 @@ cdef class LineBatch:
             self.times.at[:self.times.used] if self.times.used else b"",
         )
 
-    def resolve(self, text, bytes refs not None, bytes types not None, bytes kinds not None):
+    def resolve(self, text, bytes refs not None, bytes types not None, bytes kinds not None, bytes steps not None):
         """Give the waiting samples what the persister answered for unknown(), in that order.
 
         text   not needed (the batch keeps the numbers of waiting lines); may be None
         refs   uint64[n]: references or ignore words
         types  uint8[n], kinds  uint8[n]
+        steps  uint32[n], seconds; 0 where there is no grid series
         raises ValueError, with nothing changed, when a length is wrong or a reference is 0
         """
         cdef uint32_t n = self.n_unknown
         cdef const uint8_t* words = <const uint8_t*><const char*>refs
         cdef uint32_t i
-        if len(refs) != 8 * n or len(types) != n or len(kinds) != n:
-            raise ValueError(f"{n} keys wait; got {len(refs) / 8} references, {len(types)} types, {len(kinds)} kinds")
+        if len(refs) != 8 * n or len(types) != n or len(kinds) != n or len(steps) != 4 * n:
+            raise ValueError(
+                f"{n} keys wait; got {len(refs) / 8} references, {len(types)} types, {len(kinds)} kinds, {len(steps) / 4} steps"
+            )
         for i in range(n):
             if ms_load8(words + 8 * i) == 0:
                 raise ValueError(f"reference {i} is 0")
-        cdef const uint8_t* type_of = <const uint8_t*><const char*>types
-        cdef const uint8_t* kind_of = <const uint8_t*><const char*>kinds
+        cdef answers_t known
+        known.refs = words
+        known.types = <const uint8_t*><const char*>types
+        known.kinds = <const uint8_t*><const char*>kinds
+        known.steps = <const uint8_t*><const char*>steps
         with nogil:
-            self.resolve_all(words, type_of, kind_of)
+            self.resolve_all(&known)
             self.forget_unknown()
 
-    cdef void resolve_all(self, const uint8_t* refs, const uint8_t* types, const uint8_t* kinds) noexcept nogil:
+    cdef void resolve_all(self, const answers_t* known) noexcept nogil:
         cdef uint32_t i = 0, j
         cdef bint waited
         while i < self.n_entries:
@@ -120,23 +126,28 @@ cdef class LineBatch:
             while j < self.n_entries and self.samples[j].line == self.samples[i].line:
                 if self.samples[j].state == WAITING:
                     waited = True
-                    self.resolve_one(&self.samples[j], refs, types, kinds)
+                    self.resolve_one(&self.samples[j], known)
                 j += 1
             if waited:
                 self.count_line(i, j)
             i = j
 
-    cdef void resolve_one(self, sample_t* s, const uint8_t* refs, const uint8_t* types, const uint8_t* kinds) noexcept nogil:
-        cdef uint64_t key = s.ref, word = ms_load8(refs + 8 * s.ref)
+    cdef void resolve_one(self, sample_t* s, const answers_t* known) noexcept nogil:
+        cdef uint64_t key = s.ref, word = ms_load8(known.refs + 8 * s.ref)
+        cdef uint32_t step_s
         cdef const uint8_t* text = self.numbers.at + (s.value >> 32)
         cdef size_t n = s.value & 0xFFFFFFFFULL
         if <uint32_t>word == MS_IGNORE_SLOT:
             s.reason = ignore_reason(word)
         else:
-            s.reason = convert(text, n, number_class(text, n), types[key], kinds[key], &s.value)
+            memcpy(&step_s, known.steps + 4 * key, 4)
+            if beyond_reach(s.t // 1000, self.newest_s, step_s, known.kinds[key]):
+                s.reason = TOO_LATE
+            else:
+                s.reason = convert(text, n, number_class(text, n), known.types[key], known.kinds[key], &s.value)
         s.ref = word
-        s.type = types[key]
-        s.kind = kinds[key]
+        s.type = known.types[key]
+        s.kind = known.kinds[key]
         s.state = REFUSED if s.reason else OK
         self.n_refused += s.state == REFUSED
         if s.kind != KIND_STAMPED:

@@ -1,9 +1,9 @@
 """The pieces of one line: key, fields, timestamp. Pure functions over untrusted bytes."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr
 
-from mstore.kernels._layout cimport MS_IGNORE_SLOT
+from mstore.kernels._layout cimport KIND_STAMPED, MS_IGNORE_SLOT
 from mstore.kernels._reasons cimport N_REASONS, UNKNOWN_METRIC
 
 # mstore.model and mstore.limits in C; tests/unit/test_lines.py holds them together.
@@ -12,6 +12,7 @@ cdef enum:
     KEY_BYTES_MAX = 8192
     LINE_BYTES_MAX = 65536
     LINE_FIELDS_MAX = 256
+    SERIES_SLOTS_MAX = 16776192
     KEY_HEADER = 32       # sizeof(ms_key)
 
 cdef extern from *:
@@ -60,6 +61,17 @@ cdef inline bint not_there(uint64_t word) noexcept nogil:
 cdef inline int ignore_reason(uint64_t word) noexcept nogil:
     cdef int reason = (word >> 56) & (N_REASONS - 1)
     return reason if reason else UNKNOWN_METRIC
+
+cdef inline bint beyond_reach(int64_t t_s, int64_t newest_s, uint32_t step_s, int kind) noexcept nogil:
+    """Whether a sample is older than its grid series could hold beside the newest sample that may come."""
+    return kind != KIND_STAMPED and t_s < newest_s - <int64_t>step_s * SERIES_SLOTS_MAX
+
+cdef inline bint is_comment(const uint8_t* p, const uint8_t* stop) noexcept nogil:
+    """Whether a line that is longer than any line may be is a comment: a mark comes first, after blanks."""
+    cdef const uint8_t* end = p + min(<size_t>(stop - p), <size_t>(LINE_BYTES_MAX + 1))
+    while p < end and (p[0] == c' ' or p[0] == c'\t'):
+        p += 1
+    return p < end and p[0] == c'#'
 
 cdef inline bint odd_start(uint8_t c) noexcept nogil:
     """A byte that begins no key: blanks, and the mark of a comment."""

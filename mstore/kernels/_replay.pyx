@@ -1,4 +1,4 @@
-"""The directory, write side, third part: replaying its own records, and keeping the key region in bounds.
+"""The directory, write side, third part: replaying its own records, ignoring metrics, keeping the key region in bounds.
 
 Every record names its ids, slots and generations; applying one again, or one that a later state has overtaken, changes
 nothing. That is what makes a dump taken while the writer works (a fuzzy snapshot) exact, after the log from its starting
@@ -299,6 +299,43 @@ cdef class DirectoryWriter(Interner):
         newest = self.newest_era(ref)
         if newest != ref:
             self.move_keys(s, self.live_at(newest))
+
+    # ---- metrics that are no longer wanted ----
+
+    def ignore_metrics(self, indices):
+        """Refuse samples of these metrics (and of no others) as UNKNOWN_METRIC; what they have stays readable.
+
+        Keys and handles of their series lead nowhere from here on, and lead to them again once they are not among the
+        indices. Nothing of it is logged: it is a matter of the configuration. raises IndexError for an index there is not
+        """
+        cdef uint64_t slot
+        cdef bint hide
+        cdef bytearray wanted = bytearray(self.n_metrics)
+        for index in indices:
+            if not 0 <= index < self.n_metrics:
+                raise IndexError(f"no metric {index}: there are {self.n_metrics}")
+            wanted[index] = 1
+        self.ignored = set(indices)
+        for slot in range(self.n_series):
+            if self.series_p[slot].level == MS_NO_LEVEL or not self.series_p[slot].flags & SERIES_LIVE:
+                continue
+            hide = bool(wanted[self.series_p[slot].metric])
+            if hide == (slot in self.hidden):
+                continue
+            if hide:
+                self.hidden.add(slot)
+            else:
+                self.hidden.discard(slot)
+            if slot in self.removing:
+                continue  # its keys lead nowhere; remove_abort() looks at `hidden`
+            if hide:
+                self.unpublish_keys(<uint32_t>slot)
+            else:
+                self.publish_keys(<uint32_t>slot)
+
+    def ignores(self, index):
+        """Whether samples of this metric are refused by ignore_metrics()."""
+        return index in self.ignored
 
     # ---- keeping the key region in bounds ----
 

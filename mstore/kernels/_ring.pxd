@@ -28,6 +28,3 @@ cdef class EpochWord:
     cdef uint64_t value      # the word belongs to this process alone: kept here, only stored there
     cdef void enter_c(self) noexcept nogil
     cdef void exit_c(self) noexcept nogil
-
-# Length of the record that begins at p, of which `left` bytes may be read; 0 when it is malformed or longer than that.
-cdef uint64_t record_bytes(const char* p, uint64_t left) noexcept nogil

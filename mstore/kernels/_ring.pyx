@@ -15,44 +15,12 @@ from libc.string cimport memcpy
 
 from mstore.kernels._atomics cimport *
 from mstore.kernels._layout cimport *
+from mstore.kernels._records cimport *
 from mstore.kernels._segment cimport Segment
 
 from mstore.errors import InvariantBroken
 
-# limits.RUN_VALUES_MAX and limits.STAMPED_COLUMNS_MAX; tests/unit/test_ring_records.py holds them together.
-cdef uint64_t COUNT_MAX = 8192
-cdef uint64_t COLUMNS_MAX = 63
 cdef uint64_t SIZE_MAX_BYTES = 1 << 31  # a PAD's length is 32 bits
-
-
-cdef uint64_t record_bytes(const char* p, uint64_t left) noexcept nogil:
-    cdef const ms_run* run = <const ms_run*>p
-    cdef uint64_t n, width
-    if left < sizeof(ms_record):
-        return 0
-    if run.type == MS_REC_PAD or run.type >= MS_REC_LEVEL:
-        n = (<const ms_record*>p).length
-        return n if n >= sizeof(ms_record) and n % 8 == 0 and n <= left else 0
-    if left < sizeof(ms_run) or run.count == 0 or run.count > COUNT_MAX or run.vtype == 0:
-        return 0
-    n = run.count
-    if run.type == MS_REC_STAMPED:
-        if run.vtype > COLUMNS_MAX:
-            return 0
-        n = sizeof(ms_run) + n * 8 * (1 + <uint64_t>run.vtype)
-        return n if n <= left else 0
-    if run.vtype > 3:
-        return 0
-    width = 4 if run.vtype == 1 else 8
-    if run.type == MS_REC_ROW:
-        n = sizeof(ms_run) + ((n * width + 7) & ~<uint64_t>7)
-    elif run.type == MS_REC_COLUMN:
-        n = sizeof(ms_run) + 8 + ((n * width + 7) & ~<uint64_t>7)
-    elif run.type == MS_REC_SCATTER:
-        n = sizeof(ms_run) + n * 8 + ((n * width + 7) & ~<uint64_t>7)
-    else:
-        return 0
-    return n if n <= left else 0
 
 
 cdef uint64_t checked_size(Segment segment) except 0:
@@ -241,10 +209,15 @@ cdef class RingReader:
         with nogil:
             n = self.whole_records(start, stop, limit, &bad)
         if n < 0:
-            raise InvariantBroken(f"malformed record at ring position {bad}", position=bad)
+            raise self._malformed(bad, stop)
         if n == 0 and start != stop:
             raise ValueError(f"limit {limit} is shorter than the record at ring position {start}")
         return self._bytes[at : at + <uint64_t>n]
+
+    def _malformed(self, uint64_t position, uint64_t stop):
+        cdef uint64_t at = position & (self.size - 1)
+        fault = record_fault(self._bytes[at : at + min(stop - position, self.size - at)])
+        return InvariantBroken(f"malformed record at ring position {position}: {fault}", position=position)
 
     def _check_span(self, uint64_t start, uint64_t stop):
         cdef uint64_t durable = self.durable()
@@ -270,7 +243,7 @@ cdef class RingReader:
             left = min(stop - position, self.size - at)
             n = record_bytes(self.data + at, left)
             if n == 0:
-                raise InvariantBroken(f"malformed record at ring position {position}", position=position)
+                raise self._malformed(position, stop)
             if (<const ms_record*>(self.data + at)).type == MS_REC_PAD and n != self.size - at:
                 raise InvariantBroken(
                     f"PAD at ring position {position} does not reach the end of the ring", position=position
@@ -363,3 +336,26 @@ def store_u32(Segment segment not None, size_t offset, uint32_t value):
 def record_length(const unsigned char[::1] record not None):
     """Bytes of the record that `record` begins with, 0 when it is malformed or not all there."""
     return record_bytes(<const char*>&record[0], <uint64_t>record.shape[0]) if record.shape[0] else 0
+
+
+def record_fault(const unsigned char[::1] record not None):
+    """What is wrong with the record that `record` begins with, in words; "" when it is whole and well formed."""
+    cdef uint64_t length, left = <uint64_t>record.shape[0]
+    cdef int fault = measure(<const char*>&record[0], left, &length) if left else FAULT_CUT
+    cdef const ms_run* run = <const ms_run*>&record[0] if left else NULL
+    if fault == SOUND:
+        return ""
+    if fault == FAULT_LENGTH:
+        length = (<const ms_record*>run).length
+        return f"type {run.type} with a length of {length}: expected a multiple of 8, 8 or more"
+    if fault == FAULT_TYPE:
+        return f"type {run.type} does not exist"
+    if fault == FAULT_VTYPE:
+        return f"type {run.type} with values of type {run.vtype}: expected {<int>TYPE_F32} to {<int>TYPE_U64}"
+    if fault == FAULT_COUNT:
+        return f"type {run.type} with a count of {run.count}: expected 1 to {<int>COUNT_MAX}"
+    if fault == FAULT_COLUMNS:
+        return f"type {run.type} with {run.vtype} columns: expected 1 to {<int>COLUMNS_MAX}"
+    if left < sizeof(ms_record):
+        return f"cut short: {left} bytes are left"
+    return f"type {run.type} cut short: {left} bytes are left"

@@ -5,7 +5,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from mstore.kernels._chunks cimport *
+from mstore.kernels._records cimport *
 from mstore.kernels._runs cimport *
+
+from mstore.kernels._ring import record_fault
 
 cdef uint64_t MIX = 0x9E3779B97F4A7C15u
 cdef uint64_t APART = 0xf0000000u  # keys of other things than chunks: above any (n, class)
@@ -160,7 +163,8 @@ cdef class Room(Expiry):
                         n -= min(n, self.free_of_class(size_class))
                         bound += (n + per - 1) / per * MS_EXTENT_BYTES
             if bad:
-                raise ValueError(f"no whole sample record of a known type at offset {offset}", offset)
+                fault = record_fault(memoryview(records).cast("B")[offset:])
+                raise ValueError(f"malformed record at offset {offset}: {fault}", offset)
         finally:
             PyBuffer_Release(&view)
         return bound

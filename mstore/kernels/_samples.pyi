@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 from typing_extensions import Buffer
 
-from mstore.kernels._room import Room
+from mstore.kernels._grid import GridSamples
 
 STOPPED_DONE: int
 STOPPED_NO_ROOM: int
@@ -18,7 +18,7 @@ class ApplyResult(NamedTuple):
     stopped_at: int
     why: int
 
-class Samples(Room):
+class Samples(GridSamples):
     def apply(self, records: Buffer) -> ApplyResult: ...
     def n_shifts(self) -> int: ...
     def shifts(self) -> list[tuple[int, int]]: ...

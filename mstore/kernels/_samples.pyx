@@ -1,30 +1,24 @@
 """Sample runs -> chunks: the one code path for live data and for replay of the log.
 
-    run (ROW, COLUMN, SCATTER, STAMPED) -> reference -> SERIES line 0 -> current chunk -> one relaxed store
+    ROW, COLUMN, SCATTER    samples of grid series: _grid.pyx
+    STAMPED                 rows with stamps of their own: here
 
-In order, a sample touches two cache lines: the first line of its series (reference, grid, current chunk, newest time)
-and the line of its slot. Everything else (another chunk, a larger one, another era, another type) is the slow path.
 Applying the same bytes twice gives the same samples, so a replay may start anywhere before the point it is needed from.
 """
 
 from collections import namedtuple
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.math cimport floor, isnan
+from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from mstore.kernels._chunks cimport *
+from mstore.kernels._grid cimport TOGETHER, GridSamples, tally
+from mstore.kernels._records cimport *
 from mstore.kernels._runs cimport *
 
-cdef extern from *:
-    """
-    #define ms_prefetch_write(p) __builtin_prefetch((p), 1, 3)
-    #define ms_prefetch_read(p) __builtin_prefetch((p), 0, 3)
-    """
-    void ms_prefetch_write(const void *p) noexcept nogil
-    void ms_prefetch_read(const void *p) noexcept nogil
+from mstore.kernels._ring import record_fault
 
 # n_samples           samples stored (stamped: rows), of the records applied whole
 # n_stale             samples of references whose series is gone or that do not fit its definition: never applied
@@ -38,99 +32,7 @@ LOADED, LOAD_STALE, LOAD_NO_ROOM = 1, 0, 2  # what load_chunk answers
 cdef enum:
     BAD = 4
     OTHER = 5
-    SHIFTS_MAX = 4096
-    AHEAD = 24          # series records fetched ahead of use
-    NEAR = 12           # values' cache lines fetched ahead of use
-
-# Generation, kind, type and flags of a series as one word; the number of columns is left out.
-cdef uint64_t HEAD_MASK = 0xff00ffffffffffffu
-
-# Slots that fit a chunk, by size class and by value type: what a link word says without a look at the chunk.
-cdef uint32_t SLOTS_OF[16][4]
-memset(SLOTS_OF, 0, sizeof(SLOTS_OF))
-for _c in range(4):
-    SLOTS_OF[_c][TYPE_F32] = min((SIZES[_c] - CHUNK_HEADER_BYTES) / 4, MS_CHUNK_SLOTS)
-    SLOTS_OF[_c][TYPE_F64] = SLOTS_OF[_c][TYPE_U64] = min((SIZES[_c] - CHUNK_HEADER_BYTES) / 8, MS_CHUNK_SLOTS)
-
-
-cdef struct memo:        # neighbours in a run mostly share step and place: saves a division
-    uint32_t distance
-    uint32_t step
-    uint32_t place
-
-
-cdef inline char* quick(char* base, ms_series* s, uint64_t head, int64_t t, memo* last) noexcept nogil:
-    """Where the value of a sample goes, if its series' newest chunk holds the slot, noting it; NULL: the slow path.
-
-    A sample before the newest one may belong to an earlier era: era_start tells, on the record's other line.
-    """
-    cdef uint64_t span, start, distance
-    cdef uint32_t step, place, rest, edge
-    cdef int64_t nominal
-    if (ms_load_relaxed_u64(s) & HEAD_MASK) != head or s.cur_link == 0 or (t < s.last_t and t < s.era_start):
-        return NULL
-    step = s.step_s
-    span = <uint64_t>step << SLOTS_LOG2
-    start = <uint64_t>s.anchor_s + <uint64_t>s.cur_n * span
-    distance = <uint64_t>t - start
-    if distance >= span or distance >> 32:
-        return NULL
-    if <uint32_t>distance != last.distance or step != last.step:
-        last.distance, last.step, last.place = <uint32_t>distance, step, <uint32_t>distance / step
-    place = last.place
-    if place >= SLOTS_OF[MS_LINK_CLASS(s.cur_link)][s.type & 3]:
-        return NULL
-    rest = <uint32_t>distance - place * step
-    edge = step >> 3
-    if s.n_seen != 0xffff:
-        s.n_seen += 1
-        s.n_edge += rest < edge or rest >= step - edge
-    nominal = <int64_t>(start + <uint64_t>place * step + (step >> 1))
-    if nominal > s.last_t:
-        ms_store_relaxed_u64(&s.last_t, <uint64_t>nominal)
-    return base + MS_LINK_OFFSET(s.cur_link) + CHUNK_HEADER_BYTES + (place << (2 if s.type == TYPE_F32 else 3))
-
-
-cdef inline void put(char* at, const char* value, bint narrow) noexcept nogil:
-    cdef uint32_t word4
-    cdef uint64_t word8
-    if narrow:
-        memcpy(&word4, value, 4)
-        ms_store_relaxed_u32(at, word4)
-    else:
-        memcpy(&word8, value, 8)
-        ms_store_relaxed_u64(at, word8)
-
-
-cdef bint convert(int from_type, const char* value, int to_type, uint64_t* word) noexcept nogil:
-    """A value sent as one type to a series (era) of another; False where the new type has no such number."""
-    cdef float f = 0
-    cdef double d
-    cdef uint64_t u
-    word[0] = 0
-    if from_type == to_type:
-        memcpy(word, value, 4 if to_type == TYPE_F32 else 8)
-        return True
-    if from_type == TYPE_F32:
-        memcpy(&f, value, 4)
-        d = f
-    elif from_type == TYPE_F64:
-        memcpy(&d, value, 8)
-    else:
-        memcpy(&u, value, 8)
-        d = <double>u
-    if to_type == TYPE_U64:
-        if not (0 <= d < 18446744073709551616.0) or d != floor(d):
-            return False
-        word[0] = <uint64_t>d
-    elif to_type == TYPE_F64:
-        memcpy(word, &d, 8)
-    else:
-        if d > 3.4028234663852886e38 or d < -3.4028234663852886e38:
-            return False
-        f = <float>d
-        memcpy(word, &f, 4)
-    return not (to_type == TYPE_U64 and word[0] == 0xffffffffffffffffu)
+    TOGETHER_MIN = 256  # values of a ROW: shorter ones are not worth the search for others of the same series
 
 
 cdef bint is_missing(const char* values, int64_t place, int value_type) noexcept nogil:
@@ -163,155 +65,51 @@ cdef int64_t find_row(ms_chunk* chunk, int64_t stamp) noexcept nogil:
     return -1
 
 
-cdef class Samples(Room):
+cdef uint32_t gather(const char* at, uint64_t left, const ms_run** runs, uint64_t* together) noexcept nogil:
+    """The ROW records from `at` on that could be applied together; their number, at least 1.
+
+    together   their length in bytes if some of them hold the same series, else 0: nothing is won then
+    """
+    cdef uint32_t n = 0
+    cdef uint64_t at_byte = 0, length, top = 0
+    cdef const ms_run* run = <const ms_run*>at
+    cdef bint meet = False
+    while n < TOGETHER and at_byte < left:
+        run = <const ms_run*>(at + at_byte)
+        length = record_bytes(<const char*>run, left - at_byte)
+        if (length == 0 or run.type != MS_REC_ROW or run.count < TOGETHER_MIN
+                or (n and (run.generation != runs[0].generation or run.vtype != runs[0].vtype))):
+            break
+        meet = meet or run.slot < top
+        top = max(top, <uint64_t>run.slot + run.count)
+        runs[n] = run
+        n += 1
+        at_byte += length
+    together[0] = at_byte if meet else 0
+    return max(n, 1)
+
+
+cdef class Samples(GridSamples):
     """See Chunks for the arguments. `apply` is the only way samples enter chunks."""
 
-    def __init__(self, directory, samples, fd, cap_bytes, fresh):
-        self.shifted = <shift*>malloc(SHIFTS_MAX * sizeof(shift))
-        if self.shifted == NULL:
-            raise MemoryError
+    cdef int rows_from(self, const char* at, uint64_t left, uint64_t* length, uint32_t* singly, tally* counts) noexcept nogil:
+        """Apply the long ROW record at `at`, and with it those after it that hold the same series at other times.
 
-    def __dealloc__(self):
-        free(self.shifted)
-
-    # ---- one sample, every case ----
-
-    cdef int slow(self, uint32_t slot, uint32_t generation, int64_t t, int vtype, const char* value, tally* counts) noexcept nogil:
-        """Apply one grid sample. DONE (counted as stored or stale) or NO_ROOM."""
-        cdef ms_series* s = self.resolve(&slot, generation, t, KIND_GRID)
-        cdef uint64_t word
-        cdef int64_t index, n
-        cdef uint32_t place, rest, edge
-        cdef ms_chunk* chunk
-        cdef char* at
-        cdef int why = DONE
-        if s == NULL or not convert(vtype, value, s.type, &word):
-            counts.stale += 1
-            return DONE
-        index = floor_div(t - s.anchor_s, s.step_s)
-        n, place = index >> SLOTS_LOG2, <uint32_t>(index & (MS_CHUNK_SLOTS - 1))
-        chunk = find_chunk(self.base, s, n) if s.n_chunks else NULL
-        if chunk == NULL:
-            chunk = self.new_chunk(slot, s, n, grid_class(n, place, s.type), &why)
-            if why == NO_PLACE:
-                counts.stale += 1
+        length   set to the bytes of all of them when there were several
+        singly   long ROW records from here on of which is known that they are better applied alone
+        """
+        cdef const ms_run* runs[TOGETHER]
+        cdef uint64_t together = 0
+        if singly[0] == 0:
+            singly[0] = gather(at, left, runs, &together)
+            if together and self.apply_rows(runs, singly[0], counts) == DONE:
+                length[0], singly[0] = together, 0
                 return DONE
-        elif place >= chunk.capacity:
-            chunk = self.promote(s, n, grid_class(n, place, s.type))
-        if chunk == NULL:
-            return NO_ROOM
-        at = <char*>chunk + CHUNK_HEADER_BYTES + (place << (2 if s.type == TYPE_F32 else 3))
-        put(at, <const char*>&word, s.type == TYPE_F32)
-        if s.cur_link == 0 or n > s.cur_n:
-            if s.cur_link and s.n_edge >= 8 and s.n_edge * 2 >= s.n_seen and self.n_shifted < SHIFTS_MAX:
-                self.shifted[self.n_shifted].slot = slot
-                self.shifted[self.n_shifted].t = t
-                self.n_shifted += 1
-            s.cur_n, s.n_seen, s.n_edge = n, 0, 0
-            s.cur_link = link_place(self.base, s, n)[0]
-        if n == s.cur_n and s.n_seen != 0xffff:
-            rest = <uint32_t>(t - s.anchor_s - index * s.step_s)
-            edge = s.step_s >> 3
-            s.n_seen += 1
-            s.n_edge += rest < edge or rest >= s.step_s - edge
-        t = s.anchor_s + index * s.step_s + (s.step_s >> 1)
-        if t > s.last_t or s.n_chunks == 1:
-            ms_store_relaxed_u64(&s.last_t, <uint64_t>max(t, s.last_t))
-        counts.samples += 1
-        return DONE
+            counts.samples = counts.stale = 0
+        singly[0] -= 1
+        return self.apply_row(<const ms_run*>at, counts)
 
-    # ---- runs ----
-
-    cdef int apply_row(self, const ms_run* run, tally* counts) noexcept nogil:
-        cdef char* base = self.base
-        cdef ms_series* s = self.table + run.slot
-        cdef bint narrow = run.vtype == TYPE_F32
-        cdef uint32_t width = 4 if narrow else 8
-        cdef const char* value = <const char*>run + sizeof(ms_run)
-        cdef uint64_t head = run.generation | <uint64_t>KIND_GRID << 32 | <uint64_t>run.vtype << 40 | <uint64_t>SERIES_LIVE << 56
-        cdef int64_t t = run.t
-        cdef uint32_t i, count = run.count, known = 0
-        cdef char* at
-        cdef memo last
-        last.distance = last.step = last.place = 0
-        if <uint64_t>run.slot + count > self.n_series:
-            self.n_series = ms_load_acquire_u64(&self.words.n_series)
-        if run.slot < self.n_series:
-            known = <uint32_t>min(<uint64_t>count, self.n_series - run.slot)
-        for i in range(count):
-            ms_prefetch_write(s + i + AHEAD)
-            if i + NEAR < known:
-                # Its record is here by now; the value most likely goes to the same place as its neighbours'.
-                ms_prefetch_write(base + MS_LINK_OFFSET(s[i + NEAR].cur_link) + CHUNK_HEADER_BYTES + last.place * width)
-            at = quick(base, s + i, head, t, &last) if i < known else NULL
-            if at != NULL:
-                put(at, value, narrow)
-                counts.samples += 1
-            elif self.slow(run.slot + i, run.generation, t, run.vtype, value, counts) != DONE:
-                return NO_ROOM
-            value += width
-        return DONE
-
-    cdef int apply_scatter(self, const ms_run* run, tally* counts) noexcept nogil:
-        cdef char* base = self.base
-        cdef const uint32_t* refs = <const uint32_t*>(<const char*>run + sizeof(ms_run))
-        cdef bint narrow = run.vtype == TYPE_F32
-        cdef uint32_t width = 4 if narrow else 8
-        cdef uint32_t i, slot, count = run.count
-        cdef const char* value = <const char*>(refs + 2 * <uint64_t>count)
-        cdef uint64_t rest = <uint64_t>KIND_GRID << 32 | <uint64_t>run.vtype << 40 | <uint64_t>SERIES_LIVE << 56
-        cdef char* at
-        cdef memo last
-        last.distance = last.step = last.place = 0
-        self.n_series = ms_load_acquire_u64(&self.words.n_series)
-        for i in range(min(count, AHEAD)):
-            ms_prefetch_write(self.table + refs[2 * i])
-        for i in range(count):
-            if i + AHEAD < count:
-                ms_prefetch_write(self.table + refs[2 * (i + AHEAD)])
-            if i + NEAR < count and refs[2 * (i + NEAR)] < self.n_series:
-                ms_prefetch_write(
-                    base + MS_LINK_OFFSET(self.table[refs[2 * (i + NEAR)]].cur_link) + CHUNK_HEADER_BYTES + last.place * width)
-            slot = refs[2 * i]
-            at = NULL
-            if slot < self.n_series:
-                at = quick(base, self.table + slot, refs[2 * i + 1] | rest, run.t, &last)
-            if at != NULL:
-                put(at, value, narrow)
-                counts.samples += 1
-            elif self.slow(slot, refs[2 * i + 1], run.t, run.vtype, value, counts) != DONE:
-                return NO_ROOM
-            value += width
-        return DONE
-
-    cdef int apply_column(self, const ms_run* run, tally* counts) noexcept nogil:
-        cdef const char* value = <const char*>run + sizeof(ms_run) + 8
-        cdef bint narrow = run.vtype == TYPE_F32
-        cdef uint32_t width = 4 if narrow else 8
-        cdef uint64_t head = run.generation | <uint64_t>KIND_GRID << 32 | <uint64_t>run.vtype << 40 | <uint64_t>SERIES_LIVE << 56
-        cdef int64_t dt, t = run.t
-        cdef uint32_t i
-        cdef char* at
-        cdef memo last
-        last.distance = last.step = last.place = 0
-        memcpy(&dt, value - 8, 8)
-        if not (-TIME_MAX < t < TIME_MAX and -(DT_MAX) <= dt <= DT_MAX):
-            counts.stale += run.count
-            return DONE
-        if run.slot >= self.n_series:
-            self.n_series = ms_load_acquire_u64(&self.words.n_series)
-        for i in range(run.count):
-            at = NULL
-            if run.slot < self.n_series:
-                at = quick(self.base, self.table + run.slot, head, t, &last)
-            if at != NULL:
-                put(at, value, narrow)
-                counts.samples += 1
-            elif self.slow(run.slot, run.generation, t, run.vtype, value, counts) != DONE:
-                return NO_ROOM
-            value += width
-            t += dt
-        return DONE
+    # ---- stamped rows ----
 
     cdef int put_row(self, uint32_t slot, ms_series* s, const uint64_t* row) noexcept nogil:
         """Append one row, or overwrite the row of the same stamp where it stands: stamps are unique in a series."""
@@ -391,6 +189,7 @@ cdef class Samples(Room):
         cdef Py_buffer view
         cdef const char* at
         cdef uint64_t offset = 0, length, skipped = 0
+        cdef uint32_t singly = 0
         cdef tally total, counts
         cdef int why = DONE
         total.samples = total.stale = 0
@@ -408,7 +207,10 @@ cdef class Samples(Room):
                         break
                     counts.samples = counts.stale = 0
                     if (<const ms_run*>at).type == MS_REC_ROW:
-                        why = self.apply_row(<const ms_run*>at, &counts)
+                        if (<const ms_run*>at).count < TOGETHER_MIN:
+                            why = self.apply_row(<const ms_run*>at, &counts)
+                        else:
+                            why = self.rows_from(at, <uint64_t>view.len - offset, &length, &singly, &counts)
                     elif (<const ms_run*>at).type == MS_REC_SCATTER:
                         why = self.apply_scatter(<const ms_run*>at, &counts)
                     elif (<const ms_run*>at).type == MS_REC_COLUMN:
@@ -423,7 +225,8 @@ cdef class Samples(Room):
                     total.stale += counts.stale
                     offset += length
             if why == BAD:
-                raise ValueError(f"no whole sample record of a known type at offset {offset}", offset)
+                fault = record_fault(memoryview(records).cast("B")[offset:])
+                raise ValueError(f"malformed record at offset {offset}: {fault}", offset)
         finally:
             PyBuffer_Release(&view)
         return ApplyResult(total.samples, total.stale, skipped, offset,
@@ -447,7 +250,7 @@ cdef class Samples(Room):
         found = []
         for i in range(self.n_shifted):
             s = self.live(self.shifted[i].slot)
-            if s == NULL or s.kind != KIND_GRID or s.flags & SERIES_ENDED or s.step_s == 0:
+            if s == NULL or s.kind != KIND_GRID or s.flags & (SERIES_ENDED | SERIES_REMOVING) or s.step_s == 0:
                 continue
             t = self.shifted[i].t
             stop = s.last_t - (s.step_s >> 1) + s.step_s + (s.step_s >> 1)

@@ -1,6 +1,7 @@
-"""Copying every chunk of a store that is being written, in slices of a buffer.
+"""Copying the chunks of a store that is being written, in slices of a buffer.
 
-For each live series, in order of slot: note which chunks it has (the numbers n its link words lead to), then copy each
+series_by_cluster() says which series there are; a ChunkCopier takes those of one cluster, or all. For each, in order:
+note which chunks it has (the numbers n its link words lead to), then copy each
 by the readers' protocol: table and link word (acquire), header, values, fence, the same words again. A chunk that moves
 meanwhile is looked up again by its n; one that was freed is left out (its removal is in the log behind the snapshot's
 sequence); one that was made meanwhile is left out too (its samples are there).
@@ -12,6 +13,8 @@ An entry is 64 bytes of header and the payload, padded with zeros to a multiple 
 
 Grid payloads end with the last slot that is not missing; chunks without any sample are left out. docs/format/snapshot.md says the same.
 """
+
+import numpy as np
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -30,14 +33,58 @@ cdef enum:
     COPIED = 0
     ABSENT = 1
     BUSY = 2
+    AGES = 257              # the last one holds whatever is older
 
 cdef uint64_t[4] CLASS_BYTES = [128, 512, 2112, 4160]
 
 
+def series_by_cluster(Segment directory not None):
+    """(slots uint32[n], generations uint32[n], clusters uint32[n]) of the live series, in order of slot.
+
+    A slot that changes hands during the look is named once at most, with a cluster that fits its generation.
+    raises  InvariantBroken when a series belongs to no level
+    """
+    if directory.length < 2 * MS_PAGE:
+        raise ValueError("a segment shorter than its own header")
+    cdef const ms_directory* words = <const ms_directory*>(directory.base + MS_PAGE)
+    cdef const ms_series* table = <const ms_series*>(directory.base + words.region[MS_REGION_SERIES].offset)
+    cdef const ms_level* levels = <const ms_level*>(directory.base + words.region[MS_REGION_LEVELS].offset)
+    # SYNC POINT (acquire) counts: entries below the count are complete
+    cdef uint64_t n = ms_load_acquire_u64(&words.n_series), n_levels, i, kept = 0, lost = 0
+    n = min(n, (directory.length - words.region[MS_REGION_SERIES].offset) // sizeof(ms_series))
+    found = np.empty((3, max(n, 1)), np.uint32)
+    cdef uint32_t[:, ::1] out = found
+    cdef uint32_t generation, level, cluster
+    with nogil:
+        for i in range(n):
+            # SYNC POINT (acquire) series entry
+            generation = ms_load_acquire_u32(&table[i].generation)
+            if not table[i].flags & SERIES_LIVE:
+                continue
+            level = table[i].level
+            # Levels are only ever added, so the count of this moment covers every series met by now.
+            n_levels = ms_load_acquire_u64(&words.n_levels)
+            cluster = levels[level].cluster if level < n_levels else 0
+            ms_fence_acquire()
+            if ms_load_relaxed_u32(&table[i].generation) != generation or not table[i].flags & SERIES_LIVE:
+                continue  # removed meanwhile: its removal, and what came after it, is in the log
+            if level >= n_levels:
+                lost = i + 1
+                break
+            out[0, kept], out[1, kept], out[2, kept] = <uint32_t>i, generation, cluster
+            kept += 1
+    if lost:
+        raise InvariantBroken(f"series {lost - 1} belongs to level {level} of {n_levels}")
+    return found[0, :kept], found[1, :kept], found[2, :kept]
+
+
 cdef class ChunkCopier:
-    """One pass over all chunks.
+    """One pass over the chunks of some series, or of all.
 
     directory, samples  mapped segments; read-only is enough
+    slots, generations  uint32[n] each: the series to copy, in this order; one of another generation is left out.
+                        None: every live series, in order of slot
+    now_s, age_s        `memory_by_age` counts by the age of a chunk at now_s, in steps of age_s seconds
     """
 
     cdef readonly Segment directory
@@ -47,7 +94,14 @@ cdef class ChunkCopier:
     cdef int64_t* numbers        # chunk numbers of the series in hand
     cdef uint32_t n_numbers
     cdef uint32_t next_number
-    cdef uint64_t slot           # the next series to look at; the one in hand is slot - 1
+    cdef uint64_t slot           # of the series in hand, + 1
+    cdef const uint32_t[::1] slots
+    cdef const uint32_t[::1] generations
+    cdef bint chosen             # by `slots`
+    cdef uint64_t next_series    # the next one to look at: in `slots`, or its slot
+    cdef int64_t now_s
+    cdef int64_t age_s
+    cdef uint64_t ages[AGES]
     cdef uint32_t generation
     cdef readonly uint64_t n_series
     """Live series met."""
@@ -59,7 +113,16 @@ cdef class ChunkCopier:
     cdef readonly int64_t t_max
     """Nominal second of the last slot copied; INT64_MIN without chunks."""
 
-    def __cinit__(self, Segment directory not None, Segment samples not None):
+    def __cinit__(self, Segment directory not None, Segment samples not None, slots=None, generations=None,
+                  int64_t now_s=0, int64_t age_s=675):
+        if slots is not None:
+            self.slots, self.generations, self.chosen = slots, generations, True
+            if self.slots.shape[0] != self.generations.shape[0]:
+                raise ValueError(f"{len(generations)} generations of {len(slots)} series")
+        if age_s < 1:
+            raise ValueError(f"steps of {age_s} seconds")
+        self.now_s, self.age_s = now_s, age_s
+        memset(self.ages, 0, sizeof(self.ages))
         self.directory = directory
         self.samples = samples
         if directory.length < 2 * MS_PAGE or samples.length < MS_SAMPLES_DATA:
@@ -76,6 +139,21 @@ cdef class ChunkCopier:
 
     def __dealloc__(self):
         free(self.numbers)
+
+    @property
+    def n_looked(self) -> int:
+        """Series, or slots, that have been looked at so far."""
+        return self.next_series
+
+    def memory_by_age(self):
+        """uint64[257]: bytes of shared memory by age: i * age_s <= now_s - end < (i + 1) * age_s; newer first, the
+        last one holds everything older."""
+        found = np.empty(AGES, np.uint64)
+        cdef uint64_t[::1] out = found
+        cdef int i
+        for i in range(AGES):
+            out[i] = self.ages[i]
+        return found
 
     def fill(self, unsigned char[::1] out) -> int:
         """Copy entries to `out`, whole ones only; returns the bytes used, 0 when all chunks have been copied.
@@ -107,9 +185,18 @@ cdef class ChunkCopier:
             # SYNC POINT (acquire) counts: entries below the count are complete
             limit = ms_load_acquire_u64(&self.words.n_series)
             limit = min(limit, (self.directory.length - self.words.region[MS_REGION_SERIES].offset) // sizeof(ms_series))
-            if self.slot >= limit:
+            self.n_numbers = self.next_number = 0
+            if self.chosen:
+                if self.next_series >= <uint64_t>self.slots.shape[0]:
+                    return COPIED
+                self.slot = <uint64_t>self.slots[self.next_series] + 1
+                self.next_series += 1
+                if self.slot > limit:
+                    continue
+            elif self.next_series >= limit:
                 return COPIED
-            self.slot += 1
+            else:
+                self.slot = self.next_series = self.next_series + 1
             if self.enumerate(&self.table[self.slot - 1]) == BUSY:
                 return BUSY
 
@@ -156,6 +243,8 @@ cdef class ChunkCopier:
         self.generation = ms_load_acquire_u32(&s.generation)
         if not s.flags & SERIES_LIVE:
             return COPIED
+        if self.chosen and self.generation != self.generations[self.next_series - 1]:
+            return COPIED       # the slot has changed hands: it may be another cluster's now
         self.n_series += 1
         for attempt in range(RETRIES):
             if ms_load_acquire_u32(&s.generation) != self.generation:
@@ -228,11 +317,20 @@ cdef class ChunkCopier:
             same = ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table
             same = same and ms_load_relaxed_u32(&s.generation) == self.generation
             if same and (entry.kind == KIND_GRID or ms_load_relaxed_u32(&chunk.seq) == seq):
-                used[0] += self.finish(entry, out, payload)
+                used[0] += self.finish(entry, out, payload, MS_LINK_CLASS(word))
                 return COPIED
         return BUSY
 
-    cdef uint64_t finish(self, ms_chunk* entry, unsigned char* out, uint64_t payload) noexcept nogil:
+    cdef unsigned age_of(self, const ms_chunk* entry, int64_t last) noexcept nogil:
+        """By the end of the chunk, as retention counts it: of a grid chunk the end of its last slot, used or not."""
+        cdef int64_t end = last
+        if entry.kind == KIND_GRID:
+            end = entry.anchor_s + (entry.n + 1) * MS_CHUNK_SLOTS * <int64_t>entry.step_s
+        if end >= self.now_s:
+            return 0
+        return <unsigned>min((self.now_s - end) // self.age_s, <int64_t>AGES - 1)
+
+    cdef uint64_t finish(self, ms_chunk* entry, unsigned char* out, uint64_t payload, unsigned size_class) noexcept nogil:
         """Trim, pad and count what has been copied; returns the bytes of the whole entry."""
         cdef unsigned char* values = out + sizeof(ms_chunk)
         cdef uint64_t padded
@@ -255,6 +353,7 @@ cdef class ChunkCopier:
         self.n_slots += entry.count
         self.t_min = min(self.t_min, first)
         self.t_max = max(self.t_max, last)
+        self.ages[self.age_of(entry, last)] += CLASS_BYTES[size_class]
         return sizeof(ms_chunk) + padded
 
 

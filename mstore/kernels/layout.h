@@ -65,7 +65,8 @@ typedef struct {
     uint64_t  free_series;           /* 368 head of the free list, slot + 1; persister only */
     uint64_t  live_series;           /* 376 */
     uint64_t  critical;              /* 384 odd while a multi-word change is under way */
-    uint8_t   pad1[120];
+    uint64_t  lapses;                /* 392 counted after series stopped being live, or got a later era, or are to be removed */
+    uint8_t   pad1[112];
 } ms_directory;                      /* at MS_PAGE; 512 bytes */
 
 typedef struct {

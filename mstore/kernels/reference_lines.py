@@ -24,6 +24,7 @@ from mstore.limits import (
     LINE_TAGS_MAX,
     NAME_BYTES_MAX,
     RUN_VALUES_MAX,
+    SERIES_SLOTS_MAX,
 )  # fmt: skip
 from mstore.model import N_REASONS, Precision, Reason
 
@@ -62,11 +63,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a key entry says: a reference or an ignore word, value type, kind."""
+    """What a key entry says: a reference or an ignore word, value type, kind, step."""
 
     ref: int
     type: int = F32
     kind: int = 1
+    step_s: int = 60
 
 
 Directory = Mapping[tuple[bytes, int], Target]
@@ -289,17 +291,21 @@ class ReferenceBatch:
         times = np.array(list(self.keys.values()), dtype=np.int64)
         return b"".join(self.keys), offsets.tobytes(), times.tobytes()
 
-    def resolve(self, text: object, refs: bytes, types: bytes, kinds: bytes) -> None:
+    def resolve(self, text: object, refs: bytes, types: bytes, kinds: bytes, steps: bytes) -> None:
         for sample in self.samples:
             if sample.ref is None and not sample.reason:
                 (ref,) = struct.unpack_from("<Q", refs, 8 * sample.key)
-                self.settle(sample, Target(ref, types[sample.key], kinds[sample.key]))
+                (step_s,) = struct.unpack_from("<I", steps, 4 * sample.key)
+                self.settle(sample, Target(ref, types[sample.key], kinds[sample.key], step_s))
         self.keys = {}
 
     def settle(self, sample: Sample, target: Target) -> None:
         sample.ref, sample.type, sample.kind = target.ref, target.type, target.kind
         if target.ref & IGNORE_SLOT == IGNORE_SLOT:
             sample.reason = (target.ref >> 56) % N_REASONS or Reason.UNKNOWN_METRIC
+            return
+        if target.kind != STAMPED and sample.ms // 1000 < self.newest_s - target.step_s * SERIES_SLOTS_MAX:
+            sample.reason = Reason.TOO_LATE
             return
         try:
             sample.value = convert(sample.number, target.type, target.kind)
@@ -311,7 +317,7 @@ class ReferenceBatch:
         precision: int, now_s: int, oldest_s: int, newest_s: int, config_version: int, join: bool,
     ) -> int:  # fmt: skip
         self.directory, self.cluster_id = directory, cluster_id
-        self.config_version = config_version & 0xFFFFFF
+        self.config_version, self.newest_s = config_version & 0xFFFFFF, newest_s
         at = start
         while at < stop and (self.skipping or not self.full()):
             newline = text.find(b"\n", at, stop)
@@ -319,8 +325,9 @@ class ReferenceBatch:
             whole = newline >= 0 or final
             if not self.skipping:
                 if end - at > LINE_BYTES_MAX:
-                    self.n_lines += 1
-                    self.refused.append(Reason.TOO_LONG)
+                    if not text[at : at + LINE_BYTES_MAX + 1].lstrip(b" \t").startswith(b"#"):
+                        self.n_lines += 1
+                        self.refused.append(Reason.TOO_LONG)
                     self.skipping = True
                 elif not whole:
                     break
@@ -507,6 +514,7 @@ def build_directory(
         entry["ref"], entry["hash"], entry["index"] = target.ref, h >> 32, index
         entry["default_cluster"] = cluster
         entry["len"], entry["type"], entry["kind"] = len(key), target.type, target.kind
+        entry["step_s"] = target.step_s
         heap += entry.tobytes() + key + bytes(-len(key) % 8)
     keys_at = 2 * layout.PAGE_BYTES
     table_at = keys_at + len(heap)

@@ -1,12 +1,13 @@
-"""Copying all chunks of a store at rest, in plain Python: what kernels/_snapshot.ChunkCopier must give."""
+"""Copying all chunks of a store at rest, in plain Python: what kernels/_snapshot must give."""
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # Offsets of kernels/layout.h: directory words, series entry, chunk header.
+_LEVELS_REGION_AT = 4096
 _SERIES_REGION_AT = 4096 + 32
 _N_SERIES_AT = 4096 + 344
 _CHUNK = struct.Struct("<IIqqIBBBBIIIIqQ")
@@ -15,12 +16,30 @@ _GRID, _F32, _U64 = 1, 1, 3
 assert _CHUNK.size == 64
 
 
-def copy_chunks(store: bytes | bytearray, samples: bytes | bytearray) -> bytes:
-    """All entries, one after the other, in the order of slots and then of links."""
+def series_by_cluster(store: bytes | bytearray) -> tuple[list[int], list[int], list[int]]:
+    """Slots, generations and clusters of the live series, in order of slot."""
+    (levels_at,) = struct.unpack_from("<Q", store, _LEVELS_REGION_AT)
+    (at,) = struct.unpack_from("<Q", store, _SERIES_REGION_AT)
+    (n_series,) = struct.unpack_from("<Q", store, _N_SERIES_AT)
+    found: tuple[list[int], list[int], list[int]] = [], [], []
+    for slot in range(n_series):
+        generation, _, _, _, flags = struct.unpack_from("<IBBBB", store, at + 128 * slot)
+        if flags & 1:
+            (level,) = struct.unpack_from("<I", store, at + 128 * slot + 64)
+            (cluster,) = struct.unpack_from("<I", store, levels_at + 48 * level + 28)
+            for column, value in zip(found, (slot, generation, cluster), strict=True):
+                column.append(value)
+    return found
+
+
+def copy_chunks(
+    store: bytes | bytearray, samples: bytes | bytearray, slots: Sequence[int] | None = None
+) -> bytes:
+    """All entries of these series, or of all, one after the other: in the order of series and then of links."""
     (at,) = struct.unpack_from("<Q", store, _SERIES_REGION_AT)
     (n_series,) = struct.unpack_from("<Q", store, _N_SERIES_AT)
     parts = []
-    for slot in range(n_series):
+    for slot in range(n_series) if slots is None else slots:
         (flags,) = struct.unpack_from("<B", store, at + 128 * slot + 7)
         table, link0 = struct.unpack_from("<QQ", store, at + 128 * slot + 40)
         if flags & 1:

@@ -2,10 +2,14 @@
 
     DIR/lock                              held (flock) by every process of a run
     DIR/run/                              sockets, instance.json
+    DIR/run/recovery.json                 what the last start found, for `info`
+    DIR/run/stop.json                     why the last stop wrote no snapshot; the next start tells and removes it
     DIR/wal/0000000000000001.wal          log segment; the name is the sequence of its first block, in hex
     DIR/wal/9f3c6a0e51d2b748.spare        a segment made ahead, not in use; never read by recovery
-    DIR/snapshots/00000000000003e8.snapshot   the name is the log sequence it holds
-    DIR/snapshots/00000000000003e8.snapshot.tmp   being written; removed at the next start
+    DIR/snapshots/00000000000003e8.snapshot   a generation's manifest; the name is the log sequence it holds
+    DIR/snapshots/00000000000003e8.ID.definitions        ... its definitions; ID is the generation's, in hex
+    DIR/snapshots/00000000000003e8.ID.00000001.chunks    ... the chunks of the cluster whose level id is 1
+    DIR/snapshots/*.tmp                   being written; removed at the next start
     DIR/quarantine/                       copies of damaged bytes, for people
 
 All reads, writes, syncs, renames and removals of the log, the snapshots and small state files go through one
@@ -20,11 +24,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mstore import faults
 from mstore.clock import monotonic_s
 from mstore.errors import StorageError, StoreLocked
 from mstore.kernels import _wal
@@ -38,6 +44,8 @@ SNAPSHOT_SUFFIX = ".snapshot"
 DYING_S_MAX = 5.0
 """How long the children of a killed supervisor may take to end, and with them the lock."""
 
+_PART_NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.(?:definitions|[0-9a-f]{8}\.chunks)")
+
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
 
@@ -48,6 +56,14 @@ def lock_path(directory: Path) -> Path:
 
 def run_dir(directory: Path) -> Path:
     return directory / "run"
+
+
+def recovery_note_path(directory: Path) -> Path:
+    return run_dir(directory) / "recovery.json"
+
+
+def stop_note_path(directory: Path) -> Path:
+    return run_dir(directory) / "stop.json"
 
 
 def wal_dir(directory: Path) -> Path:
@@ -72,6 +88,21 @@ def spare_name(segment_id: int) -> str:
 
 def snapshot_name(log_seq: int) -> str:
     return f"{log_seq:016x}{SNAPSHOT_SUFFIX}"
+
+
+def definitions_name(log_seq: int, generation_id: int) -> str:
+    return f"{log_seq:016x}.{generation_id:016x}.definitions"
+
+
+def chunks_name(log_seq: int, generation_id: int, cluster: int) -> str:
+    """Of the chunks of a cluster, by its level id: never by its name, which comes from outside."""
+    return f"{log_seq:016x}.{generation_id:016x}.{cluster:08x}.chunks"
+
+
+def generation_of(name: str) -> tuple[int, int] | None:
+    """(log sequence, generation id) of a part of a snapshot by its file name; None for any other name."""
+    found = _PART_NAME.fullmatch(name)
+    return (int(found[1], 16), int(found[2], 16)) if found else None
 
 
 def number_of(name: str, suffix: str) -> int | None:
@@ -118,6 +149,7 @@ class Files:
 
     def create(self, path: Path, allocate_bytes: int = 0) -> int:
         """A new file, open for reading and writing; its space is allocated now: a full disk shows here."""
+        faults.hit("files.create")
         with _storage("create", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
@@ -188,6 +220,7 @@ class Files:
             raise StorageError(f"cannot pre-write file {fd}: {os.strerror(error)}", errno=error)
 
     def fdatasync(self, fd: int) -> None:
+        faults.hit("files.fdatasync")
         with _storage("fdatasync", f"file {fd}"):
             os.fdatasync(fd)
 
@@ -197,6 +230,7 @@ class Files:
 
     def fsync(self, fd: int) -> None:
         """fsync of a directory opened by open_dir: its names are durable."""
+        faults.hit("files.fsync")
         with _storage("fsync", f"file {fd}"):
             os.fsync(fd)
 
@@ -208,11 +242,19 @@ class Files:
             self.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
+        faults.hit("files.rename")
         with _storage("rename", source):
             os.rename(source, target)
+        faults.hit("files.renamed")
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for a file; nothing happens when `target` exists."""
+        with _storage("link", source), contextlib.suppress(FileExistsError):
+            os.link(source, target)
 
     def unlink(self, path: Path) -> None:
         """Remove a name; a name that is gone already is no error."""
+        faults.hit("files.unlink")
         with _storage("remove", path), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -224,6 +266,10 @@ class Files:
         try:
             self.pwritev(fd, [content], 0)
             self.fdatasync(fd)
+        except StorageError:
+            with contextlib.suppress(StorageError):
+                self.unlink(tmp)  # what a full disk has left belongs to others
+            raise
         finally:
             self.close(fd)
         self.rename(tmp, path)
@@ -265,8 +311,9 @@ def lock(directory: Path) -> int:
                 holder=holder,
             ) from failure
         time.sleep(0.02)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: a lock without a note holds as well
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     os.set_inheritable(fd, True)
     return fd
 
@@ -302,6 +349,11 @@ def remove_leftovers(files: Files, directory: Path) -> list[str]:
                 files.unlink(folder / name)
                 removed.append(name)
     return removed
+
+
+def is_no_space(failure: StorageError) -> bool:
+    """Whether a StorageError means that the disk, or a quota, is full: waiting for space may help."""
+    return failure.details.get("errno") in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager

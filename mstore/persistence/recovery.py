@@ -1,51 +1,73 @@
-"""Back from disk: the newest sound snapshot, then the log behind it.
+"""Back from disk: the newest sound snapshots, then the log behind them.
 
     1. remove half-written files
-    2. load the newest snapshot whose every byte checks; a damaged one is reported, the one before is tried
-    3. replay the log's live blocks from the next sequence on (replay.py tells torn from damaged)
+    2. load the newest sound file of each cluster (restore.py); a damaged one is reported, the one before is tried
+    3. replay the log's live blocks behind the oldest generation used (replay.py tells torn from damaged)
     4. make what was read durable, remove segments behind a cut
 
-The log is retired only up to the older of the two kept snapshots, so one damaged snapshot costs time, not
-data. A snapshot gets its name only when the log is durable up to it: a name alone proves that sequences up to
-it were durable, even when the file is damaged.
+The log is retired only up to the older of the two kept generations, so one damaged file costs time, not data. A
+manifest gets its name only when the log is durable up to it: a name alone proves that sequences up to it were durable,
+even when the file is damaged. Nothing is written before step 4, so a death on the way changes nothing.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mstore.clock import monotonic_s
-from mstore.errors import CorruptRecord
-from mstore.persistence.files import Files, remove_leftovers, snapshot_dir
-from mstore.persistence.replay import Apply, Damage, LogReader, LogReport, finish_replay
-from mstore.persistence.snapshot import (
-    ApplyDefinition,
-    LoadChunk,
-    Loaded,
-    SnapshotInfo,
-    list_snapshots,
-    load_snapshot,
+from mstore import faults
+from mstore.clock import monotonic_s, now_s
+from mstore.errors import StorageError
+from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, parse_segment_header
+from mstore.persistence.files import (
+    WAL_SUFFIX,
+    Files,
+    is_no_space,
+    number_of,
+    recovery_note_path,
+    remove_leftovers,
+    stop_note_path,
+    wal_dir,
 )
+from mstore.persistence.replay import Apply, LogReader, LogReport, finish_replay
+from mstore.persistence.restore import ANY_TIME_S, Loaded, Progress, Refused, Target, load_snapshots
+from mstore.persistence.snapshot import SnapshotInfo
 
 
 @dataclass(slots=True)
 class Report:
     """What a start found. `next_seq` is the first sequence of the new log."""
 
-    snapshot: SnapshotInfo | None = None
     loaded: Loaded = field(default_factory=Loaded)
-    snapshots_refused: list[Damage] = field(default_factory=list)
     log: LogReport = field(default_factory=LogReport)
+    n_samples_replayed: int = 0
     removed: list[str] = field(default_factory=list)
     """Half-written files of the run before."""
     next_seq: int = 1
     seconds: float = 0.0
+    finish: Callable[[], int] | None = None
+    """Step 4, when the disk had no room for it: to be done before anything is promised (wal.Wal's `prepare`)."""
+    notes: list[str] = field(default_factory=list)
+    """What else an operator should know, a sentence each."""
+
+    @property
+    def snapshot(self) -> SnapshotInfo | None:
+        """The generation that gave the definitions."""
+        return self.loaded.snapshot
 
     @property
     def snapshot_seq(self) -> int:
-        """Log sequence of the snapshot that was loaded; 0 = none."""
-        return self.snapshot.log_seq if self.snapshot else 0
+        """The log was replayed behind this sequence: of the oldest generation that was used; 0 = none was."""
+        return self.loaded.before_log_seq
+
+    @property
+    def snapshots_refused(self) -> list[Refused]:
+        """Files of snapshots that could not be used."""
+        return self.loaded.refused
 
     @property
     def positions(self) -> dict[int, int]:
@@ -59,52 +81,166 @@ class Report:
 
     def summary(self) -> str:
         """One line for people."""
+        found = self.loaded
         parts = []
         if self.snapshot:
-            parts.append(f"snapshot of block {self.snapshot_seq} with {self.loaded.n_chunks} chunks")
-        parts.append(f"{self.log.n_blocks} log blocks, {self.log.n_bytes} bytes")
-        if self.loaded.n_no_room:
-            parts.append(f"{self.loaded.n_no_room} chunks did not fit the memory")
+            held = f"{found.n_samples:,} samples in {found.n_chunks:,} chunks"
+            parts.append(f"snapshot of block {self.snapshot_seq:,} with {held}")
+        parts.append(f"{self.log.n_blocks:,} log blocks, {self.log.n_bytes:,} bytes")
+        if found.n_expired:
+            parts.append(f"{found.n_expired:,} chunks beyond retention left out")
+        if found.n_older or found.n_no_room:
+            parts.append(f"{found.n_older + found.n_no_room:,} chunks, the oldest, did not fit the memory")
         if self.log.torn:
             parts.append(f"torn end cut: {self.log.torn}; {self.log.n_blocks_cut} blocks behind it")
-        parts += [f"damaged: {found}" for found in (*self.snapshots_refused, *self.log.damage)]
-        parts += [f"hurt: {found}" for found in self.log.hurt]
-        return "; ".join(parts)
+        parts += [f"damaged: {one}" for one in (*self.snapshots_refused, *self.log.damage)]
+        parts += [f"hurt: {one}" for one in self.log.hurt]
+        return "; ".join([*parts, *self.notes])
+
+    def details(self) -> dict[str, Any]:
+        """For `info`: numbers, and a line for each thing that was damaged or cut. Plain JSON."""
+        found, torn = self.loaded, self.log.torn
+        return {
+            "at_s": now_s(),
+            "seconds": round(self.seconds, 3),
+            "snapshot_seq": self.snapshot_seq,
+            "last_seq": self.next_seq - 1,
+            "samples": found.n_samples + self.n_samples_replayed,
+            "samples_from_snapshots": found.n_samples,
+            "samples_from_log": self.n_samples_replayed,
+            "chunks": found.n_chunks,
+            "chunks_beyond_retention": found.n_expired,
+            "chunks_without_room": found.n_older + found.n_no_room,
+            "left_out_before_s": None if found.from_s == ANY_TIME_S else found.from_s,
+            "log_blocks": self.log.n_blocks,
+            "log_bytes": self.log.n_bytes,
+            "cut_bytes": torn.n_bytes if torn else 0,
+            "cut_blocks": [torn.first_seq, torn.last_seq] if torn else [],
+            "cut": [str(torn)] if torn else [],
+            "damaged": [str(one) for one in (*self.snapshots_refused, *self.log.damage)],
+            "hurt": [str(one) for one in self.log.hurt],
+            "lost_blocks": [[one.first_seq, one.last_seq] for one in self.log.damage],
+            "lost_chunks": sum(max(0, one.n_lost) for one in self.snapshots_refused),
+            "removed": list(self.removed),
+            "notes": list(self.notes),
+            "summary": self.summary(),
+        }
 
 
 def recover(
     files: Files,
     directory: Path,
+    target: Target,
     *,
-    apply: Apply,
-    apply_definition: ApplyDefinition,
-    load_chunk: LoadChunk,
+    retention_s: int = 0,
     strict: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Cold start: fill an empty store from DIR. Call with DIR/lock held.
 
-    apply             the payload of one log block, in order of sequence; what it raises passes through
-    apply_definition, load_chunk   see snapshot.load_snapshot
-    strict            raise CorruptRecord at any damage instead of going on without the damaged part
+    target       what is filled; what target.apply raises for a block of the log passes through
+    retention_s  chunks of snapshots that ended longer ago are not loaded; 0 = all are
+    strict       raise CorruptRecord at any damage instead of going on without the damaged part
+    progress     called between blocks with what is read, bytes done and bytes in all
     """
     began = monotonic_s()
     report = Report(removed=remove_leftovers(files, directory))
-    durable_floor = 0
-    for log_seq, path in list_snapshots(files, snapshot_dir(directory)):
-        durable_floor = max(durable_floor, log_seq)
-        try:
-            report.snapshot, report.loaded = load_snapshot(files, path, log_seq, apply_definition, load_chunk)
-            break
-        except CorruptRecord as failure:
-            if strict or "path" not in failure.details:
-                raise
-            offset, reason = failure.details["offset"], failure.details["reason"]
-            report.snapshots_refused.append(Damage(str(path), offset, 0, 1, 0, reason))
-    reader = LogReader(files, directory, report.snapshot_seq, durable_floor=durable_floor, strict=strict)
-    report.log = reader.replay(apply)
-    report.next_seq = finish_replay(files, directory, report.log)
+    expired_s = now_s() - retention_s if retention_s else ANY_TIME_S
+    report.loaded = load_snapshots(
+        files, directory, target, expired_s=expired_s, strict=strict, progress=progress
+    )
+    floor = report.loaded.durable_floor
+    reader = LogReader(files, directory, report.snapshot_seq, durable_floor=floor, strict=strict)
+    report.log = reader.replay(
+        _counting(report, target.apply, _log_bytes(files, directory, report), progress)
+    )
+    _finish(files, directory, report)
     report.seconds = monotonic_s() - began
     return report
+
+
+def _finish(files: Files, directory: Path, report: Report) -> None:
+    """Step 4. A disk that is full does not keep what was read from being served."""
+    faults.hit("recovery.read")
+    finish = partial(finish_replay, files, directory, report.log)
+    try:
+        report.next_seq = finish()
+    except StorageError as failure:
+        if not is_no_space(failure):
+            raise
+        report.finish = finish
+        report.next_seq = report.log.last_seq + 1
+        report.notes.append(f"nothing is written until there is room: {failure.message}")
+
+
+def _counting(report: Report, apply: Apply, bytes_all: int, progress: Progress | None) -> Apply:
+    """`apply`, with samples counted and progress told."""
+    done = 0
+
+    def counted(records: memoryview) -> object:
+        nonlocal done
+        result = apply(records)
+        report.n_samples_replayed += getattr(result, "n_samples", 0)
+        done += len(records)
+        if progress is not None:
+            progress("log", min(done, bytes_all), bytes_all)
+        return result
+
+    return counted
+
+
+def _log_bytes(files: Files, directory: Path, report: Report) -> int:
+    """Of the segments that hold something behind the snapshot; the newest is mostly not full."""
+    folder = wal_dir(directory)
+    named = [
+        (number, name) for name in files.list(folder) if (number := number_of(name, WAL_SUFFIX)) is not None
+    ]
+    total = 0
+    for place, (_, name) in enumerate(named):
+        if place + 1 == len(named) or named[place + 1][0] > report.snapshot_seq + 1:
+            fd = files.open(folder / name)
+            total += files.size(fd)
+            files.close(fd)
+    return total
+
+
+def take_notes(files: Files, directory: Path) -> list[str]:
+    """What the last stop left to say; it is said once."""
+    path = stop_note_path(directory)
+    try:
+        found = str(json.loads(path.read_text())["note"])
+        files.unlink(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [found]
+
+
+def keep_details(files: Files, directory: Path, report: Report) -> None:
+    """Leave the report in DIR/run for `info`. raises StorageError"""
+    files.replace(recovery_note_path(directory), json.dumps(report.details()).encode())
+
+
+def last_details(directory: Path) -> dict[str, Any]:
+    """What the last start found; empty when there is nothing to read."""
+    try:
+        found = json.loads(recovery_note_path(directory).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def newest_log_id(files: Files, directory: Path) -> int:
+    """Id of the newest segment of the log; 0 when there is none, or its header is damaged."""
+    folder = wal_dir(directory)
+    named = [name for name in files.list(folder) if number_of(name, WAL_SUFFIX) is not None]
+    if not named:
+        return 0
+    fd = files.open(folder / named[-1])
+    try:
+        header = parse_segment_header(memoryview(files.pread(fd, SEGMENT_HEADER_BYTES, 0)))
+    finally:
+        files.close(fd)
+    return 0 if isinstance(header, str) else header.segment_id
 
 
 def resume(
@@ -120,6 +256,6 @@ def resume(
     after = min(applied_seq, durable_seq)
     reader = LogReader(files, directory, after, durable_floor=durable_seq, strict=strict)
     report.log = reader.replay(apply, applied_seq)
-    report.next_seq = finish_replay(files, directory, report.log)
+    _finish(files, directory, report)
     report.seconds = monotonic_s() - began
     return report

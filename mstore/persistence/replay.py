@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mstore.clock import now_ns
-from mstore.errors import CorruptRecord
+from mstore.errors import CorruptRecord, StorageError
 from mstore.persistence.blocks import (
     CATALOG,
     SEGMENT_HEADER_BYTES,
@@ -40,7 +40,15 @@ from mstore.persistence.blocks import (
     search,
     used_bytes,
 )
-from mstore.persistence.files import WAL_SUFFIX, Files, number_of, quarantine_dir, wal_dir, wal_name
+from mstore.persistence.files import (
+    WAL_SUFFIX,
+    Files,
+    is_no_space,
+    number_of,
+    quarantine_dir,
+    wal_dir,
+    wal_name,
+)
 
 Apply = Callable[[memoryview], object]
 
@@ -56,6 +64,8 @@ class Damage:
     """Sequences lost: first_seq .. last_seq; empty (last_seq < first_seq) when only a spare copy was hurt."""
     last_seq: int
     reason: str
+    places: tuple[tuple[str, int, int], ...] = ()
+    """(path, offset, length) of all its bytes: what is lost may have stood in more than one segment."""
 
     def __str__(self) -> str:
         some = self.last_seq >= self.first_seq
@@ -149,10 +159,7 @@ class LogReader:
         that a block builds on may be what was lost. It counts as damaged then, too, and reading goes on.
         """
         report = self.report
-        for block in self._live():
-            report.n_blocks += 1
-            report.n_bytes += len(block.payload)
-            report.last_seq = block.seq
+        for block in self.blocks():
             if block.ring != CATALOG:
                 report.positions[block.ring] = block.stop
             self._keep(block)
@@ -160,6 +167,15 @@ class LogReader:
                 self._apply(apply, block)
         self._keep(None)
         return report
+
+    def blocks(self) -> Iterator[Block]:
+        """The live blocks in order of sequence, counted; for who stops early (a copy up to one sequence) or looks on."""
+        report = self.report
+        for block in self._live():
+            report.n_blocks += 1
+            report.n_bytes += len(block.payload)
+            report.last_seq = block.seq
+            yield block
 
     def _apply(self, apply: Apply, block: Block) -> None:
         try:
@@ -186,10 +202,15 @@ class LogReader:
         expected = self.report.last_seq + 1
         gaps: list[_Gap] = []
         durable: int | None = None  # the highest anywhere; looked up at the first hole
+        named = (
+            self._floor
+        )  # the highest so far, by dead blocks as well: a segment may stand under a wrong name
         for file, item in self._scan():
             if isinstance(item, _Gap):
                 gaps.append(item)
-            elif item.seq == expected:
+                continue
+            named = max(named, item.durable)
+            if item.seq == expected:
                 yield item
                 expected += 1
                 gaps.clear()
@@ -203,10 +224,10 @@ class LogReader:
                 yield item
                 expected = item.seq + 1
                 gaps.clear()
-        if expected <= self._floor:
-            self._damaged(expected, self._floor, gaps, None)
-            self.report.last_seq = self._floor
-        elif any(gap.torn for gap in gaps):
+        if expected <= named:
+            self._damaged(expected, named, gaps, None)
+            self.report.last_seq = self._floor = named
+        elif any(gap.torn and expected < gap.file.stop_seq for gap in gaps):  # else it is cut already
             self._cut(expected, gaps, gaps[-1].file)
 
     def _scan(self, *, quiet: bool = False) -> Iterator[tuple[_File, Block | _Gap]]:
@@ -271,15 +292,22 @@ def _damage(first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None)
         return Damage(path, 0, 0, first_seq, last_seq, "the segment that held them is missing")
     gap = max(gaps, key=lambda gap: (gap.torn, gap.stop - gap.offset))
     n_bytes = sum(gap.stop - gap.offset for gap in gaps)
-    return Damage(str(gap.file.path), gap.offset, n_bytes, first_seq, last_seq, gap.reason)
+    places = tuple(
+        (str(gap.file.path), gap.offset, gap.stop - gap.offset) for gap in gaps if gap.stop > gap.offset
+    )
+    return Damage(str(gap.file.path), gap.offset, n_bytes, first_seq, last_seq, gap.reason, places)
 
 
 def quarantine(files: Files, directory: Path, path: Path, offset: int, content: memoryview) -> Path:
     """Keep damaged bytes as DIR/quarantine/NAME-OFFSET; the original goes when the log is retired."""
     folder = quarantine_dir(directory)
-    files.mkdir(folder)
     copy = folder / f"{path.name}-{offset}"
-    files.replace(copy, bytes(content))
+    try:
+        files.mkdir(folder)
+        files.replace(copy, bytes(content))
+    except StorageError as failure:
+        if not is_no_space(failure):  # the original is still there, and a full disk is no reason not to start
+            raise
     return copy
 
 

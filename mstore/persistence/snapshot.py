@@ -1,82 +1,87 @@
-"""Snapshots: all definitions and chunks as of one log sequence in one file; docs/format/snapshot.md draws it.
+"""Writing and checking snapshots: all definitions and chunks as of one log sequence; persistence/snapshot_files.py has
+the files, docs/format/snapshot.md draws them.
 
-    [BEGIN][DEFINITIONS] .. [CHUNKS] .. [END]         blocks of a 40-byte header and a payload
-
-A snapshot is valid iff
-    1. every block is: magic, version, this snapshot's id, its place as index, crc32c of header and payload
-    2. the first block is BEGIN and the last END, and nothing follows,
-    3. END's crc32c equals that of all bytes before the END block, and its sequence is BEGIN's and the name's.
-
-It is fuzzy and exact: the store goes on while it is written, so it may hold samples from behind its sequence,
+A snapshot is fuzzy and exact: the store goes on while it is written, so it may hold samples from behind its sequence,
 but replaying the log from the next sequence on gives the store as it was, because replaying is idempotent.
 
-Nothing is retired before the file, its name and the directory are durable, and the file gets its name only
-when the log is durable up to everything it may hold: a snapshot never knows more than the log after a crash.
+    1. *.tmp: definitions, then the chunks of one cluster after the other; each file fdatasynced
+    2. wait until the log is durable up to everything they may hold: a snapshot never knows more than the log
+    3. rename them, fsync of the directory
+    4. the manifest: *.tmp, fdatasync, rename, fsync of the directory. Now there is a new generation
+    5. remove manifests beyond the kept ones, fsync of the directory, then the files nobody names any more
+
+A death at any point leaves the older generations whole, and names that the next start or the next snapshot removes.
+Only after step 4 may the log be retired, up to the *older* of the kept generations.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crc32c import crc32c
+import numpy as np
+from numpy.typing import NDArray
 
+from mstore import faults
 from mstore.clock import monotonic_s, now_ns
 from mstore.errors import CorruptRecord, LayoutMismatch, StorageError
 from mstore.kernels._segment import Segment
-from mstore.kernels._snapshot import ChunkCopier
-from mstore.limits import KIB, MIB
+from mstore.kernels._snapshot import ChunkCopier, series_by_cluster
 from mstore.persistence.files import (
     SNAPSHOT_SUFFIX,
     TMP_SUFFIX,
     Files,
+    generation_of,
     number_of,
     snapshot_dir,
     snapshot_name,
 )
+from mstore.persistence.snapshot_files import (
+    CHUNKS,
+    DEFINITIONS,
+    ROLE_CHUNKS,
+    ROLE_DEFINITIONS,
+    ROLE_MANIFEST,
+    SLICE_BYTES,
+    BlockWriter,
+    Expected,
+    Manifest,
+    Part,
+    Totals,
+    part_name,
+    read_blocks,
+    read_manifest,
+    total,
+    write_manifest,
+)
 
-MAGIC = 0x3130_534D  # "MS01"
-VERSION = 1
-BEGIN, DEFINITIONS, CHUNKS, END = 1, 2, 3, 4
-
-SLICE_BYTES = 256 * KIB
-BLOCK_BYTES_MAX = 4 * MIB
 KEEP = 2
 PAUSE_S = 0.0005
 DURABLE_S_MAX = 30.0
+_AGE_STEPS = 256
+_AGE_S_MIN = 60
+_RETENTION_S_DEFAULT = 48 * 3600
 
-# magic, version, kind, length, entries, snapshot id, index, reserved; then the crc
-_HEADER = struct.Struct("<IHHIIQQI")
-_CRC = struct.Struct("<I")
-_BLOCK_BYTES = _HEADER.size + _CRC.size
-_BEGIN = struct.Struct("<QQ")  # log sequence, reserved
-# log sequence, created_ns, series, chunks, slots, definition bytes, t_min, t_max, crc of all before, reserved
-_END = struct.Struct("<QQQQQQqqII")
-_ENTRY = struct.Struct("<IIq40xQ")  # series, generation, n, ..., payload bytes
-ENTRY_HEADER_BYTES = 64
-
-assert _BLOCK_BYTES == 40
-assert _ENTRY.size == ENTRY_HEADER_BYTES
-
-LOADED, STALE, NO_ROOM = 1, 0, 2
-
-LoadChunk = Callable[[int, int, int, memoryview, memoryview], int]
-ApplyDefinition = Callable[[memoryview], object]
+Progress = Callable[[float, int], None]
+"""(share done, 0 to 1; bytes written)"""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
-    """What a snapshot holds, from its END block."""
+    """What a generation holds."""
 
     path: Path
+    """Of its manifest."""
     log_seq: int
     """Replay from the next sequence on."""
     created_ns: int
     n_bytes: int
+    """Of all its files."""
+    n_clusters: int
     n_series: int
     n_chunks: int
     n_slots: int
@@ -85,46 +90,7 @@ class SnapshotInfo:
     """Seconds of the oldest slot; > t_max without chunks."""
     t_max: int
     oldest_kept_seq: int = 0
-    """Of the oldest of KEEP generations on disk, 0 while there are fewer: retire the log up to here."""
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What loading one put into the store."""
-
-    definition_bytes: int = 0
-    n_chunks: int = 0
-    n_stale: int = 0
-    """Chunks of series that were removed or replaced while the snapshot was written; the log has the rest."""
-    n_no_room: int = 0
-    """Chunks left out because the memory is smaller than it was."""
-
-
-class _Writer:
-    """One file of blocks, paced so that the log's own syncs stay quick."""
-
-    def __init__(self, files: Files, path: Path, pause_s: float) -> None:
-        self._files = files
-        self._id = secrets.randbits(63) | 1
-        self._pause_s = pause_s
-        self._index = 0
-        self._unsynced = 0
-        self.offset = 0
-        self.crc = 0
-        self.fd = files.create(path)
-
-    def block(self, kind: int, payload: bytes | memoryview, n_entries: int = 0) -> None:
-        head = _HEADER.pack(MAGIC, VERSION, kind, len(payload), n_entries, self._id, self._index, 0)
-        head += _CRC.pack(crc32c(payload, crc32c(head)))
-        self._files.pwritev(self.fd, (head, payload), self.offset)
-        self.crc = crc32c(payload, crc32c(head, self.crc))
-        self.offset += len(head) + len(payload)
-        self._index += 1
-        self._unsynced += len(payload)
-        if self._unsynced >= SLICE_BYTES // 2 and self._pause_s > 0:
-            self._files.fdatasync(self.fd)
-            self._unsynced = 0
-            time.sleep(self._pause_s)
+    """Of the oldest of KEEP sound generations on disk, 0 while there are fewer: retire the log up to here."""
 
 
 def write_snapshot(
@@ -139,66 +105,139 @@ def write_snapshot(
     durable: Callable[[], int],
     pause_s: float = PAUSE_S,
     verify: bool = False,
+    retention_s: int = 0,
+    unsound: Collection[int] = (),
+    progress: Progress | None = None,
 ) -> SnapshotInfo:
-    """Write DIR/snapshots/<log_seq>.snapshot, then remove generations beyond KEEP.
+    """Write a generation into DIR/snapshots, then remove those beyond KEEP.
 
     log_seq           everything up to here is applied to memory; the caller saw that before calling
     definitions       blocks of whole log records, parents first: DirectoryReader.dump_definitions()
     store, samples    the directory's and the samples' segment; read-only is enough
     written, durable  the control segment's words: last sequence written, last one durable
-    pause_s           after each slice, which is fdatasynced; 0 = as fast as possible, with one fdatasync
-    verify            read the file back and check it before it gets its name
-    raises            StorageError; nothing but a *.tmp is left, which the next start removes
+    pause_s           after each slice, which is fdatasynced; 0 = as fast as possible, with one fdatasync a file
+    verify            read everything back and check it before it gets its names
+    retention_s       of the store, which the manifest's account of ages is made for; 0 = none
+    unsound           sequences of generations that were found damaged: they do not count as kept
+    raises            StorageError; the older generations are as they were, and what was made is removed again
     """
     folder = snapshot_dir(directory)
     files.mkdir(folder)
-    path = folder / snapshot_name(log_seq)
-    tmp = path.with_name(path.name + TMP_SUFFIX)
-    files.unlink(tmp)
-    writer = _Writer(files, tmp, pause_s)
+    remove_unfinished(files, folder)
+    age_s = max(_AGE_S_MIN, (retention_s or _RETENTION_S_DEFAULT) // _AGE_STEPS)
+    writing = _Writing(files, folder, log_seq, pause_s, age_s, progress)
     try:
-        info = _write_blocks(writer, path, log_seq, definitions, store, samples)
-        files.fdatasync(writer.fd)
-    finally:
-        files.close(writer.fd)
-    if verify:
-        check_snapshot(files, tmp, log_seq)
-    _wait_durable(written(), durable)
-    files.rename(tmp, path)
-    files.sync_path(folder)
-    return replace(info, oldest_kept_seq=_remove_old(files, folder))
+        writing.definitions(definitions)
+        writing.chunks(store, samples)
+        if verify:
+            writing.verify()
+        faults.hit("snapshot.copied")
+        _wait_durable(written(), durable)
+        writing.name_parts()
+        manifest = writing.finish()
+    except StorageError:
+        # The disk may be full because of us: give its space back at once.
+        with contextlib.suppress(StorageError):
+            remove_unfinished(files, folder)
+        raise
+    return replace(info_of(manifest), oldest_kept_seq=_remove_old(files, folder, unsound))
 
 
-def _write_blocks(
-    writer: _Writer, path: Path, log_seq: int, definitions: Iterable[bytes], store: Segment, samples: Segment
-) -> SnapshotInfo:
-    writer.block(BEGIN, _BEGIN.pack(log_seq, 0))
-    definition_bytes = 0
-    for records in definitions:
-        assert len(records) <= BLOCK_BYTES_MAX, "definitions come in blocks of whole records"
-        writer.block(DEFINITIONS, records)
-        definition_bytes += len(records)
-    copier = ChunkCopier(store, samples)
-    scratch = bytearray(SLICE_BYTES)
-    view = memoryview(scratch)
-    before = 0
-    while used := copier.fill(scratch):
-        writer.block(CHUNKS, view[:used], copier.n_chunks - before)
-        before = copier.n_chunks
-    end = _END.pack(
-        log_seq,
-        now_ns(),
-        copier.n_series,
-        copier.n_chunks,
-        copier.n_slots,
-        definition_bytes,
-        copier.t_min,
-        copier.t_max,
-        writer.crc,
-        0,
-    )
-    writer.block(END, end)
-    return _info(path, end, writer.offset)
+class _Writing:
+    """One generation on its way; every file is a *.tmp until all are complete."""
+
+    def __init__(
+        self, files: Files, folder: Path, log_seq: int, pause_s: float, age_s: int, progress: Progress | None
+    ) -> None:
+        self._files = files
+        self._folder = folder
+        self._pause_s = pause_s
+        self._progress = progress or (lambda _share, _n_bytes: None)
+        self._id = secrets.randbits(63) | 1
+        self._log_seq = log_seq
+        self._created_ns = now_ns()
+        self._age_s = age_s
+        self._parts: list[Part] = []
+        self._ages: NDArray[np.uint64] = np.zeros(_AGE_STEPS + 1, np.uint64)
+        self._n_bytes = 0
+
+    @contextlib.contextmanager
+    def _file(self, path: Path, expected: Expected) -> Iterator[BlockWriter]:
+        tmp = path.with_name(path.name + TMP_SUFFIX)
+        self._files.unlink(tmp)
+        writer = BlockWriter(self._files, tmp, expected, self._created_ns, self._pause_s)
+        try:
+            writer.begin()
+            yield writer
+        finally:
+            writer.close()
+
+    def _part(self, role: int, cluster: int) -> tuple[Path, Expected]:
+        name = part_name(self._log_seq, self._id, role, cluster)
+        return self._folder / name, Expected(self._log_seq, role, cluster, self._id)
+
+    def definitions(self, blocks: Iterable[bytes]) -> None:
+        n_bytes = 0
+        with self._file(*self._part(ROLE_DEFINITIONS, 0)) as writer:
+            for records in blocks:
+                writer.block(DEFINITIONS, records)
+                n_bytes += len(records)
+                self._progress(0.0, writer.offset)
+            self._add(writer.finish(Totals(definition_bytes=n_bytes)))
+
+    def chunks(self, store: Segment, samples: Segment) -> None:
+        """A file for each cluster that has series, in order of the clusters' ids."""
+        slots, generations, clusters = series_by_cluster(store)
+        scratch = memoryview(bytearray(SLICE_BYTES))
+        now_s, n_done = self._created_ns // 10**9, 0
+        for cluster in np.unique(clusters).tolist():
+            chosen = clusters == cluster
+            copier = ChunkCopier(store, samples, slots[chosen], generations[chosen], now_s, self._age_s)
+            with self._file(*self._part(ROLE_CHUNKS, cluster)) as writer:
+                before = 0
+                while used := copier.fill(scratch):
+                    writer.block(CHUNKS, scratch[:used], copier.n_chunks - before)
+                    before = copier.n_chunks
+                    self._progress((n_done + copier.n_looked) / len(slots), self._n_bytes + writer.offset)
+                span = copier.t_min, copier.t_max
+                held = Totals(copier.n_series, copier.n_chunks, copier.n_slots, 0, *span)
+                self._add(writer.finish(held))
+            n_done += copier.n_looked
+            self._ages += copier.memory_by_age()
+
+    def _add(self, part: Part) -> None:
+        self._parts.append(part)
+        self._n_bytes += part.n_bytes
+
+    def _manifest(self) -> Manifest:
+        path = self._folder / snapshot_name(self._log_seq)
+        ages = tuple(self._ages.tolist())
+        now_s = self._created_ns // 10**9
+        return Manifest(
+            path, self._log_seq, self._id, self._created_ns, 0, tuple(self._parts), now_s, self._age_s, ages
+        )
+
+    def verify(self) -> None:
+        manifest = self._manifest()
+        for part in manifest.parts:
+            path = manifest.path_of(part)
+            _check_part(self._files, path.with_name(path.name + TMP_SUFFIX), manifest.expect(part))
+
+    def name_parts(self) -> None:
+        manifest = self._manifest()
+        for part in manifest.parts:
+            path = manifest.path_of(part)
+            self._files.rename(path.with_name(path.name + TMP_SUFFIX), path)
+        self._files.sync_path(self._folder)
+
+    def finish(self) -> Manifest:
+        manifest = self._manifest()
+        with self._file(manifest.path, Expected(self._log_seq, ROLE_MANIFEST, 0, self._id)) as writer:
+            n_bytes = write_manifest(writer, manifest)
+        self._files.rename(manifest.path.with_name(manifest.path.name + TMP_SUFFIX), manifest.path)
+        self._files.sync_path(self._folder)
+        self._progress(1.0, self._n_bytes + n_bytes)
+        return replace(manifest, n_bytes=n_bytes)
 
 
 def _wait_durable(seq: int, durable: Callable[[], int]) -> None:
@@ -212,120 +251,71 @@ def _wait_durable(seq: int, durable: Callable[[], int]) -> None:
         time.sleep(0.001)
 
 
-def _remove_old(files: Files, folder: Path) -> int:
-    kept = list_snapshots(files, folder)
-    for _, path in kept[KEEP:]:
+def remove_unfinished(files: Files, folder: Path) -> None:
+    """Remove what a snapshot that failed, or whose helper was killed, has left. Only one is written at a time."""
+    for name in files.list(folder):
+        if name.endswith(TMP_SUFFIX):
+            files.unlink(folder / name)
+
+
+def _remove_old(files: Files, folder: Path, unsound: Collection[int]) -> int:
+    """Remove all but the newest KEEP sound generations, once there are so many; the sequence of the oldest kept."""
+    generations = list_snapshots(files, folder)
+    sound = [log_seq for log_seq, _ in generations if log_seq not in unsound]
+    if len(sound) < KEEP:
+        return 0
+    kept = sound[:KEEP]
+    gone = [path for log_seq, path in generations if log_seq not in kept]
+    for path in gone:
         files.unlink(path)
-    return kept[KEEP - 1][0] if len(kept) >= KEEP else 0
+    if gone:
+        files.sync_path(folder)  # else a manifest could outlive the files it names
+    _remove_unnamed(files, folder, [(log_seq, path) for log_seq, path in generations if log_seq in kept])
+    return kept[-1]
+
+
+def _remove_unnamed(files: Files, folder: Path, kept: list[tuple[int, Path]]) -> None:
+    """Remove parts that belong to no kept manifest; those of one that cannot be read stay."""
+    named: dict[int, int] = {}
+    for log_seq, path in kept:
+        try:
+            named[log_seq] = read_manifest(files, path, log_seq).id
+        except (CorruptRecord, LayoutMismatch):
+            named[log_seq] = 0
+    for name in files.list(folder):
+        found = generation_of(name)
+        if found is not None and named.get(found[0], -1) not in (0, found[1]):
+            files.unlink(folder / name)
 
 
 def list_snapshots(files: Files, folder: Path) -> list[tuple[int, Path]]:
-    """(log sequence, path) of all snapshots in a folder, newest first; nothing is read."""
+    """(log sequence, path of the manifest) of all generations in a folder, newest first; nothing is read."""
     numbers = ((number_of(name, SNAPSHOT_SUFFIX), folder / name) for name in files.list(folder))
     return sorted(((number, path) for number, path in numbers if number is not None), reverse=True)
 
 
 def check_snapshot(files: Files, path: Path, log_seq: int) -> SnapshotInfo:
-    """Read all of a snapshot and check every rule; returns what its END says.
+    """Read all files of a generation and check every rule; what they hold.
 
+    path    of the manifest
     raises  CorruptRecord with path and offset; LayoutMismatch for a sound file of a newer version
     """
-    *_, (_, end, n_bytes) = _read(files, path, log_seq)
-    return _info(path, end, n_bytes)
+    manifest = read_manifest(files, path, log_seq)
+    for part in manifest.parts:
+        _check_part(files, manifest.path_of(part), manifest.expect(part))
+    return info_of(manifest)
 
 
-def load_snapshot(
-    files: Files, path: Path, log_seq: int, apply_definition: ApplyDefinition, load_chunk: LoadChunk
-) -> tuple[SnapshotInfo, Loaded]:
-    """Hand on a snapshot's definitions, block by block, and then its chunks; all of it is checked before.
-
-    apply_definition  whole log records, up to 1 MiB at once, parents first
-    load_chunk        (slot, generation, n, 64-byte header, payload) -> LOADED, STALE or NO_ROOM
-    raises            CorruptRecord before anything was handed on
-    """
-    info = check_snapshot(files, path, log_seq)
-    loaded = Loaded()
-    for kind, payload, _ in _read(files, path, log_seq):
-        if kind == DEFINITIONS:
-            apply_definition(payload)
-            loaded.definition_bytes += len(payload)
-        elif kind == CHUNKS:
-            _each_chunk(payload, load_chunk, loaded)
-    return info, loaded
+def _check_part(files: Files, path: Path, expected: Expected) -> None:
+    for _ in read_blocks(files, path, expected):
+        pass
 
 
-def _each_chunk(payload: memoryview, load_chunk: LoadChunk, loaded: Loaded) -> None:
-    offset, size = 0, len(payload)
-    unpack = _ENTRY.unpack_from
-    counts = [0, 0, 0]
-    while offset < size:
-        slot, generation, n, n_bytes = unpack(payload, offset)
-        body = offset + ENTRY_HEADER_BYTES
-        stop = body + n_bytes
-        if stop > size:
-            raise CorruptRecord(f"a chunk of {n_bytes} bytes inside a sound block: a bug in its writer")
-        counts[load_chunk(slot, generation, n, payload[offset:body], payload[body:stop])] += 1
-        offset = stop + (-n_bytes & 7)
-    loaded.n_stale += counts[STALE]
-    loaded.n_chunks += counts[LOADED]
-    loaded.n_no_room += counts[NO_ROOM]
-
-
-def _read(files: Files, path: Path, log_seq: int) -> Iterator[tuple[int, memoryview, int]]:
-    """(kind, payload, offset behind it) of each block, every rule checked on the way; END comes last."""
-    fd = files.open(path)
-    try:
-        size = files.size(fd)
-        offset = crc = index = kind = snapshot_id = 0
-        while kind != END:
-            kind, owner, head, payload = _read_block(files, fd, path, offset, size, index)
-            snapshot_id = snapshot_id or owner
-            expected = (BEGIN,) if index == 0 else (DEFINITIONS, CHUNKS, END)
-            if owner != snapshot_id or kind not in expected:
-                raise _corrupt(
-                    path, offset, f"kind {kind} stands where {expected} belongs, or a block of another file"
-                )
-            if kind == BEGIN and (len(payload) != _BEGIN.size or _BEGIN.unpack(payload)[0] != log_seq):
-                raise _corrupt(path, offset, f"it does not hold the store as of block {log_seq}")
-            if kind == END and (len(payload) != _END.size or _END.unpack(payload)[-2] != crc):
-                raise _corrupt(path, offset, "END does not fit what stands before it")
-            crc = crc32c(payload, crc32c(head, crc))
-            offset += len(head) + len(payload)
-            index += 1
-            if kind == END and offset != size:
-                raise _corrupt(path, offset, "something follows END")
-            yield kind, payload, offset
-    finally:
-        files.close(fd)
-
-
-def _read_block(
-    files: Files, fd: int, path: Path, offset: int, size: int, index: int
-) -> tuple[int, int, bytes, memoryview]:
-    head = files.pread(fd, _BLOCK_BYTES, offset)
-    if len(head) < _BLOCK_BYTES:
-        raise _corrupt(path, offset, "the file ends before its END block")
-    magic, version, kind, length, _, owner, place, reserved = _HEADER.unpack_from(head)
-    if magic != MAGIC:
-        raise _corrupt(path, offset, "no block magic")
-    if length > min(BLOCK_BYTES_MAX, size - offset - _BLOCK_BYTES):
-        raise _corrupt(path, offset, f"a block of {length} bytes")
-    payload = memoryview(files.pread(fd, length, offset + _BLOCK_BYTES))
-    if crc32c(payload, crc32c(head[: _HEADER.size])) != _CRC.unpack_from(head, _HEADER.size)[0]:
-        raise _corrupt(path, offset, "checksum mismatch")
-    if version != VERSION:
-        raise LayoutMismatch(f"{path} has snapshot version {version}; this mstore reads version {VERSION}")
-    if place != index or reserved:
-        raise _corrupt(path, offset, f"block {place} stands where {index} belongs")
-    return kind, owner, head, payload
-
-
-def _info(path: Path, end: bytes | memoryview, n_bytes: int) -> SnapshotInfo:
-    log_seq, created_ns, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max, _, _ = _END.unpack(end)
+def info_of(manifest: Manifest) -> SnapshotInfo:
+    """What a manifest says, without a look at the files that it names."""
+    held = total(part.totals for part in manifest.parts)
     return SnapshotInfo(
-        path, log_seq, created_ns, n_bytes, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max
-    )
-
-
-def _corrupt(path: Path, offset: int, reason: str) -> CorruptRecord:
-    return CorruptRecord(f"{path} at {offset}: {reason}", path=str(path), offset=offset, reason=reason)
+        manifest.path, manifest.log_seq, manifest.created_ns,
+        manifest.n_bytes + sum(part.n_bytes for part in manifest.parts), len(manifest.chunks()),
+        held.n_series, held.n_chunks, held.n_slots, held.definition_bytes, held.t_min, held.t_max,
+    )  # fmt: skip

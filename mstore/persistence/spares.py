@@ -79,6 +79,31 @@ class Spares:
         self._refill()
         return spare
 
+    def get(self) -> Spare:
+        """A file, prepared or made now.
+
+        raises  StorageError when there is neither one nor space for one
+        """
+        if spare := self.take():
+            return spare
+        try:
+            return self.make_now()
+        except StorageError:
+            self.settle()  # the helper thread may have had the last space, or be taking over what was retired
+            if not self._ready:
+                raise
+            return self._ready.popleft()
+
+    def sacrifice(self) -> bool:
+        """Remove a prepared file, so that the disk has room for something smaller; False when there is none."""
+        self.settle()
+        if not self._ready:
+            return False
+        spare = self._ready.popleft()
+        self._files.close(spare.fd)
+        self._files.unlink(spare.path)
+        return True
+
     def make_now(self) -> Spare:
         """A file made in the caller: space allocated but not pre-written, so its first commits cost more.
 

@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +42,7 @@ from mstore.persistence.blocks import (
     Payload,
     encode_header,
 )
-from mstore.persistence.files import WAL_SUFFIX, CommitterLike, Files, number_of, wal_name
+from mstore.persistence.files import WAL_SUFFIX, CommitterLike, Files, is_no_space, number_of, wal_name
 from mstore.persistence.spares import Spares
 
 RETRY_FIRST_S = 0.05
@@ -82,8 +84,11 @@ class Wal:
     dir_fd            the directory, open, as the committer has it; this object closes it
     segment_bytes     of each file; a smaller one also bounds the payload of a block
     spares            segments to keep ready
+    on_segment        given the id of every segment that becomes the newest, when its name is on the disk's way
+    prepare           what is left to do before anything may be written: recovery's end, when the disk was full
     background        False: neither commit thread nor helper thread is started (simulated disks)
-    raises            StorageError when the first segment cannot be made
+    raises            StorageError when the first segment cannot be made, but not for want of space: then the log
+                      refuses every append until begin() finds room
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class Wal:
         dir_fd: int,
         segment_bytes: int = WAL_SEGMENT_BYTES,
         spares: int = 2,
+        on_segment: Callable[[int], None] | None = None,
+        prepare: Callable[[], object] | None = None,
         background: bool = True,
     ) -> None:
         assert first_seq >= 1
@@ -111,32 +118,67 @@ class Wal:
         self._new_name = True
         self._pending: deque[_Pending] = deque()
         self._unnoted = 0  # the last block, while note() has not been called for it
-        self._segments = [
-            _Segment(directory / name, number)
-            for name in files.list(directory)
-            if (number := number_of(name, WAL_SUFFIX)) is not None
-        ]
-        assert all(segment.first_seq < first_seq for segment in self._segments), "finish_replay first"
+        self._segments: list[_Segment] = []
+        self._begun = False
+        self._left: Path | None = None
+        """A file whose first block could not be written: it still has a name, which would end the one before it."""
+        self._prepare = prepare
         self._retry_at = 0.0
         self._retry_wait = 0.0
         self.failure = ""
         """Why the log does not acknowledge at the moment; empty while it does."""
         self.n_moves = 0
         """How often pending blocks were moved to a new segment after a failed sync."""
+        self._holds: set[int] = set()
+        self._retire_upto = 0
         self.bytes_written = 0
         """Of blocks with their headers, since this object was made."""
         self._dir_fd = dir_fd
         self._committer = committer
+        self._on_segment = on_segment
         self._spares = Spares(files, directory, segment_bytes, keep=spares, background=background)
         try:
-            self._open_segment(first_seq)
-        except StorageError:
-            self._spares.close()
-            raise
+            self.begin()
+        except StorageError as failure:
+            if not is_no_space(failure):
+                self._spares.close()
+                raise
         run = committer.run
         self._thread = threading.Thread(target=run, name="mstore-commit", daemon=True) if background else None
         if self._thread is not None:
             self._thread.start()
+
+    def begin(self) -> None:
+        """Make the first segment. Done at the start, unless the disk was full: then by whoever finds room again.
+
+        raises  StorageError while there is none; nothing has changed then
+        """
+        if self._begun:
+            return
+        try:
+            self._make_ready()
+        except StorageError as failure:
+            self.failure = failure.message
+            raise
+        self._begun = True
+        self.failure = ""
+
+    def _make_ready(self) -> None:
+        if self._prepare is not None:
+            try:
+                self._prepare()
+            except StorageError as failure:
+                if not is_no_space(failure) or not self._spares.sacrifice():
+                    raise
+                self._prepare()
+            self._prepare = None
+        self._segments = [
+            _Segment(self._directory / name, number)
+            for name in self._files.list(self._directory)
+            if (number := number_of(name, WAL_SUFFIX)) is not None
+        ]
+        assert all(segment.first_seq < self._next for segment in self._segments), "finish_replay first"
+        self._open_segment(self._next)
 
     @property
     def next_seq(self) -> int:
@@ -155,6 +197,22 @@ class Wal:
     def log_bytes(self) -> int:
         """Disk space of all segments not retired, spares not counted."""
         return len(self._segments) * self._segment_bytes
+
+    def state(self) -> dict[str, object]:
+        """Numbers for people."""
+        return {
+            "written": self.written,
+            "durable": self.durable(),
+            "pending_blocks": len(self._pending),
+            "segments": len(self._segments),
+            "segment": self._segments[-1].path.name if self._segments else "",
+            "offset": self._offset,
+            "spares_ready": self._spares.n_ready(),
+            "spare_failures": list(self._spares.failures),
+            "holds": len(self._holds),
+            "moves": self.n_moves,
+            "failure": self.failure,
+        }
 
     def append(self, ring: int, start: int, stop: int, payload: Payload) -> int:
         """write() and note() at once; returns the sequence."""
@@ -180,6 +238,7 @@ class Wal:
             )
         if type(payload) is memoryview and payload.itemsize != 1:
             raise ValueError("a payload is a view of bytes")
+        self.begin()
         if self._committer.failed() and not self.poll():
             raise Degraded(f"the log cannot be written: {self.failure}", reason=self.failure)
         if self._unnoted:
@@ -276,9 +335,13 @@ class Wal:
         """Give up segments that hold only blocks up to `upto_seq`; returns how many.
 
         Call it only when a snapshot that holds everything up to there is durable: file, name and directory.
+        While somebody holds the log, none is given up: that is made good by release().
         """
         self._prune()
-        bound = min(upto_seq, self.durable())
+        self._retire_upto = max(self._retire_upto, upto_seq)
+        if self._holds:
+            return 0
+        bound = min(self._retire_upto, self.durable())
         n_retired = 0
         while len(self._segments) > 1 and self._segments[1].first_seq <= bound + 1:
             segment = self._segments[0]
@@ -290,6 +353,17 @@ class Wal:
             del self._segments[0]
             n_retired += 1
         return n_retired
+
+    def hold(self) -> int:
+        """Give up no segment until release() of the number returned: somebody is copying the log."""
+        number = secrets.randbits(62)  # who held the log of a persister before this one must not end it here
+        self._holds.add(number)
+        return number
+
+    def release(self, hold: int) -> int:
+        """End a hold; how many segments were given up because of it. One that has ended already is no error."""
+        self._holds.discard(hold)
+        return self.retire(self._retire_upto)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Make everything durable, say so in the log, stop both threads. False if that failed."""
@@ -335,7 +409,7 @@ class Wal:
 
     def _open_segment(self, first_seq: int) -> None:
         """Continue in a new file; the old one stays open until its blocks are durable."""
-        spare = self._spares.take() or self._spares.make_now()
+        spare = self._spares.get()
         path = self._directory / wal_name(first_seq)
         try:
             self._files.rename(spare.path, path)
@@ -343,7 +417,11 @@ class Wal:
             self._files.close(spare.fd)
             self._files.unlink(spare.path)
             raise
+        if path == self._left:
+            self._left = None
         self._segments.append(_Segment(path, first_seq, spare.fd, spare.segment_id))
+        if self._on_segment is not None:
+            self._on_segment(spare.segment_id)
         self._offset = SEGMENT_HEADER_BYTES
         self._new_name = True
         self._prune()
@@ -356,6 +434,7 @@ class Wal:
         if segment.first_seq == self._next:  # nothing of it counts, and the next file takes its name
             self._close(segment)
             self._segments.pop()
+            self._left = segment.path
 
     def _prune(self) -> None:
         """Forget payloads that are durable, and close files that hold nothing else."""
@@ -379,6 +458,9 @@ class Wal:
         """
         durable = self._committer.durable()
         self._prune()
+        if self._left is not None:
+            self._files.unlink(self._left)
+            self._left = None
         for segment in [segment for segment in self._segments if segment.first_seq > durable]:
             self._close(segment)
             self._files.unlink(segment.path)
@@ -403,8 +485,3 @@ class Wal:
         self.n_moves += 1
         for note in placed:
             self._committer.note_written(*note)
-
-
-def is_no_space(failure: StorageError) -> bool:
-    """Whether a StorageError means that the disk, or a quota, is full: waiting for space may help."""
-    return failure.details.get("errno") in (errno.ENOSPC, errno.EDQUOT)

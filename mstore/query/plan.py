@@ -55,7 +55,10 @@ class Request:
     """How an aggregate treats a slot that some series miss: "skip" them, or "propagate" the gap."""
 
 
-@dataclass(frozen=True, slots=True)
+# What is made anew for each of the thousand requests of a job view is not frozen: that would take five times as long.
+
+
+@dataclass(slots=True)
 class Metric:
     """A metric's definition as the planner needs it; numbers as in layout.py."""
 
@@ -68,7 +71,7 @@ class Metric:
     columns: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One answer's levels, and the path it is labelled with."""
 
@@ -85,7 +88,7 @@ class Entry:
     """The series that answer, where planning had to find them anyway."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     request: Request
     metric: Metric

@@ -28,7 +28,7 @@ from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
 from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
-from mstore.times import to_seconds
+from mstore.times import SECONDS_MAX, SECONDS_MIN, to_seconds
 
 Time = int | float | str | datetime
 
@@ -84,11 +84,9 @@ class Reader:
         What does not exist or has no samples is answered by an all-missing Series whose .why says so.
         raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
         """
-        if start.__class__ is not int or end.__class__ is not int:
+        if not (start.__class__ is end.__class__ is int and SECONDS_MIN <= start <= end <= SECONDS_MAX):
             now_s = self._now_s()
             start, end = to_seconds(start, now_s), to_seconds(end, now_s)
-        else:
-            start, end = to_seconds(start, 0), to_seconds(end, 0)
         # One series as it is stored needs no plan. Whatever is unusual about it, the plan will say.
         if (
             not aggregate and not resolution and start <= end

@@ -6,6 +6,8 @@
     RETENTION         persister                the retention before
     FLAGS             persister                the flags before
     WRITTEN, DURABLE  persister, committer     positions that are too low: recovery reads the log itself
+    APPLIED           persister                too low: what follows in the log is applied once more
+    LOG_ID            persister                not the newest segment's: the memory is not adopted
     worker's head     the worker, at claim()   a slot that is not yet claimed (state is stored last)
     worker's epoch    the worker               an odd epoch, which release() by the supervisor ends
     counters          the worker               one event not counted
@@ -57,15 +59,28 @@ COUNTERS: tuple[str, ...] = (
     # persister: memory, snapshots
     "chunks_freed", "chunks_evicted", "eras_started", "retention_passes", "samples_bytes", "directory_bytes",
     "snapshots", "snapshot_bytes", "snapshot_us_total", "snapshot_errors",
+    "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
     # recovery
     "recovered_series", "recovered_samples", "torn_tail_bytes", "quarantined_bytes",
+    "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
     # supervisor
     "restarts", "handed_out",
+    # persister: who holds the log
+    "log_holds",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
-GAUGES = frozenset({"connections_open", "handles_open", "samples_bytes", "directory_bytes"})
+GAUGES = frozenset(
+    {
+        "connections_open", "handles_open", "samples_bytes", "directory_bytes", "log_holds",
+        "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
+        "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
+    }
+)  # fmt: skip
 
 _INDEX = {name: index for index, name in enumerate(COUNTERS)}
+_QUERIES, _QUERY_SERIES, _QUERY_SAMPLES, _QUERY_US = map(
+    _INDEX.__getitem__, ("queries", "query_series", "query_samples", "query_us_total")
+)
 _N_COUNTERS = 96
 _EPOCH = 128
 _COUNTERS = 256
@@ -149,6 +164,25 @@ class Control:
     @durable.setter
     def durable(self, value: int) -> None:
         store_u64(self._segment, layout.STORE_DURABLE, value)
+
+    @property
+    def applied(self) -> int:
+        """Every block of the log up to this sequence is in directory and samples; 0 = they are not filled yet."""
+        return load_u64(self._segment, layout.STORE_APPLIED)
+
+    @applied.setter
+    def applied(self, value: int) -> None:
+        # SYNC POINT (release) store applied: what the block changed is in memory
+        store_u64(self._segment, layout.STORE_APPLIED, value)
+
+    @property
+    def log_id(self) -> int:
+        """Id of the newest segment of the log that this memory was filled from."""
+        return load_u64(self._segment, layout.STORE_LOG_ID)
+
+    @log_id.setter
+    def log_id(self, value: int) -> None:
+        store_u64(self._segment, layout.STORE_LOG_ID, value)
 
     def worker(self, number: int) -> WorkerSlot:
         """Slot `number` of the table, 0 <= number < WORKERS_MAX."""
@@ -249,6 +283,14 @@ class WorkerSlot:
 
     def set(self, name: str, value: int) -> None:
         self._words[_INDEX[name]] = value
+
+    def add_query(self, n_series: int, n_samples: int, took_us: int) -> None:
+        """Count a query and what it answered."""
+        words = self._words
+        words[_QUERIES] += 1
+        words[_QUERY_SERIES] += n_series
+        words[_QUERY_SAMPLES] += n_samples
+        words[_QUERY_US] += took_us
 
     def add_lines(self, counts: NDArray[np.int64]) -> None:
         """Add int64[N_REASONS] of one batch: [0] lines written, [reason] lines refused or ignored."""

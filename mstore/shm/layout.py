@@ -87,6 +87,7 @@ IGNORE_SLOT = 0xFFFF_FFFF
 # Store states and flags in the control segment.
 STATE_STARTING, STATE_REPLAYING, STATE_READY, STATE_STOPPING = 0, 1, 2, 3
 FLAG_FULL, FLAG_DEGRADED = 1, 2
+FLAG_HOLD = 4  # ingest workers begin no batch: types of series are being changed
 
 WORKER_SUPERVISOR, WORKER_PERSISTER, WORKER_INGEST, WORKER_QUERY = 1, 2, 3, 4
 
@@ -113,6 +114,8 @@ STORE_CONFIG_VERSION = PAGE_BYTES + 8
 STORE_RETENTION = PAGE_BYTES + 16
 STORE_FLAGS = PAGE_BYTES + LINE_BYTES
 STORE_WRITTEN = PAGE_BYTES + 2 * LINE_BYTES
+STORE_APPLIED = STORE_WRITTEN + 8  # the persister's, like the one before
+STORE_LOG_ID = STORE_WRITTEN + 16
 STORE_DURABLE = PAGE_BYTES + 3 * LINE_BYTES
 WORKERS = 2 * PAGE_BYTES
 WORKER = np.dtype(
@@ -132,12 +135,12 @@ DIRECTORY = np.dtype(
     {
         "names": [
             "regions", "tables", "table_used", "hash_seed", "generation", "max_series", "n_levels", "n_series",
-            "n_metrics", "n_keys", "free_series", "live_series", "critical",
+            "n_metrics", "n_keys", "free_series", "live_series", "critical", "lapses",
         ],
         "formats": [
-            (REGION, (7,)), ("u8", (4,)), ("u8", (4,)), "u8", "u4", "u4", "u8", "u8", "u8", "u8", "u8", "u8", "u8",
+            (REGION, (7,)), ("u8", (4,)), ("u8", (4,)), "u8", "u4", "u4", "u8", "u8", "u8", "u8", "u8", "u8", "u8", "u8",
         ],
-        "offsets": [0, 256, 288, 320, 328, 332, 336, 344, 352, 360, 368, 376, 384],
+        "offsets": [0, 256, 288, 320, 328, 332, 336, 344, 352, 360, 368, 376, 384, 392],
         "itemsize": 512,
     }
 )  # fmt: skip

@@ -1,147 +1,239 @@
-"""`mstore check`: verify every checksum of a store's files, and what a running store's memory must fulfil."""
+"""`mstore check`: everything a store's files and memory must fulfil, what is wrong, and what it would cost.
+
+stopped   DIR/lock is taken; every byte of snapshots and log, and a rehearsal of a start (persistence/survey.py)
+running   directory, samples and rings as they are now; beside the writer every snapshot and the log up to the
+          block that is durable at that moment
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mstore import paths
-from mstore.attach import attach
+from mstore.attach import Attached, attach, read_note
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
+from mstore.kernels._ring import RingReader
+from mstore.paths import run_dir
 from mstore.persistence import files
-from mstore.persistence.files import Files
+from mstore.persistence.files import WAL_SUFFIX, number_of, snapshot_dir, wal_dir
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
-from mstore.shm import chunks
-from mstore.shm.segment import name_prefix, stale
+from mstore.persistence.survey import Fault, ReadOnly, Survey, survey
+from mstore.shm import chunks, layout, segment
+from mstore.shm.control import Control
+from mstore.workers.look import kept_memory, lock_quietly
+from mstore.workers.repair import Plan, carry_out, make_plan
+
+SOUND, DAMAGED, UNKNOWN = 0, 1, 2
+"""Exit statuses; UNKNOWN: it could not be checked."""
+
+_LOOKS = 5
+"""A change under way, or a file that is retired meanwhile, can look like a fault: a real one stays."""
 
 
-def check(store_dir: Path) -> int:
-    """Print what was verified and what is wrong; 0 = all is well, 1 = something is not. Changes nothing.
+class CannotCheck(MstoreError):
+    """Nothing is known about the store; the message says why."""
 
-    A stopped store: every block of snapshots and log. A running one: the rules of directory and samples as they
-    are now (its files are being written; stop it, or check a copy, to verify those).
+    code = "cannot_check"
+
+
+@dataclass(slots=True)
+class Result:
+    """What was verified and what is wrong."""
+
+    running: bool
+    survey: Survey
+    kept: list[str] = field(default_factory=list)
+    """Segments of a dead run in /dev/shm."""
+    adoptable: bool = False
+
+    @property
+    def status(self) -> int:
+        return DAMAGED if self.survey.faults else SOUND
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = self.survey
+        n = len(found.faults)
+        last = f"{n} {'fault' if n == 1 else 'faults'}" if n else "everything is sound"
+        return [
+            *found.sound,
+            *found.notes,
+            *(f"WRONG: {fault.kind}: {fault}" for fault in found.faults),
+            f"check: {last}",
+        ]
+
+    def to_plain(self) -> dict[str, Any]:
+        """For --json."""
+        return {"running": self.running, "status": self.status, **self.survey.to_plain()}
+
+
+def check(store_dir: Path) -> Result:
+    """Check a store, running or not. Changes nothing.
+
+    raises  CannotCheck
     """
-    if not store_dir.is_dir():
-        raise StorageError(f"{store_dir} is no directory: nothing to check", path=str(store_dir))
-    if not any(path.exists() for path in (files.wal_dir(store_dir), files.snapshot_dir(store_dir))):
-        raise StorageError(
-            f"{store_dir} holds neither a log nor snapshots: there is no store in it", path=str(store_dir)
-        )
+    _refuse_what_is_no_store(store_dir)
     try:
-        lock_fd = _lock(store_dir)
+        lock_fd = lock_quietly(store_dir)
     except StoreLocked:
-        return _report(_check_memory(store_dir))
+        return Result(True, _running(store_dir))
+    except MstoreError as error:
+        raise CannotCheck(error.message) from error
     try:
-        return _report(_check_files(store_dir))
+        return _stopped(store_dir)
     finally:
         if lock_fd >= 0:
             os.close(lock_fd)
 
 
-def _lock(store_dir: Path) -> int:
-    """Keep a store from starting here meanwhile; -1 for a copy without a lock file. raises StoreLocked
+def repair(store_dir: Path, agree: Callable[[Result, Plan], bool]) -> tuple[Result, Plan, bool]:
+    """Check a stopped store, plan what to do, and do it if `agree(result, plan)` says so.
 
-    A reader may not be allowed to write: then a shared lock on the file as it is does.
+    returns  (the result before, the plan, whether it was carried out)
+    raises   CannotCheck, CannotRepair, StorageError; StoreLocked when it runs
     """
-    path = files.lock_path(store_dir)
-    if not path.exists():
-        return -1
-    if os.access(path, os.W_OK):
-        return files.lock(store_dir)
+    _refuse_what_is_no_store(store_dir)
+    lock_fd = files.lock(store_dir)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StorageError(f"cannot open {path}: {error.strerror}", path=str(path)) from error
+        found = _stopped(store_dir)
+        plan = make_plan(found.survey, found.kept, found.adoptable)
+        if not plan.steps or not agree(found, plan):
+            return found, plan, False
+        carry_out(plan)
+        return found, plan, True
+    finally:
+        os.close(lock_fd)
+
+
+def _refuse_what_is_no_store(store_dir: Path) -> None:
+    if not store_dir.is_dir():
+        raise CannotCheck(f"there is no store in {store_dir}: no such directory")
+    if not any(path.exists() for path in (wal_dir(store_dir), snapshot_dir(store_dir))):
+        raise CannotCheck(f"{store_dir} holds neither a log nor snapshots: there is no store in it")
+
+
+def _stopped(store_dir: Path) -> Result:
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise StoreLocked(f"a store runs in {store_dir}") from None
-    return fd
-
-
-def _report(found: tuple[list[str], list[str]]) -> int:
-    sound, wrong = found
-    for line in sound:
-        print(line)
-    for line in wrong:
-        print(f"WRONG: {line}")
-    print(
-        "check: everything is sound"
-        if not wrong
-        else f"check: {len(wrong)} {'fault' if len(wrong) == 1 else 'faults'}"
-    )
-    return 1 if wrong else 0
-
-
-class _LookOnly(Files):
-    """Reads; the copies that reading a damaged log would put aside for people are not made."""
-
-    def mkdir(self, path: Path) -> None:
-        pass
-
-    def replace(self, path: Path, content: bytes) -> None:
-        pass
-
-
-def _check_files(store_dir: Path) -> tuple[list[str], list[str]]:
-    disk = _LookOnly()
-    sound: list[str] = []
-    wrong: list[str] = []
-    newest = 0
-    for log_seq, path in list_snapshots(disk, files.snapshot_dir(store_dir)):
-        try:
-            info = check_snapshot(disk, path, log_seq)
-        except CorruptRecord as error:
-            wrong.append(str(error))
-            continue
-        newest = max(newest, log_seq)
-        sound.append(
-            f"snapshot of block {log_seq:,}: {info.n_series:,} series, {info.n_chunks:,} chunks, {info.n_bytes:,} bytes"
-        )
-    try:
-        report = LogReader(disk, store_dir, newest, durable_floor=newest).replay(lambda _payload: None)
+        found = survey(store_dir)
     except MstoreError as error:
-        return sound, [*wrong, str(error)]
-    sound.append(f"log after block {newest:,}: {report.n_blocks:,} blocks, {report.n_bytes:,} bytes")
-    if report.torn and report.torn.n_bytes:
-        sound.append(
-            f"a torn end, which the next start cuts (it was never acknowledged as durable): {report.torn}"
-        )
-    wrong += [f"log: {damage}" for damage in (*report.hurt, *report.damage)]
-    left = stale(name_prefix(store_dir))
-    if left:
-        sound.append(f"{len(left)} segments of a killed run in /dev/shm, which the next start removes")
-    return sound, wrong
+        raise CannotCheck(f"the files cannot be checked: {error.message}") from error
+    kept, adoptable = kept_memory(store_dir)
+    if adoptable:
+        found.notes.append("the memory of the last run is in /dev/shm, and the next start may use it")
+    elif kept:
+        found.notes.append(f"{len(kept)} segments of a killed run in /dev/shm, which the next start removes")
+    return Result(False, found, kept, adoptable)
 
 
-def _check_memory(store_dir: Path) -> tuple[list[str], list[str]]:
-    """Validate a running store's shared memory; a change under way can look like a fault, so look again then."""
+# --- a running store
+
+
+def _running(store_dir: Path) -> Survey:
+    found = Survey(store_dir)
     faults: list[str] = []
-    for _ in range(5):
-        faults = []
+    for _ in range(_LOOKS):
         try:
             with attach(store_dir) as reader:
-                counts = reader.directory.counts()
-                reader.directory.validate()
-                samples = reader.samples_mapping
-                seen = np.frombuffer(samples.buffer, np.uint8)
-                chunks.validate(reader.directory.series_table(), seen, samples.committed_bytes)
-                del seen
-        except InvariantBroken as error:
-            faults = [str(error)]
-            continue
-        except Unavailable:
-            return [], [
+                faults = list(_memory_faults(reader, found))
+        except Unavailable as error:
+            raise CannotCheck(
                 f"{store_dir} is locked, but no store answers there: it is starting or stopping, or hangs"
-            ]
-        return [
-            f"running at {paths.run_dir(store_dir)}",
-            f"memory: {counts['live_series']:,} series, {counts['n_levels']:,} levels, every rule holds",
-            "files: checked when the store is stopped",
-        ], []
-    return [], faults
+            ) from error
+        if not faults:
+            break
+    found.faults += [Fault("memory", str(run_dir(store_dir)), 0, 0, text, _OF_MEMORY) for text in faults]
+    durable = _durable(store_dir)
+    for _ in range(_LOOKS):
+        sound, wrong = _files_beside(store_dir, durable)
+        if not wrong:
+            break
+    found.sound += sound
+    found.faults += wrong
+    return found
+
+
+_OF_MEMORY = "nothing yet: the files are what counts; `mstore restart --cold` fills the memory from them"
+_OF_FILES = (
+    "nothing while the store runs: its memory holds everything, and `mstore snapshot` writes it down anew"
+)
+
+
+def _memory_faults(reader: Attached, found: Survey) -> Iterator[str]:
+    """Broken rules of directory, samples and rings."""
+    counts = reader.directory.counts()
+    try:
+        reader.directory.validate()
+        samples = reader.samples_mapping
+        seen = np.frombuffer(samples.buffer, np.uint8)
+        chunks.validate(reader.directory.series_table(), seen, samples.committed_bytes)
+        del seen
+    except InvariantBroken as error:
+        yield error.message
+    n_rings = 0
+    for name, ring in _rings(reader.store_dir):
+        n_rings += 1
+        durable, drained, head = ring.durable(), ring.drained(), ring.head()
+        if not durable <= head or not drained <= head or head - durable > ring.ring_bytes():
+            yield f"{name}: durable {durable}, drained {drained}, head {head} of {ring.ring_bytes()} bytes"
+            continue
+        try:
+            ring.validate(drained, head)
+        except (InvariantBroken, ValueError) as error:
+            yield f"{name}: {error}"
+    found.sound[:] = [
+        f"running at {run_dir(reader.store_dir)}",
+        f"memory: {counts['live_series']:,} series, {counts['n_levels']:,} levels, "
+        f"{n_rings} ring{'s' if n_rings != 1 else ''}, every rule holds",
+    ]
+
+
+def _rings(store_dir: Path) -> Iterator[tuple[str, RingReader]]:
+    instance, names = read_note(run_dir(store_dir) / "instance.json")
+    for role, name in names.items():
+        if role.startswith("ring-"):
+            with segment.attach(name, layout.SEG_RING, instance) as mapping:
+                yield role, RingReader(mapping.segment)
+
+
+def _durable(store_dir: Path) -> int:
+    instance, names = read_note(run_dir(store_dir) / "instance.json")
+    with segment.attach(names["control"], layout.SEG_CONTROL, instance) as mapping:
+        return Control(mapping).durable
+
+
+def _files_beside(store_dir: Path, durable: int) -> tuple[list[str], list[Fault]]:
+    """Snapshots, and the log up to `durable`; what is retired meanwhile is no fault."""
+    disk = ReadOnly()
+    sound: list[str] = []
+    wrong: list[Fault] = []
+    for log_seq, path in list_snapshots(disk, snapshot_dir(store_dir)):
+        try:
+            info = check_snapshot(disk, path, log_seq)
+            sound.append(f"snapshot of block {log_seq:,}: {info.n_series:,} series, {info.n_chunks:,} chunks")
+        except (CorruptRecord, StorageError) as error:
+            if path.exists():
+                where, offset = error.details.get("path", str(path)), error.details.get("offset", 0)
+                wrong.append(
+                    Fault("snapshot", where, offset, 0, error.message, _OF_FILES, generation=log_seq)
+                )
+    folder = wal_dir(store_dir)
+    firsts = [n for name in disk.list(folder) if (n := number_of(name, WAL_SUFFIX)) is not None]
+    reader = LogReader(disk, store_dir, min(firsts, default=durable + 1) - 1, durable_floor=durable)
+    try:
+        if reader.report.last_seq < durable:
+            for block in reader.blocks():
+                if block.seq >= durable:
+                    break
+    except StorageError as error:
+        wrong.append(Fault("log", str(folder), 0, 0, error.message, _OF_FILES))
+    report = reader.report
+    for damage in (*report.damage, *report.hurt):
+        wrong.append(Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, _OF_FILES))
+    sound.append(f"log up to block {report.last_seq:,}: {report.n_blocks:,} blocks, {report.n_bytes:,} bytes")
+    return sound, wrong

@@ -10,12 +10,12 @@ import struct
 from typing import TYPE_CHECKING, cast
 
 from mstore import __version__, limits
-from mstore.errors import MstoreError, NotPermitted, ProtocolError, UnknownMessage
-from mstore.ipc import framing
+from mstore.errors import MstoreError, NotPermitted, UnknownMessage
+from mstore.ipc import framing, greeting
 from mstore.ipc import messages as m
 
 if TYPE_CHECKING:
-    from mstore.workers.supervisor import Supervisor
+    from mstore.workers.commands import Commands
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +23,29 @@ log = logging.getLogger(__name__)
 class ControlConnection(asyncio.Protocol):
     """Reads the Hello. A worker's connection is passed on to the persister, an operator's is served here."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
         self._decoder = framing.FrameDecoder(limits.CONTROL_FRAME_BYTES_MAX, m.TAGS)
         self._transport: asyncio.Transport | None = None
         self._greeted = False
         self._watch: asyncio.TimerHandle | None = None
+        self._holds: list[int] = []
+        """Of the log, which end with this connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio.Transport but are used as one.
         self._transport = cast(asyncio.Transport, transport)
-        self._supervisor.control_connections.add(self)
+        self._commands.control_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        self._supervisor.control_connections.discard(self)
+        self._commands.control_connections.discard(self)
+        self._end_holds()
+
+    def _end_holds(self) -> None:
+        while self._holds:
+            self._commands.release_hold(self._holds.pop())
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -64,11 +71,12 @@ class ControlConnection(asyncio.Protocol):
 
     def _handle(self, request_id: int, message: m.Message) -> None:
         if not self._greeted:
-            if not isinstance(message, m.Hello):
-                raise ProtocolError("the first message of a connection must be Hello")
-            self._greet(request_id, message)
+            self._greet(request_id, greeting.accept_hello(message, "control"))
             return
-        if not isinstance(message, (m.Stop, m.Restart, m.Reload, m.Snapshot, m.Ping)):
+        if isinstance(message, m.Info):
+            self._answer_info(request_id)
+            return
+        if not isinstance(message, (m.Stop, m.Restart, m.Reload, m.Snapshot, m.Hold, m.States, m.Ping)):
             raise UnknownMessage(f"{type(message).__name__} is not a message of control.sock")
         asyncio.get_running_loop().create_task(self._carry_out(request_id, message))
 
@@ -81,24 +89,25 @@ class ControlConnection(asyncio.Protocol):
             if uid != os.geteuid():
                 raise NotPermitted(f"user {uid} is not this store's user {os.geteuid()}", uid=uid)
             # Nothing follows a Hello before its answer, so the connection can change hands here.
-            self._supervisor.pass_to_persister(sock, m.encode(hello, request_id))
+            self._commands.pass_to_persister(sock, m.encode(hello, request_id))
             self._transport.abort()
             return
-        self.send(
-            m.Welcome(
-                min(hello.version, m.VERSION),
-                self._supervisor.instance,
-                {},
-                hello.ack,
-                [],
-                f"mstore {__version__}",
-            ),
-            request_id,
-        )
+        self.send(greeting.welcome(hello, "control", self._commands.instance, __version__), request_id)
+
+    def _answer_info(self, request_id: int) -> None:
+        """From the first second of a start on, when nobody serves query.sock yet."""
+        try:
+            self.send(m.InfoReply(self._commands.info()), request_id)
+        except MstoreError as error:
+            self.send(m.Error.of(error), request_id)
 
     async def _carry_out(self, request_id: int, message: m.Message) -> None:
         try:
-            details = await self._supervisor.command(message)
+            details = await self._commands.command(message)
+            if isinstance(message, m.Hold):
+                self._holds.append(details["hold"])
+                if self._transport is None or self._transport.is_closing():  # nobody is there to end it
+                    self._end_holds()
             self.send(m.Done(details), request_id)
         except MstoreError as error:
             self.send(m.Error.of(error), request_id)

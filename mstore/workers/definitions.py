@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import Degraded, StorageError, StoreFull
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_SAMPLE = -(1 << 63)
+_TYPES = {name: code for code, name in layout.TYPE_NAMES.items()}
 
 
 def follow_configuration(persister: Persister) -> None:
@@ -34,6 +36,7 @@ def follow_configuration(persister: Persister) -> None:
     """
     n_eras = 0
     records: list[bytes] = []
+    _ignore(persister.directory, persister.config)
     try:
         records.extend(_definitions(persister.directory, persister.config))
         for piece in _eras(persister.directory):
@@ -48,6 +51,48 @@ def follow_configuration(persister: Persister) -> None:
         persister.append_catalog(b"".join(records))
     except (StorageError, Degraded) as error:
         log.warning("changed definitions wait for the log: %s", error)
+
+
+def changes_types(directory: DirectoryWriter, config: Config) -> bool:
+    """Whether following this configuration would give a series another type."""
+    series, metrics = directory.series_table(), directory.metrics_table()
+    wanted = metrics["type"].copy()
+    for index in range(len(metrics)):
+        info = directory.metric(index)
+        spec = config.metric(directory.level(info.cluster).type_id, info.name)
+        if spec is not None and not spec.stamped and info.kind == layout.KIND_GRID:
+            wanted[index] = _TYPES[spec.type]
+    newest = _newest_grids(series)
+    return bool((series["type"][newest] != wanted[series["metric"][newest]]).any())
+
+
+def _newest_grids(series: NDArray[np.void], without: int = 0) -> NDArray[np.intp]:
+    """Slots of the grid series that no later era follows, and that have none of the flags `without`."""
+    states = layout.SERIES_LIVE | layout.SERIES_ENDED | without
+    return np.flatnonzero(
+        (series["flags"] & states == layout.SERIES_LIVE) & (series["kind"] == layout.KIND_GRID)
+    )
+
+
+def _ignore(directory: DirectoryWriter, config: Config) -> None:
+    """With unknown_metrics = "ignore", samples of metrics that are configured no longer are unknown ones again.
+
+    What they have stored stays readable until retention. Metrics that clients defined themselves are not the
+    configuration's to drop.
+    """
+    ignored = {}
+    for index in range(directory.counts()["n_metrics"] if config.unknown_metrics == "ignore" else 0):
+        info = directory.metric(index)
+        cluster = directory.level(info.cluster).type_id
+        if info.origin != layout.ORIGIN_CLIENT and config.metric(cluster, info.name) is None:
+            ignored[index] = f"{cluster}:{info.name}"
+    news = [name for index, name in ignored.items() if not directory.ignores(index)]
+    if news:
+        log.warning(
+            "%d metrics are not configured (any more): their samples are ignored, what is stored stays readable: %s",
+            len(news), ", ".join(news[:20]) + ("" if len(news) <= 20 else ", ..."),
+        )  # fmt: skip
+    directory.ignore_metrics(ignored)
 
 
 def _definitions(directory: DirectoryWriter, config: Config) -> Iterator[bytes]:
@@ -82,10 +127,8 @@ def _possible(cluster: str, spec: MetricSpec, info: MetricInfo) -> MetricSpec:
 def _eras(directory: DirectoryWriter) -> Iterator[bytes]:
     """Log records of a new era for each grid series whose step or type is not its metric's."""
     series, metrics = directory.series_table(), directory.metrics_table()
-    # A series that is being removed holds no sample: its successor begins with the new grid.
-    states = layout.SERIES_LIVE | layout.SERIES_ENDED | layout.SERIES_REMOVING
-    grid = (series["flags"] & states == layout.SERIES_LIVE) & (series["kind"] == layout.KIND_GRID)
-    slots = np.flatnonzero(grid)
+    # A series that is being removed, or ignored, gets no sample: its successor begins with the new grid.
+    slots = _newest_grids(series, layout.SERIES_REMOVING)
     of = series["metric"][slots]
     differs = (series["step_s"][slots] != metrics["step_s"][of]) | (
         series["type"][slots] != metrics["type"][of]

@@ -9,13 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TextIO
 
+from mstore.shm.control import Control
 from mstore.workers.channel import Channel
 from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.spec import WorkerSpec
+from mstore.workers.supervisor_state import least_loaded
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +77,23 @@ class Child:
     def alive(self) -> bool:
         return self.process is not None and not self.exited.is_set()
 
+    def cpu_s(self) -> float:
+        """Processor time that the process has used; 0.0 when there is none. Grows in steps of a clock tick."""
+        if not self.alive or self.process is None:
+            return 0.0
+        try:
+            # The name in brackets may hold anything; utime and stime are the 12th and 13th field behind it.
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         if self.alive and self.process is not None:
             self.process.send_signal(signal.SIGKILL)
 
-    async def stop(self, timeout_s: float) -> None:
-        """Ask the process to end; kill it after `timeout_s`.
+    async def stop(self, timeout_s: float, memory: str = "free") -> None:
+        """Ask the process to end; kill it after `timeout_s`. memory: "keep" or "free", for the persister.
 
         One that is not ready is killed at once: it has taken nothing yet, and a persister that reads its files
         does not listen. What it read is there for the next start, unchanged.
@@ -87,7 +101,7 @@ class Child:
         if not self.alive:
             return
         if self.ready:
-            self.channel.send(["stop"])
+            self.channel.send(["stop", memory])
         else:
             self.kill()
         try:
@@ -100,6 +114,19 @@ class Child:
     def close(self) -> None:
         self.channel.close()
         self.child_end.close()
+
+
+def least_loaded_child(children: Sequence[Child], kind: str, control: Control) -> Child:
+    """Who gets the next connection for a worker of this kind."""
+    workers = [child for child in children if child.kind == kind]
+    slots = [control.worker(child.slot).snapshot() for child in workers]
+    return workers[
+        least_loaded(
+            [max(0, slot["connections_open"]) for slot in slots],
+            [child.handed_out for child in workers],
+            [slot["connections_total"] for slot in slots],
+        )
+    ]
 
 
 def _is_open(stream: TextIO) -> bool:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mstore import clock
+from mstore import clock, faults
 from mstore.apply.store import split_records
-from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
+from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
 from mstore.workers.clockwatch import ClockWatch
 from mstore.workers.removal import Idle, Removal, State
 from mstore.workers.removal_ground import StoreGround
+from mstore.workers.snapshots import Answer, Snapshots
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
@@ -29,17 +27,13 @@ log = logging.getLogger(__name__)
 _SWEEP_SERIES = 16_384
 """Series looked at in one slice: about a millisecond between two drains."""
 _RETENTION_EVERY_S_MIN, _RETENTION_EVERY_S_MAX = 5.0, 300.0
-_STOP_SNAPSHOT_S_MAX = 120.0
 _REMOVE_SERIES = 1024
 """Series removed in one go: their records are one block of the log."""
 _REMOVAL_STEP_S, _REMOVAL_S_MAX = 0.01, 30.0
-_SNAPSHOT_RETRY_S_MIN, _SNAPSHOT_RETRY_S_MAX = 5.0, 600.0
 _LOG_RETRY_S = 1.0
 _MARK_S = 0.5
 _FREE_BYTES = 256 << 10
 """Of FREE records in one block."""
-
-Answer = Callable[[dict[str, Any], MstoreError | None], None]
 
 
 class Housekeeping:
@@ -47,7 +41,6 @@ class Housekeeping:
 
     def __init__(self, persister: Persister, files: Files, report: Report) -> None:
         self._persister = persister
-        self._files = files
         self._clock = ClockWatch()
         self._warned = False
         self._sweep_at = 0
@@ -55,41 +48,23 @@ class Housekeeping:
         self._removal = Removal(StoreGround(persister))
         self._removal_began_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
-        self._snapshot_task: asyncio.Task[None] | None = None
-        self._snapshot_process: asyncio.subprocess.Process | None = None
-        self._waiting: list[Answer] = []
-        self._last_snapshot_s = clock.monotonic_s()
-        self._bytes_at_snapshot = 0
-        self._snapshot_seq = report.snapshot_seq
-        self._retry_wait_s = 0.0
-        self._retry_at_s = 0.0
+        self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
 
     def start(self) -> None:
         self._later(self._retention_every_s(), self._begin_retention)
-        interval = self._persister.config.snapshot_interval_s
-        if interval:
-            self._later(interval, self._snapshot_by_time)
+        self.snapshots.start()
 
-    async def stop(self) -> None:
-        """End the timers; a last snapshot, so that the next start need not replay the log."""
+    async def stop(self, *, snapshot: bool = True) -> None:
+        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept."""
         self._stopped = True
         self._removal.give_up()
         for timer in (*self._timers, self._marking):
             if timer is not None:
                 timer.cancel()
-        if self._snapshot_task is None and self._persister.wal.written > self._snapshot_seq:
-            self.snapshot(lambda _details, _error: None)
-        if self._snapshot_task is not None:
-            try:
-                await asyncio.wait_for(asyncio.shield(self._snapshot_task), _STOP_SNAPSHOT_S_MAX)
-            except TimeoutError:
-                log.warning("the last snapshot took too long and was given up: the log holds everything")
-                if self._snapshot_process is not None:
-                    self._snapshot_process.kill()
-                await self._snapshot_task
+        await self.snapshots.stop(take=snapshot)
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
         if self._stopped:
@@ -162,6 +137,7 @@ class Housekeeping:
             self.settle_definitions()
             for piece in split_records(records, _FREE_BYTES):
                 seq = persister.wal.write(CATALOG, 0, 0, piece)
+                faults.hit("free.written")
                 persister.store.apply_block(piece)
                 persister.wal.note(seq, CATALOG, 0)
         return n_chunks
@@ -216,14 +192,15 @@ class Housekeeping:
             self._persister.directory.publish()
             self._persister.slot.add("eras_started")
 
-    # --- snapshots
+    # --- snapshots and the log
+
+    def snapshot(self, answer: Answer) -> None:
+        """Start a snapshot, or wait for the one under way; `answer` is called with its details or the error."""
+        self.snapshots.request(answer)
 
     def look_at_log(self) -> None:
-        """Called after appending: a log that has grown enough asks for a snapshot."""
-        grown = self._persister.wal.bytes_written - self._bytes_at_snapshot
-        wanted = grown >= self._persister.config.wal_bytes and self._snapshot_task is None
-        if wanted and clock.monotonic_s() >= self._retry_at_s:
-            self.snapshot(lambda _details, _error: None)
+        """Called after appending."""
+        self.snapshots.look_at_log()
         if self._marking is None and not self._stopped:
             self._marking = asyncio.get_running_loop().call_later(_MARK_S, self._mark)
 
@@ -239,88 +216,3 @@ class Housekeeping:
             self._marked_seq = wal.written
         elif wal.written > self._marked_seq:
             self._marking = asyncio.get_running_loop().call_later(_MARK_S, self._mark)
-
-    def _snapshot_by_time(self) -> None:
-        if self._persister.wal.written > self._snapshot_seq:
-            self.snapshot(lambda _details, _error: None)
-        interval = self._persister.config.snapshot_interval_s
-        if interval:
-            self._later(interval, self._snapshot_by_time)
-
-    def snapshot(self, answer: Answer) -> None:
-        """Start a snapshot, or wait for the one under way; `answer` is called with its details or the error."""
-        self._waiting.append(answer)
-        if self._snapshot_task is None:
-            self._snapshot_task = asyncio.get_running_loop().create_task(self._take_snapshot())
-
-    async def _take_snapshot(self) -> None:
-        details: dict[str, Any] = {}
-        failure: MstoreError | None = None
-        try:
-            details = await self._run_helper()
-        except MstoreError as error:
-            failure = error
-            log.error("no snapshot: %s", error)
-            self._persister.slot.add("snapshot_errors")
-        except Exception as error:
-            failure = StorageError(f"the snapshot helper failed: {error}")
-            log.exception("no snapshot")
-            self._persister.slot.add("snapshot_errors")
-        finally:
-            self._snapshot_task = None
-            self._snapshot_process = None
-        if failure is None:
-            self._retry_wait_s = 0.0
-        else:
-            # A disk that is full stays so for a while: not a helper process after every block.
-            self._retry_wait_s = min(
-                max(2 * self._retry_wait_s, _SNAPSHOT_RETRY_S_MIN), _SNAPSHOT_RETRY_S_MAX
-            )
-        self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
-        waiting, self._waiting = self._waiting, []
-        for answer in waiting:
-            answer(details, failure)
-
-    async def _run_helper(self) -> dict[str, Any]:
-        """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its file is exact.
-
-        Definitions count as applied when they are published: the helper copies no others.
-        """
-        persister = self._persister
-        self.settle_definitions()
-        seq, n_bytes = persister.wal.written, persister.wal.bytes_written
-        job = json.dumps(
-            {
-                "store_dir": persister.spec.store_dir,
-                "instance": persister.spec.instance,
-                "segments": persister.spec.segments,
-                "seq": seq,
-                "parent_pid": os.getpid(),
-            }
-        )
-        self._snapshot_process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
-            "-m",
-            "mstore.workers.snapshot",
-            job,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
-        )
-        output, _ = await self._snapshot_process.communicate()
-        if self._snapshot_process.returncode != 0:
-            raise StorageError(f"the snapshot helper ended with status {self._snapshot_process.returncode}")
-        details: dict[str, Any] = json.loads(output.decode().strip().splitlines()[-1])
-        self._snapshot_seq, self._bytes_at_snapshot = seq, n_bytes
-        persister.slot.add("snapshots")
-        persister.slot.add("snapshot_bytes", details["bytes"])
-        # The older of the two kept generations must stay usable: only what it covers is retired.
-        retired = persister.wal.retire(details["oldest_kept_seq"])
-        log.info(
-            "snapshot of %d series, %d bytes, %d log segments retired",
-            details["series"],
-            details["bytes"],
-            retired,
-        )
-        return {**details, "retired_segments": retired}

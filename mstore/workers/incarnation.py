@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,43 +19,61 @@ from mstore.shm import layout, segment
 from mstore.shm.control import CONTROL_BYTES
 from mstore.shm.directory import create_directory, directory_bytes
 from mstore.shm.segment import Mapping
+from mstore.workers.ownership import Inode, inode_of, unlink_own
 
 log = logging.getLogger(__name__)
 
+INSTANCE_NOTE, KEPT_NOTE = "instance.json", "kept.json"
+"""In DIR/run: which segments a running store has, and which a stopped one has left for the next."""
 _SAMPLES_BYTES_MIN = 64 << 20
 
 
 @dataclass
 class Incarnation:
-    """Segments of one run; close() removes them all."""
+    """Segments of one run; close() removes them all, unless they are kept."""
 
     instance: int
     mappings: dict[str, Mapping]
     doorbell_fd: int
     ack_fds: tuple[int, ...]
     note: Path
+    note_inode: Inode | None = None
+    """Of the note that this run wrote: the name may be another's by the end."""
+    adopted: bool = False
+    """The memory is that of a run before, and holds its data."""
 
     @property
     def names(self) -> dict[str, str]:
         return {role: mapping.name for role, mapping in self.mappings.items()}
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # DIR may be gone; the segments go all the same
-            self.note.unlink(missing_ok=True)
+    def close(self, *, keep: bool = False) -> None:
+        """Unmap everything here. keep: segments and note stay as they are, for a next life to adopt."""
+        if not keep:
+            unlink_own(
+                self.note, self.note_inode
+            )  # DIR may be gone, or another's; the segments go all the same
         for mapping in self.mappings.values():
-            segment.unlink(mapping.name)
+            if not keep:
+                segment.unlink(mapping.name)
             mapping.close()
         for fd in (self.doorbell_fd, *self.ack_fds):
             os.close(fd)
 
+    def shelve(self) -> None:
+        """The store ends and its memory stays: nobody must attach to what nobody writes any more."""
+        self.note.replace(self.note.with_name(KEPT_NOTE))
 
-def remove_stale(store_dir: Path) -> list[str]:
-    """Unlink what a killed run left in /dev/shm. Only with DIR/lock held: nobody can be using it."""
-    names = segment.stale(segment.name_prefix(store_dir))
+
+def remove_stale(store_dir: Path, but: Collection[str] = ()) -> list[str]:
+    """Unlink what runs before left in /dev/shm. Only with DIR/lock held: nobody can be using it."""
+    names = [name for name in segment.stale(segment.name_prefix(store_dir)) if name not in but]
     for name in names:
         segment.unlink(name)
+    if not but:
+        for note in (INSTANCE_NOTE, KEPT_NOTE):
+            (paths.run_dir(store_dir) / note).unlink(missing_ok=True)
     if names:
-        log.info("removed %d segments of a run that was killed", len(names))
+        log.info("removed %d segments of a run before", len(names))
     return names
 
 
@@ -63,22 +83,17 @@ def create(store_dir: Path, config: Config, n_rings: int) -> Incarnation:
     raises StoreFull, LayoutMismatch, StorageError; nothing is left behind then
     """
     instance = secrets.randbits(63) | 1
-    prefix = f"{segment.name_prefix(store_dir)}-{instance & 0xFFFFFFFF:08x}"
-    group = store_dir.stat().st_gid
     made: dict[str, Mapping] = {}
     bells: list[int] = []
 
     def make(role: str, kind: int, n_bytes: int, commit: int | None = None) -> Mapping:
-        made[role] = segment.create(
-            f"{prefix}-{role}", kind, n_bytes, instance, commit_bytes=commit, group=group
-        )
+        made[role] = _make(store_dir, role, kind, n_bytes, instance, commit)
         return made[role]
 
     try:
         make("control", layout.SEG_CONTROL, CONTROL_BYTES)
         for k in range(n_rings):
-            ring = make(f"ring-{k}", layout.SEG_RING, layout.RING_DATA + config.ring_bytes)
-            create_ring_words(ring.segment, config.ring_bytes)
+            made[f"ring-{k}"] = make_ring(store_dir, f"ring-{k}", instance, config.ring_bytes)
         directory = make(
             "directory",
             layout.SEG_DIRECTORY,
@@ -98,8 +113,21 @@ def create(store_dir: Path, config: Config, n_rings: int) -> Incarnation:
         for fd in bells:
             os.close(fd)
         raise
-    note = paths.run_dir(store_dir) / "instance.json"
-    return Incarnation(instance, made, bells[0], tuple(bells[1:]), note)
+    return Incarnation(instance, made, bells[0], tuple(bells[1:]), paths.run_dir(store_dir) / INSTANCE_NOTE)
+
+
+def make_ring(store_dir: Path, role: str, instance: int, ring_bytes: int, position: int = 0) -> Mapping:
+    """An empty ring whose positions begin at `position`, ready but for the mark."""
+    ring = _make(store_dir, role, layout.SEG_RING, layout.RING_DATA + ring_bytes, instance)
+    create_ring_words(ring.segment, ring_bytes, position)
+    return ring
+
+
+def _make(
+    store_dir: Path, role: str, kind: int, n_bytes: int, instance: int, commit: int | None = None
+) -> Mapping:
+    name = f"{segment.name_prefix(store_dir)}-{instance & 0xFFFFFFFF:08x}-{role}"
+    return segment.create(name, kind, n_bytes, instance, commit_bytes=commit, group=store_dir.stat().st_gid)
 
 
 def samples_bytes(config: Config) -> int:
@@ -118,6 +146,28 @@ def publish_note(incarnation: Incarnation) -> None:
     temporary.chmod(0o640)
     give_to_group(temporary, incarnation.note.parent.parent)
     temporary.replace(incarnation.note)
+    incarnation.note_inode = inode_of(incarnation.note)
+    incarnation.note.with_name(KEPT_NOTE).unlink(missing_ok=True)
+
+
+def publish_note_if_room(incarnation: Incarnation) -> None:
+    """As publish_note; on a full disk the store serves its sockets, and mend_note() comes back to it."""
+    try:
+        publish_note(incarnation)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        log.error("cannot write %s, programs cannot attach until it is there: %s", incarnation.note, error)
+
+
+def mend_note(incarnation: Incarnation) -> None:
+    """Write the note again when somebody removed it; tried again at the next call when that cannot be."""
+    try:
+        if inode_of(incarnation.note) is None:
+            publish_note(incarnation)
+            log.warning("%s was removed by somebody and is made again", incarnation.note)
+    except OSError as error:
+        log.error("cannot write %s again: %s", incarnation.note, error)
 
 
 def give_to_group(path: Path, store_dir: Path) -> None:

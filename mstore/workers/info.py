@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mstore import __version__, clock
 from mstore.persistence import files
-from mstore.query.reader import Reader
+from mstore.persistence.recovery import last_details
 from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control
+from mstore.shm.directory import DirectoryReader
 from mstore.shm.segment import SHM_DIR, Mapping
-from mstore.workers.spec import WorkerSpec
+from mstore.workers.progress import PHASES, left_s
 
 _STATES = {0: "starting", 1: "replaying", 2: "ready", 3: "stopping"}
 _KINDS = {1: "supervisor", 2: "persister", 3: "ingest", 4: "query"}
 
 
-def store_info(spec: WorkerSpec, control: Control, reader: Reader, samples: Mapping) -> dict[str, Any]:
-    """A plain dict: state, sizes by segment, log and snapshots, counters of the whole store and its workers."""
+class Where(Protocol):
+    """Which store: a WorkerSpec, or a Place."""
+
+    @property
+    def store_dir(self) -> str: ...
+    @property
+    def instance(self) -> int: ...
+    @property
+    def segments(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the supervisor, who has no WorkerSpec, knows of the store."""
+
+    store_dir: str
+    instance: int
+    segments: dict[str, str]
+
+
+def store_info(spec: Where, control: Control, directory: DirectoryReader, samples: Mapping) -> dict[str, Any]:
+    """A plain dict: state, sizes by segment, log and snapshots, counters of the whole store and its workers.
+
+    While the files are read back and while a snapshot is written: how far that has come.
+    """
     totals = control.totals()
-    counts = reader.directory.counts()
+    counts = directory.counts()
     workers = _workers(control)
     used = {
         "samples": totals["samples_bytes"],
@@ -45,10 +70,42 @@ def store_info(spec: WorkerSpec, control: Control, reader: Reader, samples: Mapp
         "log": {
             "written_seq": control.written,
             "durable_seq": control.durable,
+            "holds": totals["log_holds"],
             **_on_disk(Path(spec.store_dir)),
         },
+        "recovery": _recovery(control, totals),
+        "snapshot": _snapshot(totals),
+        "last_recovery": last_details(Path(spec.store_dir)),
         "counters": totals,
         "workers": workers,
+    }
+
+
+def _recovery(control: Control, totals: dict[str, int]) -> dict[str, Any]:
+    """How far reading the files back has come; empty when that is over."""
+    phase = PHASES[totals["recovery_phase"]] if totals["recovery_phase"] < len(PHASES) else ""
+    if not phase or control.state == layout.STATE_READY:
+        return {}
+    done, whole = totals["recovery_done_bytes"], totals["recovery_all_bytes"]
+    return {
+        "phase": phase,
+        "done_bytes": done,
+        "all_bytes": whole,
+        "percent": round(100 * done / max(1, whole), 1),
+        "left_s": left_s(done, whole, clock.now_s() - totals["recovery_began_s"]),
+    }
+
+
+def _snapshot(totals: dict[str, int]) -> dict[str, Any]:
+    """How far the snapshot under way has come; empty when there is none."""
+    if not totals["snapshot_began_s"]:
+        return {}
+    share = totals["snapshot_permille"] / 1000
+    return {
+        "began_s": totals["snapshot_began_s"],
+        "percent": round(100 * share, 1),
+        "bytes": totals["snapshot_now_bytes"],
+        "left_s": left_s(share, 1.0, clock.now_s() - totals["snapshot_began_s"]),
     }
 
 
@@ -101,6 +158,8 @@ def _on_disk(directory: Path) -> dict[str, int]:
                 found["snapshot_bytes"] += status.st_blocks * 512
                 if seq >= found.get("snapshot_seq", 0):
                     found["snapshot_seq"], found["snapshot_s"] = seq, int(status.st_mtime)
+            elif files.generation_of(entry.name) is not None:
+                found["snapshot_bytes"] += status.st_blocks * 512
     return found
 
 

@@ -7,16 +7,17 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from mstore import __version__, clock, config, limits, paths
-from mstore.errors import MstoreError, Unavailable
+from mstore import __version__, clock, faults, limits, paths
+from mstore.config import Config
+from mstore.errors import Unavailable
 from mstore.ingest.acks import AckQueue
-from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom
+from mstore.ingest.effects import Effect, NeedPaths, NeedReferences, NeedRoom, NeedTurn
 from mstore.ingest.engine import Engine, Rules
+from mstore.ipc import greeting
 from mstore.ipc import messages as m
 from mstore.kernels._lines import LineScanner
 from mstore.kernels._ring import RingReader, RingWriter
@@ -24,7 +25,7 @@ from mstore.model import Ack, FieldMode
 from mstore.shm import layout
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.directory import DirectoryReader
-from mstore.workers import memory
+from mstore.workers import memory, settings, states
 from mstore.workers.channel import Channel
 from mstore.workers.ingest_connection import IngestConnection
 from mstore.workers.interning import Interner
@@ -47,15 +48,17 @@ class IngestWorker:
         self._control = Control(control)
         self.slot = self._control.worker(spec.slot)
         self.slot.claim(layout.WORKER_INGEST, spec.index, os.getpid())
+        self._config = settings.take(spec.config_fd)
         self._ring_reader = RingReader(ring.segment)
         self.engine = Engine(
             LineScanner(directory.segment),
             DirectoryReader(directory.segment),
             RingWriter(ring.segment),
             self.slot,
-            self._rules(config.load(spec.config_path)),
+            self._rules(),
             self._ring_bell,
             lambda: bool(self._control.flags & layout.FLAG_FULL),
+            lambda: bool(self._control.flags & layout.FLAG_HOLD),
         )
         self.buffer = memoryview(bytearray(limits.RECEIVE_BYTES))
         self.bodies: list[bytearray] = []  # of large frames carried out, for the next ones
@@ -67,23 +70,20 @@ class IngestWorker:
         self._ack_fd = spec.ack_fds[spec.index]
         self._stopping = asyncio.Event()
 
-    def _rules(self, settings: config.Config) -> Rules:
+    def _rules(self) -> Rules:
         return Rules(
-            settings.retention_s,
-            settings.max_future_s,
-            settings.fields is FieldMode.JOIN,
+            self._config.retention_s,
+            self._config.max_future_s,
+            self._config.fields is FieldMode.JOIN,
             self._control.config_version,
         )
 
-    def _reload(self) -> None:
-        """The configuration as it is now; one that is broken changes nothing but the version."""
-        try:
-            self.engine.rules = self._rules(config.load(self._spec.config_path))
-        except MstoreError as error:
-            log.error("configuration not reloaded: %s", error)
-            self.engine.rules = replace(self.engine.rules, config_version=self._control.config_version)
+    def _reload(self, newer: Config) -> None:
+        self._config = newer
+        self.engine.rules = self._rules()
 
     def _ring_bell(self) -> None:
+        faults.hit("ingest.published")
         os.eventfd_write(self._spec.doorbell_fd, 1)
 
     @staticmethod
@@ -102,37 +102,33 @@ class IngestWorker:
         self.slot.add("connections_open", -1)
 
     def welcome(self, hello: m.Hello) -> m.Message:
-        return m.Welcome(
-            min(hello.version, m.VERSION),
-            self._spec.instance,
-            {
-                "frame_bytes": limits.FRAME_BYTES_MAX,
-                "line_bytes": limits.LINE_BYTES_MAX,
-                "columns_values": limits.COLUMNS_VALUES_MAX,
-            },
-            hello.ack,
-            [[0, "ingest.sock"]],
-            f"mstore {__version__}",
-        )
+        return greeting.welcome(hello, "ingest", self._spec.instance, __version__)
 
     def when(self, level: Ack, position: int, callback: Callable[[], None]) -> None:
         """Call back once the ring position has reached the level: at once if it has."""
         self._acks.wait(level, position, callback)
         self._advance()
 
-    async def carry_out(self, effect: Effect) -> Any:
+    def carry_out(self, effect: Effect) -> Awaitable[Any]:
+        """The effect's answer, to be awaited.
+
+        Who needs room or a turn waits from this call on: the persister may have made it a moment ago, and its next word
+        would come too late for one who begins to wait later.
+        """
         if isinstance(effect, NeedReferences):
             self.slot.add("intern_requests")
-            return await self._interner.references(effect)
+            faults.hit("ingest.asking")
+            return self._interner.references(effect)
         if isinstance(effect, NeedPaths):
             self.slot.add("intern_requests")
-            return await self._interner.paths(effect)
-        assert isinstance(effect, NeedRoom)
-        self.slot.add("ring_full_waits")
+            return self._interner.paths(effect)
+        if isinstance(effect, NeedRoom):
+            self.slot.add("ring_full_waits")
+        else:
+            assert isinstance(effect, NeedTurn)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rooms.append(future)
-        await future
-        return None
+        return future
 
     # --- the persister's progress
 
@@ -142,7 +138,7 @@ class IngestWorker:
         except BlockingIOError:
             return
         if self._control.config_version != self.engine.rules.config_version:
-            self._reload()
+            self.engine.rules = self._rules()
         self._advance()
         while self._rooms:
             future = self._rooms.popleft()
@@ -156,12 +152,27 @@ class IngestWorker:
 
     # --- the supervisor
 
+    def state(self) -> dict[str, Any]:
+        """For `mstore debug`."""
+        return {
+            "acknowledgements_waiting": len(self._acks),
+            "waiting_for_room": len(self._rooms),
+            **states.connections(self._connections),
+        }
+
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "serve" and fd is not None:
             asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
-        elif packet[0] == "reload":
-            self._reload()
+        elif packet[0] == "state" and fd is not None:
+            states.answer(self._channel, packet[1], fd, self.state)
+        elif packet[0] == "reload" and fd is not None:
+            self._reload(settings.take(fd))
         elif packet[0] == "stop":
+            self._stopping.set()
+
+    def _stop_if_told(self) -> None:
+        """The channel holds connections that this process cannot take: what the supervisor says waits behind them."""
+        if self._control.state == layout.STATE_STOPPING:
             self._stopping.set()
 
     async def _serve(self, sock: socket.socket) -> None:
@@ -175,7 +186,7 @@ class IngestWorker:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._ack_fd, self._position_moved)
-        self._channel.serve(loop, self._command, self._stopping.set)
+        self._channel.serve(loop, self._command, self._stopping.set, waiting=self._stop_if_told)
         self.slot.state = WORKER_READY
         self._channel.send(["ready"])
         # A successor of a killed worker may find its predecessor's bytes published but the bell not rung.

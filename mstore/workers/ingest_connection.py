@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from mstore import limits
+from mstore import faults, limits
 from mstore.errors import Cancelled, MstoreError, ProtocolError, Timeout
 from mstore.ingest.effects import Effect
 from mstore.ingest.framed import FramedSession
@@ -16,6 +16,7 @@ from mstore.ingest.text import TextSession
 from mstore.ipc import framing
 from mstore.ipc import messages as m
 from mstore.model import Ack
+from mstore.workers import states
 
 if TYPE_CHECKING:
     from mstore.workers.ingest import IngestWorker
@@ -34,10 +35,12 @@ _RECYCLED = frozenset((m.Lines.TAG, m.Columns.TAG))
 class _Request:
     """One request of a framed connection, from its arrival to its reply."""
 
-    __slots__ = ("open", "request_id", "timer")
+    __slots__ = ("n_bytes", "open", "request_id", "timer")
 
-    def __init__(self, request_id: int) -> None:
+    def __init__(self, request_id: int, n_bytes: int) -> None:
         self.request_id = request_id
+        self.n_bytes = n_bytes
+        """Of its frame's body."""
         self.open = True
         """No reply has been sent."""
         self.timer: asyncio.TimerHandle | None = None
@@ -72,9 +75,28 @@ class IngestConnection(asyncio.BufferedProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._n_sent = 0
+        self._n_received = 0
+        self._since_s = worker.monotonic_s()
         self._closed = False
         self._no_more = False
         """The peer has sent all it will, or nothing more is taken from it."""
+
+    def state(self) -> dict[str, Any]:
+        """For `mstore debug`: who is there, what came and went, what is not acknowledged yet."""
+        framed = self._decoder is not None
+        return {
+            "peer": states.peer(self._transport),
+            "protocol": "frames" if framed else "text",
+            "age_s": round(self._worker.monotonic_s() - self._since_s, 3),
+            "bytes_in": self._n_received,
+            "bytes_out": self._n_sent,
+            # Text is acknowledged once, at its end.
+            "waiting_bytes": sum(one.n_bytes for one in self._open.values()) if framed else self._n_received,
+            "requests_open": len(self._open),
+            "busy": self._task is not None,
+            "takes_no_replies": self._stalled is not None,
+            "peer_is_done": self._no_more,
+        }
 
     # --- asyncio.BufferedProtocol
 
@@ -92,6 +114,7 @@ class IngestConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._worker.slot.add("bytes_in", nbytes)
+        self._n_received += nbytes
         if self._decoder is not None:
             self._run(self._handle_frames(self._decoder.received(nbytes)))
             return
@@ -170,9 +193,14 @@ class IngestConnection(asyncio.BufferedProtocol):
         carry, self._carry = self._carry, b""
         yield from session.finish(carry)
         durable = session.ack is Ack.DURABLE
-        self._worker.when(
-            session.ack, session.position, lambda: self._write_and_close(session.reply(durable))
-        )
+        self._when_stored(session, session.position, lambda: self._write_and_close(session.reply(durable)))
+
+    def _when_stored(self, session: TextSession, position: int, answer: Callable[[], None]) -> None:
+        """Answer once what the session wrote, up to this position of the ring, is stored; if it wrote nothing, at once."""
+        if session.waits:
+            self._worker.when(session.ack, position, answer)
+        else:
+            answer()
 
     def _handle_frames(self, frames: Iterator[framing.Frame]) -> Work:
         assert self._framed is not None
@@ -199,7 +227,7 @@ class IngestConnection(asyncio.BufferedProtocol):
                 if isinstance(message, m.Cancel) and self._greeting_seen:
                     self._cancel(message.target)
                     continue
-                request = _Request(frame.request_id)
+                request = _Request(frame.request_id, len(frame.body))
                 self._open[frame.request_id] = request
                 self._set_deadline(request, message)
                 arrived.append((request, message, frame))
@@ -243,18 +271,21 @@ class IngestConnection(asyncio.BufferedProtocol):
             self._fail_unexpectedly(error)
             return
         assert self._transport is not None
+        faults.hit("ingest.waiting")
         self._transport.pause_reading()
-        self._task = asyncio.get_running_loop().create_task(self._go_on(work, effect))
+        answer = self._worker.carry_out(effect)
+        self._task = asyncio.get_running_loop().create_task(self._go_on(work, answer))
 
-    async def _go_on(self, work: Work, effect: Effect) -> None:
+    async def _go_on(self, work: Work, answer: Awaitable[Any]) -> None:
         try:
             while True:
                 try:
-                    answer = await self._worker.carry_out(effect)
+                    found = await answer
                 except MstoreError as error:
                     effect = work.throw(error)
                 else:
-                    effect = work.send(answer)
+                    effect = work.send(found)
+                answer = self._worker.carry_out(effect)
         except StopIteration:
             self._task = None
             self._read_on()
@@ -289,6 +320,7 @@ class IngestConnection(asyncio.BufferedProtocol):
             request.timer.cancel()
         if self._open.get(request.request_id) is request:
             del self._open[request.request_id]
+        faults.hit("ingest.reply")
         self._send(m.encode(message, request.request_id))
         if self._no_more and not self._open and self._task is None:
             self.close()
@@ -311,6 +343,13 @@ class IngestConnection(asyncio.BufferedProtocol):
             log.warning("connection closed: %s", error)
         if self._decoder is not None:
             self._write_and_close(m.encode(m.Error.of(error), 0))
+        elif self._text is not None and self._text.has_counts:
+            session, durable = self._text, self._text.ack is Ack.DURABLE
+            self.stop_reading()
+            position = self._worker.engine.ring.head()
+            self._when_stored(
+                session, position, lambda: self._write_and_close(session.error_reply(error, durable))
+            )
         else:
             self._write_and_close(f"error={error.code} {error}\n".encode())
 

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from mstore import __version__, limits
+from mstore import __version__, faults, limits
 from mstore.errors import MstoreError, ProtocolError, UnknownMessage
-from mstore.ipc import framing
+from mstore.ipc import failure, framing, greeting
 from mstore.ipc import messages as m
 from mstore.shm.directory import Interned
 
@@ -65,11 +65,13 @@ class InternConnection(asyncio.Protocol):
         directory = self._persister.directory
         # What a request that failed half way has made is named by no reply, but the directory holds it.
         records.append(directory.take_log())
+        faults.hit("intern.made")
         if found := b"".join(records):
             self._persister.append_catalog(found)
         else:
             self._persister.log_the_unlogged()
         directory.publish()
+        faults.hit("intern.published")
 
     def _answer(self, message: m.Message) -> _Answer:
         try:
@@ -84,15 +86,7 @@ class InternConnection(asyncio.Protocol):
             if isinstance(message, m.InternPaths):
                 return self._persister.interner.paths(message.paths, bytes(message.times), message.specs)
             if isinstance(message, m.Hello):
-                return m.Welcome(
-                    m.VERSION, self._persister.spec.instance, {}, message.ack, [], f"mstore {__version__}"
-                )
-        except ProtocolError:
-            raise
-        except MstoreError as error:
-            return m.Error.of(error)
+                return greeting.welcome(message, "control", self._persister.spec.instance, __version__)
         except Exception as error:
-            # The worker that asked must not wait for ever, nor ask the same again and again.
-            log.exception("no references for a request of type %s", type(message).__name__)
-            return m.Error(MstoreError.code, f"the persister failed: {type(error).__name__}: {error}")
+            return failure.reply_to(message, error, "the persister")
         raise UnknownMessage(f"{type(message).__name__} is not a message for the persister")

@@ -69,10 +69,12 @@ class PathInterner:
         return refs.tobytes(), types.tobytes(), kinds.tobytes(), b""
 
     def _type_of(self, cluster: str, metric: str, wanted: MetricSpec | None) -> tuple[int, int] | None:
-        """(type, kind) a series of this metric has or would get; None = the metric is unknown and stays so."""
+        """(type, kind) a series of this metric has or would get; None = the metric is unknown and stays so, or ignored."""
         level = self._directory.find_level(0, b"", cluster.encode())
         index = self._directory.find_metric(level, metric.encode()) if level >= 0 else -1
         if index >= 0:
+            if self._directory.ignores(index):
+                return None
             fields = self._directory.metrics_table()[index]
             return int(fields["type"]), int(fields["kind"])
         spec = self._source(cluster, metric) or wanted

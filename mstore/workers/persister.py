@@ -10,24 +10,25 @@ import socket
 from collections import deque
 from typing import Any
 
-from mstore import clock
-from mstore import config as configuration
+from mstore import clock, faults
 from mstore.apply.pool import Pool
 from mstore.apply.store import Store, split_records
+from mstore.config import Config
 from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
 from mstore.kernels._ring import RingReader
-from mstore.kernels._samples import Samples
 from mstore.persistence import files as persistence_files
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files
-from mstore.persistence.recovery import Report, recover
+from mstore.persistence.recovery import Report
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.directory import DirectoryWriter
-from mstore.workers import memory
+from mstore.workers import memory, opening, settings, states
+from mstore.workers.adoption import NotAdopted
+from mstore.workers.changeover_ground import Follower
 from mstore.workers.channel import Channel
-from mstore.workers.definitions import follow_configuration
+from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
 from mstore.workers.path_interning import PathInterner
@@ -46,6 +47,7 @@ class Persister:
     """Owns the log and everything in directory and samples. One thread, beside the commit thread that has no Python."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        self._began_s = clock.monotonic_s()
         self._spec = spec
         self._files = Files()
         control = memory.attach(spec, "control", writable=True)
@@ -57,14 +59,10 @@ class Persister:
         self.control = Control(control)
         self.slot = self.control.worker(spec.slot)
         self.slot.claim(layout.WORKER_PERSISTER, 0, os.getpid())
-        self.config = configuration.load(spec.config_path)
+        self.config = settings.take(spec.config_fd)
         self.directory = DirectoryWriter(self._directory.segment, self._directory.fd)
-        self.samples = Samples(
-            self._directory.segment,
-            self._samples_mapping.segment,
-            self._samples_mapping.fd,
-            0,
-            True,
+        self.samples = opening.open_samples(
+            spec, self._directory.segment, self._samples_mapping.segment, self._samples_mapping.fd
         )
         self.store = Store(self.directory, self.samples)
         self.pool = Pool(self.store, self._fixed_bytes())
@@ -73,12 +71,15 @@ class Persister:
         self._channel = Channel.from_fd(spec.channel_fd)
         self._stopping = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
+        self._keep_memory = False
         self._draining = False
         self._held = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[InternConnection] = set()
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.follower = Follower(self)
         self.wal: Wal
+        self.holds: Holds
         self.housekeeping: Housekeeping
 
     def _fixed_bytes(self) -> int:
@@ -90,17 +91,16 @@ class Persister:
     def _open(self) -> None:
         """Read the files back into memory, then open the log behind them."""
         self.control.state = layout.STATE_REPLAYING
-        self.control.config_version = 1
+        # Another version than any before in this memory: what was ignored is asked for again.
+        self.control.config_version += 1
+        self.control.flags = 0
         self._apply_policy()
         self.pool.set_cap(self.config.memory_cap_bytes)
-        began = clock.monotonic_s()
-        report = self.pool.recover(
-            lambda apply, define, load: recover(
-                self._files, self._spec.directory, apply=apply, apply_definition=define, load_chunk=load
-            )
-        )
-        self.directory.publish()
-        self._tell(report, clock.monotonic_s() - began)
+        report = opening.fill(
+            self._spec, self._files, self.control, self.directory, self.pool, self._rings,
+            self.config.retention_s, lambda text: self._channel.send(["progress", text]),
+        )  # fmt: skip
+        self._tell(report)
         wal_dir = persistence_files.wal_dir(self._spec.directory)
         dir_fd = self._files.open_dir(wal_dir)
         committer = self._files.committer(
@@ -111,14 +111,34 @@ class Persister:
             report.next_seq - 1,
             dir_fd,
         )
-        self.wal = Wal(self._files, wal_dir, report.next_seq, committer, dir_fd=dir_fd)
+        self.wal = Wal(
+            self._files,
+            wal_dir,
+            report.next_seq,
+            committer,
+            dir_fd=dir_fd,
+            on_segment=self._goes_with,
+            prepare=report.finish,
+        )
+        self.holds = Holds(self.wal, self.slot)
         self.store.on_evict = self.log_first
         self._committer = committer
         self.housekeeping = Housekeeping(self, self._files, report)
-        follow_configuration(self)
+        self.follower.follow()
+        if self.wal.failure:  # a full disk: what is there is served, and it is said before anybody asks
+            self._hold(StorageError(self.wal.failure))
 
-    def _tell(self, report: Report, took_s: float) -> None:
-        text = f"recovered in {took_s:.2f} s: {report.summary()}"
+    def _goes_with(self, segment_id: int) -> None:
+        """The memory belongs to the log whose newest segment this is."""
+        self.control.log_id = segment_id
+
+    def mark_applied(self) -> None:
+        """Every block written so far is in memory, whole."""
+        self.control.applied = self.wal.written
+
+    def _tell(self, report: Report) -> None:
+        how = "memory adopted" if self._spec.adopt else "recovered"
+        text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
         log.info("%s", text)
         if report.damaged:
             self.control.set_flag(layout.FLAG_DEGRADED, True)
@@ -154,6 +174,11 @@ class Persister:
         if self._retry is not None:
             return
         more = False
+        try:
+            self.wal.begin()  # it could not at a start on a full disk
+        except StorageError as error:
+            self._hold(error)
+            return
         for index, ring in enumerate(self._rings):
             try:
                 more |= self._drain_block(index, ring)
@@ -176,19 +201,25 @@ class Persister:
         start, head = ring.drained(), ring.head()
         if start == head:
             return False
+        faults.hit("drain.begin")
         self.log_the_unlogged()
         payload = ring.view(start, min(head - start, _DRAIN_BYTES))
         stop = start + len(payload)
         if evicted := self.store.make_room(payload, self.log_first):
             self.slot.add("chunks_evicted", evicted)
         seq = self.wal.write(index, start, stop, payload)
+        faults.hit("drain.written")
         result = self.store.apply_block(payload)
+        faults.hit("drain.applied")
         ring.set_drained(stop)
         # Only now may the commit thread publish the position: it frees these bytes of the ring, and an
         # acknowledgement must not be earlier than the sample's visibility.
         self.wal.note(seq, index, stop)
+        faults.hit("drain.noted")
+        self.mark_applied()
         os.eventfd_write(self._spec.ack_fds[index], 1)
         self.slot.add("samples_applied", result.n_samples)
+        self.slot.add("chunks_evicted", result.n_evicted)
         if result.n_stale:
             self.slot.add("stale_samples", result.n_stale)
             log.error("%d samples named series that are gone: a bug", result.n_stale)
@@ -228,6 +259,7 @@ class Persister:
             self._unlogged.append(made)  # by a call that raised half way: the directory holds it
         while self._unlogged:
             seq = self.wal.write(CATALOG, 0, 0, self._unlogged[0])
+            faults.hit("catalog.written")
             self._unlogged.popleft()
             self.wal.note(seq, CATALOG, 0)
         # What was logged late is published now: live samples and a replay must find the same eras.
@@ -245,11 +277,12 @@ class Persister:
 
     def _hold(self, error: MstoreError) -> None:
         """Senders wait: their bytes stay in the rings, nothing is acknowledged, and it is tried again soon."""
+        self.slot.add("chunks_evicted", error.details.get("evicted", 0))
         flag = layout.FLAG_FULL if isinstance(error, StoreFull) else layout.FLAG_DEGRADED
         if not self.control.flags & flag:
             log.error("holding back all writes: %s", error)
+        self._held |= flag & ~self.control.flags  # a flag that stands for damage stays when this is over
         self.control.set_flag(flag, True)
-        self._held |= flag
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._retry_now)
 
@@ -279,17 +312,38 @@ class Persister:
 
     # --- supervisor
 
+    def state(self) -> dict[str, Any]:
+        """For `mstore debug`."""
+        first_error, _, n_fsyncs, us_total = self._committer.status()
+        return {
+            "log": {**self.wal.state(), "first_error": first_error, "fsyncs": n_fsyncs, "fsync_us": us_total},
+            "unlogged_definitions": len(self._unlogged),
+            "held_back": self._retry is not None,
+            "draining": self._draining,
+            "interning_connections": len(self._connections),
+            "memory": self.store.stats(),
+        }
+
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "worker" and fd is not None:
             # The loop keeps only weak references to its tasks.
             task = asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd), packet[1]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif packet[0] == "reload":
-            self._reload()
+        elif packet[0] == "reload" and fd is not None:
+            self._reload(settings.take(fd))
         elif packet[0] == "snapshot":
             self.housekeeping.snapshot(lambda details, error: self._answer(packet[1], details, error))
+        elif packet[0] == "state" and fd is not None:
+            states.answer(self._channel, packet[1], fd, self.state)
+        elif packet[0] == "hold":
+            self.holds.begin(packet[2], lambda details, error: self._answer(packet[1], details, error))
+        elif packet[0] == "release":
+            self.holds.end(packet[1])
+        elif packet[0] == "alive":
+            self._channel.send(["alive"])
         elif packet[0] == "stop":
+            self._keep_memory = packet[1:] == ["keep"]
             self._stopping.set()
 
     def _answer(self, command: int, details: dict[str, Any], error: MstoreError | None) -> None:
@@ -298,12 +352,8 @@ class Persister:
         else:
             self._channel.send(["failed", command, str(error)])
 
-    def _reload(self) -> None:
-        try:
-            self.config = configuration.load(self._spec.config_path)
-        except MstoreError as error:
-            log.error("configuration not reloaded: %s", error)
-            return
+    def _reload(self, newer: Config) -> None:
+        self.config = newer
         self._take_cap()
         self._apply_policy_as(self.control.config_version + 1)
 
@@ -316,9 +366,13 @@ class Persister:
     def _apply_policy_as(self, version: int) -> None:
         self.control.config_version = version
         self._apply_policy()
-        follow_configuration(self)
+        self.follower.follow()
+        self._wake_workers()
+
+    def _wake_workers(self) -> None:
+        """Ingest workers look at the configuration's version when woken."""
         for ack_fd in self._spec.ack_fds:
-            os.eventfd_write(ack_fd, 1)  # ingest workers look at the version when woken
+            os.eventfd_write(ack_fd, 1)
 
     async def _serve(self, sock: socket.socket, hello: bytes) -> None:
         sock.setblocking(False)
@@ -349,13 +403,18 @@ class Persister:
         loop = asyncio.get_running_loop()
         try:
             self._open()
+        except NotAdopted:
+            raise  # not the end of the store: the next persister fills new memory from the files
         except MstoreError as error:
             self._channel.send(["fatal", f"cannot start: {error}"])
             raise
         self._channel.serve(loop, self._command, self._stopping.set)
         loop.add_reader(self._spec.doorbell_fd, self.drain)
         loop.add_reader(self._notify_fd, self._commit_failed)
+        faults.hit("persister.opened")
         self.housekeeping.start()
+        self._wake_workers()
+        self._count_log()  # what the files gave is in memory already, before anything is written
         self.slot.state = WORKER_READY
         self._channel.send(["ready"])
         self.drain()
@@ -363,13 +422,14 @@ class Persister:
         await self._close()
 
     async def _close(self) -> None:
-        """Everything published is logged, applied and durable; then a last snapshot within its time limit."""
+        """Everything published is logged, applied and durable; then, unless memory is kept, a last snapshot."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._spec.doorbell_fd)
+        faults.hit("persister.closing")
         while any(ring.drained() != ring.head() for ring in self._rings) and self._retry is None:
             self._drain_some()
             await asyncio.sleep(0)
-        await self.housekeeping.stop()
+        await self.housekeeping.stop(snapshot=not self._keep_memory)
         if not self.wal.close(_STOP_FLUSH_S):
             log.error("the log was not closed cleanly: %s", self.wal.failure or "it took too long")
         self.slot.release()

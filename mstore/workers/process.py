@@ -14,8 +14,10 @@ from typing import Any
 
 import uvloop
 
+from mstore import faults
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
+from mstore.workers import stacks
 from mstore.workers.spec import WorkerSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -73,6 +75,7 @@ def _end_on_error(name: str, loop: asyncio.AbstractEventLoop, context: dict[str,
 def set_name(name: str) -> None:
     """What ps and top show for the main thread (15 bytes)."""
     ctypes.CDLL(None).prctl(15, name.encode()[:15], 0, 0, 0)
+    faults.name_process(name)
 
 
 def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]]) -> None:
@@ -80,11 +83,12 @@ def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]]) -> None:
     spec = WorkerSpec.from_json(sys.argv[1])
     die_with_parent(spec.parent_pid)
     ignore_signals()
-    for fd in (spec.channel_fd, spec.doorbell_fd, *spec.ack_fds):
+    for fd in (spec.channel_fd, spec.doorbell_fd, *spec.ack_fds, spec.config_fd):
         os.set_inheritable(fd, False)  # DIR/lock alone goes on to a helper
     name = spec.kind if spec.kind == "persister" else f"{spec.kind}-{spec.index}"
     set_name(f"mstore:{name}")
     set_up_logging(name)
+    stacks.register(spec.directory, name)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             if spec.kind == "persister":

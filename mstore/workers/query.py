@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
 from collections import deque
-from dataclasses import asdict
-from typing import Any, NamedTuple, cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
-from mstore import __version__, clock, limits
+from mstore import __version__, clock, faults, limits
 from mstore.errors import (
     Cancelled,
     LimitExceeded,
@@ -18,19 +19,19 @@ from mstore.errors import (
     ProtocolError,
     Timeout,
     UnknownMessage,
-    VersionMismatch,
 )
 from mstore.frames import Series
-from mstore.ipc import framing
+from mstore.ipc import failure, framing, greeting
 from mstore.ipc import messages as m
 from mstore.query.catalog import MetricInfo
 from mstore.query.reader import Reader
 from mstore.shm.control import WORKER_READY, Control
-from mstore.shm.layout import WORKER_QUERY
-from mstore.workers import memory
+from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
+from mstore.workers import memory, states
 from mstore.workers.channel import Channel
 from mstore.workers.info import store_info
 from mstore.workers.process import run_worker
+from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ _DEADLINE_MS_DEFAULT = int(limits.QUERY_SECONDS_DEFAULT * 1000)
 """For clients that give none."""
 
 
-class _Request(NamedTuple):
+@dataclass(slots=True)
+class _Request:
     request_id: int
     message: m.Message
     due_s: float
@@ -68,6 +70,21 @@ class QueryConnection(asyncio.BufferedProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._n_sent = 0
+        self._n_received = 0
+        self._since_s = clock.monotonic_s()
+
+    def state(self) -> dict[str, Any]:
+        """For `mstore debug`: who is there, what came and went, what waits."""
+        return {
+            "peer": states.peer(self._transport),
+            "age_s": round(clock.monotonic_s() - self._since_s, 3),
+            "bytes_in": self._n_received,
+            "bytes_out": self._n_sent,
+            "waiting_bytes": self._transport.get_write_buffer_size() if self._transport is not None else 0,
+            "requests_waiting": len(self._queue),
+            "takes_no_answers": self._stalled is not None,
+            "unfinished_frame": self._decoder.pending_since is not None,
+        }
 
     # --- asyncio.BufferedProtocol
 
@@ -88,6 +105,7 @@ class QueryConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._worker.slot.add("bytes_in", nbytes)
+        self._n_received += nbytes
         now = clock.monotonic_s()
         try:
             for frame in self._decoder.received(nbytes):
@@ -149,30 +167,15 @@ class QueryConnection(asyncio.BufferedProtocol):
         self._send(reply, request.request_id)
 
     def _greet(self, request: _Request) -> None:
-        hello = request.message
-        if not isinstance(hello, m.Hello):
-            raise ProtocolError("the first message of a connection must be Hello")
-        if hello.version < m.OLDEST_VERSION:
-            raise VersionMismatch(
-                f"version {hello.version} of the protocol is no longer spoken: use {m.OLDEST_VERSION} to {m.VERSION}",
-                oldest=m.OLDEST_VERSION, newest=m.VERSION,
-            )  # fmt: skip
-        if hello.role != "query":
-            raise ProtocolError(f"role {hello.role!r} is not served here: this is query.sock")
+        hello = greeting.accept_hello(request.message, "query")
         self._greeted = True
         self._send(self._worker.welcome(hello), request.request_id)
 
     def _answer(self, message: m.Message) -> m.Message:
         try:
             return self._worker.answer(message)
-        except ProtocolError:
-            raise
-        except MstoreError as error:
-            return m.Error.of(error)
         except Exception as error:
-            # One question must not take the other clients' worker down, nor leave its own sender waiting.
-            log.exception("no answer to a request of type %s", type(message).__name__)
-            return m.Error(MstoreError.code, f"the query worker failed: {type(error).__name__}: {error}")
+            return failure.reply_to(message, error, "the query worker")
 
     def _send(self, message: m.Message, request_id: int) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -180,6 +183,7 @@ class QueryConnection(asyncio.BufferedProtocol):
             n_bytes = sum(map(len, parts))
             self._n_sent += n_bytes
             self._worker.slot.add("bytes_out", n_bytes)
+            faults.hit("query.reply")
             self._transport.writelines(parts)
 
     def _fail(self, error: MstoreError) -> None:
@@ -259,6 +263,7 @@ class QueryWorker:
             directory.segment, samples.segment, retention_s=lambda: self._control.retention_s
         )
         self._samples = samples
+        self.slowest = Slowest()
         self._channel = Channel.from_fd(spec.channel_fd)
         self._connections: set[QueryConnection] = set()
         self._stopping = asyncio.Event()
@@ -273,14 +278,7 @@ class QueryWorker:
         self.slot.add("connections_open", -1)
 
     def welcome(self, hello: m.Hello) -> m.Message:
-        return m.Welcome(
-            min(hello.version, m.VERSION),
-            self._spec.instance,
-            {"frame_bytes": limits.FRAME_BYTES_MAX, "answer_bytes": limits.ANSWER_BYTES_MAX},
-            hello.ack,
-            [[0, "query.sock"]],
-            f"mstore {__version__}",
-        )
+        return greeting.welcome(hello, "query", self._spec.instance, __version__)
 
     def answer(self, message: m.Message) -> m.Message:
         """The reply to one request; raises typed errors."""
@@ -293,7 +291,7 @@ class QueryWorker:
         if isinstance(message, m.Metrics):
             return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])
         if isinstance(message, m.Info):
-            return m.InfoReply(store_info(self._spec, self._control, self._reader, self._samples))
+            return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))
         if isinstance(message, m.Ping):
             return m.Done({})
         raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
@@ -306,22 +304,39 @@ class QueryWorker:
         )  # fmt: skip
         many = isinstance(found, list)
         series: list[Series] = found if isinstance(found, list) else [found]
-        n_bytes = sum(one.values.nbytes for one in series)
+        n_bytes = n_samples = 0
+        for one in series:
+            n_bytes += one.values.nbytes
+            n_samples += len(one.values)
         if n_bytes > limits.ANSWER_BYTES_MAX:
             raise LimitExceeded(
                 f"an answer of {n_bytes} bytes; at most {limits.ANSWER_BYTES_MAX}: ask for less at a time",
                 limit=limits.ANSWER_BYTES_MAX,
             )
-        self.slot.add("queries")
-        self.slot.add("query_series", len(series))
-        self.slot.add("query_samples", sum(len(one) for one in series))
-        self.slot.add("query_us_total", (clock.now_ns() - began) // 1000)
+        us = (clock.now_ns() - began) // 1000
+        self.slot.add_query(len(series), n_samples, us)
+        if us > self.slowest.floor_us or began >= self.slowest.oldest_ns:
+            self.slowest.note(us, began, asked(q, len(series), n_samples, n_bytes))
         return m.Answer(many, [one.to_wire() for one in series])
+
+    def state(self) -> dict[str, Any]:
+        """For `mstore debug`."""
+        slow = [query.plain() for query in self.slowest.found(clock.now_ns())]
+        return {"slowest_queries": slow, **states.connections(self._connections)}
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "serve" and fd is not None:
             asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
+        elif packet[0] == "state" and fd is not None:
+            states.answer(self._channel, packet[1], fd, self.state)
+        elif fd is not None:
+            os.close(fd)  # a newer configuration
         elif packet[0] == "stop":
+            self._stopping.set()
+
+    def _stop_if_told(self) -> None:
+        """The channel holds connections that this process cannot take: what the supervisor says waits behind them."""
+        if self._control.state == STATE_STOPPING:
             self._stopping.set()
 
     async def _serve(self, sock: socket.socket) -> None:
@@ -333,7 +348,9 @@ class QueryWorker:
             sock.close()
 
     async def run(self) -> None:
-        self._channel.serve(asyncio.get_running_loop(), self._command, self._stopping.set)
+        self._channel.serve(
+            asyncio.get_running_loop(), self._command, self._stopping.set, waiting=self._stop_if_told
+        )
         self.slot.state = WORKER_READY
         self._channel.send(["ready"])
         await self._stopping.wait()
@@ -348,7 +365,12 @@ def _plain(metric: MetricInfo) -> dict[str, Any]:
 
 
 async def main(spec: WorkerSpec) -> None:
-    await QueryWorker(spec).run()
+    os.close(spec.config_fd)  # nothing here depends on the configuration
+    worker = QueryWorker(spec)
+    # What is here now stays: no full collection shall go through all of it while a client waits.
+    gc.collect()
+    gc.freeze()
+    await worker.run()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ A series is removed when it has had no chunk for a retention period. A worker ma
 found a moment ago, in a run that is not published yet, or in its ring. So removal goes in steps, and what is used on the
 way stays (tests/models/test_removal_model.py is the proof):
 
-    hide      its keys lead nowhere, handles see its flag: whoever wants it from now on asks the persister,
-              which publishes it again; then a full fence
+    hide      its keys lead nowhere, handles see its flag, and the directory counts a lapse, so that they look: whoever
+              wants it from now on asks the persister, which publishes it again; then a full fence
     EPOCHS    every ingest worker's epoch was even since, or has changed: nobody holds a reference found before
     DRAINING  every ring is drained past its head of that moment: nothing found before is on its way
     look      a series that has a sample, or was asked for, stays; else REMOVE is logged and its slot is reused

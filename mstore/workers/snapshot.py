@@ -1,11 +1,18 @@
-"""The snapshot helper: a read-only process that writes one snapshot and ends. `python -m mstore.workers.snapshot JOB`."""
+"""The snapshot helper: a read-only process that writes one snapshot and ends. `python -m mstore.workers.snapshot JOB`.
+
+Lines of JSON on standard output: {"share": .., "bytes": ..} now and then, {"done": {..}} or {"failed": ".."} last.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from mstore import clock
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
 from mstore.persistence.files import Files
@@ -13,25 +20,41 @@ from mstore.persistence.snapshot import write_snapshot
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryReader
+from mstore.workers import stacks
 from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
 
+_TELL_EVERY_S = 0.5
+_NICE = 5
+"""Copying can wait: whoever serves comes first on a busy machine."""
 
-def take(job: dict[str, object]) -> dict[str, object]:
+
+def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, object]:
     """Write the snapshot that `job` asks for; what the persister wants to know of it."""
     instance, names = job["instance"], job["segments"]
-    assert isinstance(instance, int)
-    assert isinstance(names, dict)
     control = Control(segment.attach(names["control"], layout.SEG_CONTROL, instance))
     directory = segment.attach(names["directory"], layout.SEG_DIRECTORY, instance)
     samples = segment.attach(names["samples"], layout.SEG_SAMPLES, instance)
+    told_s = clock.monotonic_s()
+
+    def progress(share: float, n_bytes: int) -> None:
+        nonlocal told_s
+        if clock.monotonic_s() - told_s >= _TELL_EVERY_S:
+            told_s = clock.monotonic_s()
+            tell({"share": share, "bytes": n_bytes})
+
     info = write_snapshot(
-        Files(), Path(str(job["store_dir"])), int(str(job["seq"])), DirectoryReader(directory.segment).dump_definitions(),
+        Files(), Path(job["store_dir"]), job["seq"], DirectoryReader(directory.segment).dump_definitions(),
         directory.segment, samples.segment, written=lambda: control.written, durable=lambda: control.durable,
+        retention_s=job["retention_s"], unsound=job["unsound"], progress=progress,
     )  # fmt: skip
     return {
-        "seq": info.log_seq, "series": info.n_series, "chunks": info.n_chunks, "bytes": info.n_bytes,
-        "oldest_kept_seq": info.oldest_kept_seq,
+        "seq": info.log_seq, "clusters": info.n_clusters, "series": info.n_series, "chunks": info.n_chunks,
+        "bytes": info.n_bytes, "oldest_kept_seq": info.oldest_kept_seq,
     }  # fmt: skip
+
+
+def _tell(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
 
 
 def main() -> int:
@@ -40,10 +63,12 @@ def main() -> int:
     ignore_signals()
     set_name("mstore:snapshot")
     set_up_logging("snapshot")
+    stacks.register(Path(str(job["store_dir"])), "snapshot")
+    os.nice(_NICE)
     try:
-        print(json.dumps(take(job)), flush=True)
+        _tell({"done": take(job, _tell)})
     except MstoreError as error:
-        print(error, file=sys.stderr)
+        _tell({"failed": str(error)})
         return EXIT_FAILED
     return 0
 

@@ -18,7 +18,8 @@ class WorkerSpec:
     slot: int
     """Row of the worker table in the control segment."""
     store_dir: str
-    config_path: str | None
+    config_fd: int
+    """memfd of the configuration that the supervisor accepted (settings.take)."""
     instance: int
     segments: dict[str, str]
     """control, directory, samples, ring-0 ... -> name in /dev/shm."""
@@ -29,6 +30,8 @@ class WorkerSpec:
     ack_fds: tuple[int, ...]
     """eventfd of each ingest worker: a position has moved."""
     parent_pid: int
+    adopt: bool = False
+    """Memory was kept: the persister takes it as it is instead of filling it from the files."""
 
     @property
     def directory(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import stat
 import sys
 from pathlib import Path
 
@@ -29,16 +30,22 @@ def prepare_dir(store_dir: Path) -> Path:
             store_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
             # Whatever the umask: the group reads. A DIR that was there keeps what its owner chose.
             store_dir.chmod(0o750)
-        run = paths.run_dir(store_dir)
-        run.mkdir(mode=0o750, exist_ok=True)
-        run.chmod(0o750)
-        give_to_group(run, store_dir)
+        prepare_run(store_dir)
     except OSError as error:
         raise StorageError(
             f"cannot use the directory {store_dir}: {error.strerror}; choose another with --dir or $MSTORE_DIR",
             path=str(store_dir), errno=error.errno or 0,
         ) from error  # fmt: skip
     return store_dir.resolve()
+
+
+def prepare_run(store_dir: Path) -> None:
+    """DIR/run, 0750, for the group of DIR. One that the service manager made for us is taken as it is. raises OSError"""
+    run = paths.run_dir(store_dir)
+    run.mkdir(mode=0o750, exist_ok=True)
+    if stat.S_IMODE(run.stat().st_mode) != 0o750:
+        run.chmod(0o750)
+    give_to_group(run, store_dir)
 
 
 def raise_descriptor_limit() -> None:

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from mstore import clock, paths
-from mstore import config as configuration
+from mstore import clock, faults
 from mstore.config import Config
-from mstore.errors import ConfigError, MstoreError, Unavailable
-from mstore.ipc import messages as m
-from mstore.log import set_up_logging
-from mstore.persistence import files
+from mstore.errors import ConfigError, MstoreError
 from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control
 from mstore.shm.directory import DirectoryReader
-from mstore.workers import incarnation
-from mstore.workers.control_connection import ControlConnection
+from mstore.workers import adoption, incarnation
+from mstore.workers.commands import Commands
 from mstore.workers.door import Door
-from mstore.workers.family import Child
+from mstore.workers.family import Child, least_loaded_child
+from mstore.workers.ground import LOOK_S, Ground
+from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
-from mstore.workers.process import hold_standard_descriptors, set_name
+from mstore.workers.questions import Questions
+from mstore.workers.settings import Settings
 from mstore.workers.spec import WorkerSpec
-from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
-from mstore.workers.supervisor_state import RestartPolicy, Verdict, least_loaded
+from mstore.workers.supervisor_state import RestartPolicy, Verdict
+from mstore.workers.systemd import Service
 
 log = logging.getLogger(__name__)
 
@@ -43,42 +40,52 @@ _HAND_OUTS_WAITING_MAX = 64
 _READY_S_MAX = 60.0
 """For ingest and query workers, which have nothing to read; a persister may replay for long."""
 _INGEST_STOP_S_MAX = 15.0
-_PERSISTER_STOP_S_MAX = 300.0
+_PERSISTER_STOP_S_MAX = 180.0
+"""Beside the time that the last snapshot may take."""
 _QUERY_STOP_S_MAX = 5.0
 
 
 class Supervisor:
     """Owns everything that must survive a worker: segments, descriptors, listening sockets, the lock."""
 
-    def __init__(
-        self, store_dir: Path, config_path: Path | None, workers: tuple[int | None, int | None], lock_fd: int
-    ) -> None:
-        self._dir = store_dir
-        self._config_path = config_path
-        self._worker_overrides = workers
-        self._config = self._load_config()
+    def __init__(self, store_dir: Path, settings: Settings, lock_fd: int, service: Service) -> None:
+        self.store_dir = store_dir
+        self._settings = settings
         self._lock_fd = lock_fd
         self._policy = RestartPolicy()
-        self._door = Door(store_dir, self._admit, self._may_open)
-        self._children: list[Child] = []
-        self._life: Incarnation | None = None
-        self._control: Control | None = None
+        self._door = Door(store_dir, self._admit, self._may_open, service.sockets)
+        self._ground = Ground(store_dir, lock_fd, self._door)
+        self._ground_lost = False
+        self._notifier = service.notifier
+        self._heartbeat = Heartbeat(service.notifier, self._ask_if_alive, self._persister_progress)
+        self.children: list[Child] = []
+        self.life: Incarnation | None = None
+        self.control: Control | None = None
         self._stopping = asyncio.Event()
-        self._renewing = False
+        self.renewing = False
         self._changing = asyncio.Lock()
         """Held while children and memory come or go: a stop, a restart and a renewal never overlap."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit_code = 0
+        self._memory = ""
+        """What the stop command says about the memory: "keep", "free" or nothing."""
         self._ready = asyncio.Event()
         self._announced = False
         self._finished: list[asyncio.Future[None]] = []
-        self._commands = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.control_connections: set[ControlConnection] = set()
+        self._commands = Commands(self)
+        self.questions = Questions()
+
+    @property
+    def config(self) -> Config:
+        return self._settings.current
 
     @property
     def instance(self) -> int:
-        return self._life.instance if self._life else 0
+        return self.life.instance if self.life else 0
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     # --- start
 
@@ -89,17 +96,25 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
         try:
+            self._heartbeat.start()
             self._door.listen()
-            self._begin()
+            self._look_around()
+            self._notifier.status("starting: reading snapshot and log")
+            if not self._stopping.is_set():
+                self._begin()
             await self._ready_or_stopping()
             if self._ready.is_set() and not self._stopping.is_set():
                 self._accept()
                 self._announced = True
+                self._heartbeat.started()
+                self._notifier.ready(self._summary())
                 with contextlib.suppress(OSError):  # nobody reads our standard output: no reason to stop
-                    print(f"mstore ready {self._dir}", flush=True)
+                    print(f"mstore ready {self.store_dir}", flush=True)
             await self._stopping.wait()
         finally:
+            self._notifier.stopping("stopping: acknowledging, writing what is not yet on disk")
             await self._end()
+            self._heartbeat.stop()
         return self._exit_code
 
     async def _ready_or_stopping(self) -> None:
@@ -109,35 +124,53 @@ class Supervisor:
         for wait in waits:
             wait.cancel()
 
-    def _begin(self) -> None:
-        """A new life of the shared memory and all workers; the persister first: it fills the memory from the files."""
-        n_ingest, n_query = self._config.worker_counts(os.cpu_count() or 1)
-        self._life = incarnation.create(self._dir, self._config, n_ingest)
-        incarnation.publish_note(self._life)
-        self._control = Control(self._life.mappings["control"])
-        self._control.state = layout.STATE_STARTING
+    def _begin(self, *, adopt: bool = True) -> None:
+        """A new life of all workers over kept or new memory; the persister first: it fills or adopts the memory."""
+        n_ingest, n_query = self.config.worker_counts(os.cpu_count() or 1)
+        self.life = self._kept_life(n_ingest) if adopt else None
+        if self.life is None:
+            incarnation.remove_stale(self.store_dir)
+            self.life = incarnation.create(self.store_dir, self.config, n_ingest)
+        incarnation.publish_note_if_room(self.life)
+        faults.hit("supervisor.made")
+        self.control = Control(self.life.mappings["control"])
+        self.control.state = layout.STATE_STARTING
         self._ready.clear()
         places = [
             ("persister", 0),
             *(("ingest", k) for k in range(n_ingest)),
             *(("query", k) for k in range(n_query)),
         ]
-        self._children = [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(places)]
+        self.children = [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(places)]
         loop = asyncio.get_running_loop()
-        for child in self._children:
+        for child in self.children:
             child.channel.serve(loop, partial(self._report, child), lambda: None)
         self._door.open("control")
-        self._spawn(self._children[0])
+        for child in self.children if self.life.adopted else self.children[:1]:
+            self._spawn(child)
+
+    def _kept_life(self, n_ingest: int) -> Incarnation | None:
+        """The memory that the run before left, if it may be used."""
+        try:
+            life = adoption.find(self.store_dir, self.config, n_ingest)
+        except adoption.NotAdopted as reason:
+            log.info("the memory of the run before is not used: %s", reason)
+            return None
+        if life is not None:
+            incarnation.remove_stale(self.store_dir, but=life.names.values())
+        return life
 
     def _spawn(self, child: Child) -> None:
-        life = self._life
+        life = self.life
         assert life is not None
         spec = WorkerSpec(
-            child.kind, child.index, child.slot, str(self._dir), str(self._config_path) if self._config_path else None,
-            life.instance, life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, os.getpid(),
+            child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
+            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, os.getpid(), life.adopted,
         )  # fmt: skip
         try:
-            child.spawn(spec, (spec.channel_fd, life.doorbell_fd, *life.ack_fds, self._lock_fd), self._died)
+            inherited = (spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, self._lock_fd)
+            child.spawn(spec, inherited, self._died)
+            faults.hit("supervisor.spawned")
         except OSError as error:
             self._give_up(f"cannot start {child.name}: {error}")
             return
@@ -170,17 +203,47 @@ class Supervisor:
         for which in ("ingest", "query"):
             self._door.open(which)
 
+    # --- what it stands on, and who watches over it
+
+    def _look_around(self) -> None:
+        """Every few seconds: stop when DIR is no longer this store's, mend what only lost its name."""
+        if self._stopping.is_set():
+            return
+        if why := self._ground.lost():
+            self._ground_lost = True
+            self._give_up(why)
+            return
+        self._ground.mend()
+        if self.life is not None:
+            incarnation.mend_note(self.life)
+        asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
+
+    def _summary(self) -> str:
+        counts = Counter(child.kind for child in self.children)
+        state = "ready" if self._ready.is_set() else "starting"
+        return f"{state}: {counts['ingest']} ingest and {counts['query']} query workers, {self.store_dir}"
+
+    def _ask_if_alive(self) -> None:
+        self.children[0].channel.send(["alive"])
+
+    def _persister_progress(self) -> float | None:
+        """See Heartbeat. Stops and renewals end by time limits of their own."""
+        if self._stopping.is_set() or self.renewing or not self.children:
+            return asyncio.get_running_loop().time()
+        persister = self.children[0]
+        return None if persister.ready else persister.cpu_s()
+
     # --- connections
 
     def _may_open(self, which: str) -> bool:
         if self._stopping.is_set():
             return False
-        return which == "control" or (self._ready.is_set() and not self._renewing)
+        return which == "control" or (self._ready.is_set() and not self.renewing)
 
     def _admit(self, which: str, sock: socket.socket) -> bool:
         """Take one accepted connection; False: take no more for now. raises OSError: this one is lost."""
         if which == "control":
-            self._start_task(self._serve_control(sock))
+            self._start_task(self._commands.serve(sock))
             return True
         try:
             return self._hand_out(which, sock) < _HAND_OUTS_WAITING_MAX
@@ -189,31 +252,12 @@ class Supervisor:
 
     def _hand_out(self, kind: str, sock: socket.socket) -> int:
         """Send a connection to the least loaded worker; how many wait for that worker by now."""
-        assert self._control is not None
-        workers = [child for child in self._children if child.kind == kind]
-        slots = [self._control.worker(child.slot).snapshot() for child in workers]
-        chosen = workers[
-            least_loaded(
-                [max(0, slot["connections_open"]) for slot in slots],
-                [child.handed_out for child in workers],
-                [slot["connections_total"] for slot in slots],
-            )
-        ]
+        assert self.control is not None
+        chosen = least_loaded_child(self.children, kind, self.control)
+        faults.hit("supervisor.handing_out")
         chosen.channel.send(["serve"], sock)
         chosen.handed_out += 1
         return chosen.channel.n_waiting
-
-    async def _serve_control(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: ControlConnection(self), sock)
-        except OSError:
-            sock.close()
-
-    def pass_to_persister(self, sock: Any, hello: bytes) -> None:
-        if not self._children:
-            raise Unavailable("the store is stopping")
-        self._children[0].channel.send(["worker", hello], sock)
 
     # --- children
 
@@ -222,136 +266,117 @@ class Supervisor:
         if kind == "ready" and not self._stopping.is_set():
             child.ready = True
             if child.kind == "persister":
-                for other in self._children[1:]:
-                    self._spawn(other)
-            if all(one.ready for one in self._children) and self._control is not None:
-                self._control.state = layout.STATE_READY
+                for other in self.children[1:]:
+                    if other.process is None:  # over kept memory all start at once: it is whole already
+                        self._spawn(other)
+            if all(one.ready for one in self.children) and self.control is not None:
+                self.control.state = layout.STATE_READY
                 self._ready.set()
                 if self._announced:
                     self._accept()
+                    self._notifier.status(self._summary())
+        elif kind == "alive":
+            self._heartbeat.answered()
         elif kind == "progress":
             log.info("%s: %s", child.name, packet[1])
+            self._notifier.status(f"starting: {packet[1]}")
         elif kind == "done":
-            self._settle(packet[1], packet[2], None)
+            self.questions.settle(packet[1], packet[2])
         elif kind == "failed":
-            self._settle(packet[1], {}, MstoreError(packet[2]))
+            self.questions.settle(packet[1], {}, MstoreError(packet[2]))
         elif kind == "fatal":
             log.error("%s: %s", child.name, packet[1])
             self._exit_code = 1
             self._stopping.set()
 
-    def _settle(self, command: int, details: dict[str, Any], error: MstoreError | None) -> None:
-        future = self._pending.pop(command, None)
-        if future is None or future.done():
-            return
-        if error is None:
-            future.set_result(details)
-        else:
-            future.set_exception(error)
-
     def _died(self, child: Child, code: int) -> None:
-        if self._control is not None:
-            slot = self._control.worker(child.slot)
+        if self.control is not None:
+            slot = self.control.worker(child.slot)
             if slot.state != WORKER_FREE:
                 slot.release()
-        if self._stopping.is_set() or self._renewing:
+        if self._stopping.is_set() or self.renewing:
             return
         if child.kind == "persister":
-            self._fail_pending(f"{child.name} died")
+            self.questions.fail_all(f"{child.name} died")
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         verdict = self._policy.died(child.name, child.kind, clock.monotonic_s())
-        if child.kind == "persister" and not self._announced:
+        adopting = (
+            child.kind == "persister" and not child.ready and self.life is not None and self.life.adopted
+        )
+        if child.kind == "persister" and not self._announced and not adopting:
             verdict = Verdict.GIVE_UP  # it could not even start: its own message says why
         log.warning("%s died (%s): %s", child.name, how, verdict.value)
         if verdict is Verdict.RESPAWN:
             self._spawn(child)
         elif verdict is Verdict.RENEW:
-            self._start_task(self._renew(self._life))
+            # Memory that the persister did not survive adopting is not offered to the next one.
+            self._start_task(self._renew(self.life, keep=not adopting))
         else:
             self._give_up(f"{child.name} keeps dying" if self._announced else f"{child.name} could not start")
 
-    async def _renew(self, life: Incarnation | None) -> None:
-        """All workers and the shared memory again, from the files. Listening sockets stay: senders wait in their backlog."""
+    async def _renew(self, life: Incarnation | None, *, keep: bool) -> None:
+        """All workers again, over the same memory or from the files. Senders wait in the listening sockets."""
         async with self._changing:
-            if self._life is not life or self._stopping.is_set():
+            if self.life is not life or self._stopping.is_set():
                 return  # a restart, or a stop, came first
-            self._renewing = True
+            self.renewing = True
+            self._notifier.status("starting again: the persister died")
             self._door.shut("ingest", "query")
-            for child in self._children:
+            for child in self.children:
                 child.kill()
-            for child in self._children:
+            for child in self.children:
                 if child.process is not None:
                     await child.exited.wait()
-            self._begin_again()
+            faults.hit("supervisor.renewing")
+            self._begin_again(keep=keep)
 
-    def _begin_again(self) -> None:
+    def _begin_again(self, *, keep: bool) -> None:
         """The next life, unless the store is to stop: then nothing new is made that somebody would have to remove."""
-        self._release()
-        self._renewing = False
+        self._release(keep=keep and not self._stopping.is_set())
+        self.renewing = False
         if self._stopping.is_set():
             return
         try:
-            self._begin()
+            self._begin(adopt=keep)
         except (MstoreError, OSError) as error:
             # Attached readers may still hold the memory of the life before: it is not ours to wait for them.
             self._give_up(f"the store cannot be started again: {error}")
 
-    def _fail_pending(self, why: str) -> None:
-        for number in list(self._pending):
-            self._settle(number, {}, Unavailable(why))
-
-    def _release(self) -> None:
-        self._fail_pending("the store was stopped or renewed before it was done")
-        for child in self._children:
+    def _release(self, *, keep: bool = False) -> None:
+        self.questions.fail_all("the store was stopped or renewed before it was done")
+        for child in self.children:
             child.close()
-        self._children = []
-        self._control = None
-        if self._life is not None:
-            self._life.close()
-            self._life = None
+        self.children = []
+        self.control = None
+        if self.life is not None:
+            self.life.close(keep=keep)
+            self.life = None
 
-    # --- commands of control.sock
+    # --- what an operator may ask for
 
-    async def command(self, message: m.Message) -> dict[str, Any]:
-        """Carry out an operator's command; the details of its Done."""
-        if isinstance(message, m.Stop):
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._finished.append(done)
-            self._stopping.set()
-            await done
-            return {"pid": os.getpid()}
-        if isinstance(message, m.Reload):
-            return self._reload()
-        if isinstance(message, m.Restart):
-            await self._restart()
-            return {"instance": self.instance}
-        if isinstance(message, m.Snapshot):
-            return await self._ask_persister("snapshot")
-        return {}
+    async def stop(self, memory: str = "") -> None:
+        """End the store, and return when it has ended but for its last connections. memory: one of messages.MEMORY"""
+        self._memory = memory
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finished.append(done)
+        self._stopping.set()
+        await done
 
-    async def _ask_persister(self, verb: str) -> dict[str, Any]:
-        if not self._children:
-            raise Unavailable("the store is stopping")
-        number = next(self._commands)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._pending[number] = future
-        self._children[0].channel.send([verb, number])
-        return await future
-
-    def _load_config(self) -> Config:
-        return configuration.with_workers(configuration.load(self._config_path), *self._worker_overrides)
-
-    def _reload(self) -> dict[str, Any]:
-        newer = self._load_config()
-        later = self._config.needs_restart(newer)
-        self._config = newer
-        for child in self._children:
-            child.channel.send(["reload"])
-        return {"needs_restart": later, "warnings": list(newer.warnings)}
+    def reload(self) -> dict[str, Any]:
+        if self._announced:  # before that, ready() would end the start for the manager
+            self._notifier.reloading()
+        try:
+            later = self._settings.reload()
+        finally:
+            if self._announced:
+                self._notifier.ready(self._summary())
+        for child in self.children:
+            child.channel.send(["reload"], self._settings.fd)
+        return {"needs_restart": later, "warnings": list(self.config.warnings)}
 
     def _reload_quietly(self) -> None:
         try:
-            details = self._reload()
+            details = self.reload()
         except ConfigError as error:
             log.error("configuration not reloaded: %s", error)
             return
@@ -360,30 +385,30 @@ class Supervisor:
             f"; restart for {details['needs_restart']}" if details["needs_restart"] else "",
         )
 
-    async def _restart(self) -> None:
-        """Stop all workers in order and start them again, with the configuration as it is now."""
-        newer = self._load_config()
-        self._refuse_if_too_small(newer)
-        self._config = newer
+    async def restart(self, *, keep: bool) -> None:
+        """Stop all workers in order and start them again, with the configuration as it is now.
+
+        Memory that the configuration does not fit any more is given up: then a snapshot is written before.
+        """
+        newer = self._settings.for_restart(self._n_series())
+        self._settings.take(newer)
         async with self._changing:
             if not self._stopping.is_set():
-                self._renewing = True
+                self.renewing = True
                 self._door.shut("ingest", "query")
-                await self._stop_children()
-                self._begin_again()
+                if keep and self.life is not None and (reason := adoption.misfit(self.life.mappings, newer)):
+                    log.info("the memory is made anew: %s", reason)
+                    keep = False
+                await self._stop_children(keep=keep)
+                self._begin_again(keep=keep)
             self._refuse_if_stopping()
         await self._ready_or_stopping()
         self._refuse_if_stopping()
 
-    def _refuse_if_too_small(self, newer: Config) -> None:
-        """A directory that cannot hold the series there are would end the store: say so while it still runs."""
-        if self._life is None:
-            return
-        n_series = DirectoryReader(self._life.mappings["directory"].segment).counts()["n_series"]
-        if newer.max_series < n_series:
-            raise ConfigError(
-                f"max_series = {newer.max_series}: this store has {n_series} series; allowed is that or more"
-            )
+    def _n_series(self) -> int:
+        if self.life is None:
+            return 0
+        return DirectoryReader(self.life.mappings["directory"].segment).counts()["n_series"]
 
     def _refuse_if_stopping(self) -> None:
         if self._stopping.is_set():  # not Unavailable: a client would ask again until its time is over
@@ -391,61 +416,51 @@ class Supervisor:
 
     # --- stop
 
-    async def _stop_children(self) -> None:
-        """Ingest first (what it took is still acknowledged), then the persister, then the readers."""
+    async def _stop_children(self, *, keep: bool) -> None:
+        """Ingest first (what it took is still acknowledged), then the persister, then the readers.
+
+        keep  the memory stays: no last snapshot
+        """
         by_kind = {
-            kind: [child for child in self._children if child.kind == kind]
+            kind: [child for child in self.children if child.kind == kind]
             for kind in ("ingest", "persister", "query")
         }
         limits_s = {
             "ingest": _INGEST_STOP_S_MAX,
-            "persister": _PERSISTER_STOP_S_MAX,
+            "persister": _PERSISTER_STOP_S_MAX + self.config.snapshot_stop_limit_s,
             "query": _QUERY_STOP_S_MAX,
         }
         for kind, children in by_kind.items():
-            await asyncio.gather(*(child.stop(limits_s[kind]) for child in children))
+            await asyncio.gather(
+                *(child.stop(limits_s[kind], "keep" if keep else "free") for child in children)
+            )
+
+    def _keeps_memory(self) -> bool:
+        """Whether a stop leaves the memory: as the command or the configuration says, if there is data in it."""
+        wanted = self._memory == "keep" or (not self._memory and self.config.keep_memory)
+        return wanted and not self._exit_code and self.control is not None and self.control.applied > 0
 
     async def _end(self) -> None:
         self._stopping.set()
         self._door.close()
         async with self._changing:
+            keep = self._keeps_memory()
             try:
-                if self._control is not None:
-                    self._control.state = layout.STATE_STOPPING
-                await self._stop_children()
+                if self.control is not None:
+                    self.control.state = layout.STATE_STOPPING
+                # A last snapshot would go where DIR was, which is perhaps another store's by now.
+                await self._stop_children(keep=keep or self._ground_lost)
+                if keep and self.life is not None:
+                    self.life.shelve()
+            except BaseException:
+                keep = False
+                raise
             finally:
-                self._release()
+                self._release(keep=keep)
         for done in self._finished:
             if not done.done():
                 done.set_result(None)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        for connection in list(self.control_connections):
-            connection.close()
+        self._commands.close()
         await asyncio.sleep(0)
-
-
-def serve(
-    store_dir: Path, config_path: Path | None, ingest_workers: int | None, query_workers: int | None
-) -> int:
-    """Run a store in the foreground until it is stopped; the exit status. raises MstoreError when it cannot start."""
-    check_platform()
-    hold_standard_descriptors()
-    set_up_logging("supervisor")
-    raise_descriptor_limit()
-    overrides = (ingest_workers, query_workers)
-    config = configuration.with_workers(configuration.load(config_path), *overrides)
-    for warning in config.warnings:
-        log.warning("%s", warning)
-    store_dir = prepare_dir(store_dir)
-    for which in paths.SOCKETS:
-        paths.socket_path(store_dir, which)  # says so before anything is made when a path is too long
-    lock_fd = files.lock(store_dir)
-    try:
-        set_name("mstore")
-        incarnation.remove_stale(store_dir)
-        files.remove_leftovers(files.Files(), store_dir)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(store_dir, config_path, overrides, lock_fd).run())
-    finally:
-        os.close(lock_fd)

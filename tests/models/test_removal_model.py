@@ -7,6 +7,10 @@
 
 The hidden word is the reference itself (a key entry's `ref`, or what a holder of a handle must look at before
 every use): a worker finds it without passing the key table, by its hint of the next key.
+
+Who holds many handles does not look at all of them each time: the persister counts what it hides, and a look that
+found nothing hidden holds as long as the count is the one read before that look. So the count must change after the
+word and before the fence: counted first, a look in between finds nothing and remembers the new count for it.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.models.weakmemory import DEAD, RELAXED, RELEASE, Broken, Explored, State, Step, explore
+from tests.models.weakmemory import DEAD, RELAXED, RELEASE, Broken, Explored, State, Step, Thread, explore
 
-REF, EPOCH, HEAD, GENERATION, RING = 0, 1, 2, 3, 4
+REF, EPOCH, HEAD, GENERATION, LAPSES, RING = 0, 1, 2, 3, 4, 5
 RECORDS = 3
 HIDDEN = 0
 
@@ -45,6 +49,12 @@ class Protocol(NamedTuple):
     next_generation: bool = True
     by_hidden_word: bool = True
     """False: a holder of a handle compares generations only."""
+    by_count: bool = False
+    """A holder of a handle looks at the hidden word only if the count has changed since its last look."""
+    counts: bool = True
+    word_before_count: bool = True
+    count_order: str = RELEASE
+    count_before_look: bool = True
     buries: bool = True
     """Whether the supervisor ends the epoch of a dead worker."""
 
@@ -86,6 +96,53 @@ def look_up(protocol: Protocol, read: Callable[[int], Any], handle: Any) -> Any:
     return handle if read(GENERATION) == handle[0] else None
 
 
+ENTER, FENCE, COUNT, LOOK, COUNT_LATE, APPEND, PUBLISH, EXIT = range(8)
+
+
+def holder(protocol: Protocol) -> Callable[..., Iterator[Step]]:
+    """A worker with a handle, and frames that have a sample of it or not.
+
+    regs: (epoch, head, reference in hand, count of the last look, count read now, frames left)
+    """
+
+    def step(pc: int, regs: Any, read: Callable[[int], Any], ghost: Ghost) -> Iterator[Step]:
+        epoch, head, ref, known, count, frames = regs
+        if pc == ENTER and frames and head < RECORDS:
+            stores = ((EPOCH, epoch + 1, RELAXED),)
+            yield Step("enter", FENCE, (epoch + 1, head, ref, known, None, frames - 1), stores)
+        elif pc == FENCE:
+            yield Step("full fence", COUNT, regs, drained=True)
+        elif pc == COUNT:
+            seen = read(LAPSES)
+            if known == seen:
+                yield Step(f"nothing has lapsed since {seen}: a sample", APPEND, regs)
+                yield Step(f"nothing has lapsed since {seen}: no sample", EXIT, regs)
+            else:
+                yield Step(f"load count {seen}", LOOK, (epoch, head, ref, known, seen, frames))
+        elif pc == LOOK:
+            found = read(REF)
+            if found == HIDDEN:
+                yield Step("look: hidden", EXIT, (epoch, head, None, None, None, frames))
+            else:
+                after = APPEND if protocol.count_before_look else COUNT_LATE
+                yield Step(f"look: {found}, a sample", after, (epoch, head, found, count, count, frames))
+                after = EXIT if protocol.count_before_look else COUNT_LATE
+                yield Step(f"look: {found}, no sample", after, (epoch, head, found, count, None, frames))
+        elif pc == COUNT_LATE:
+            after = EXIT if count is None else APPEND
+            yield Step(f"load count {read(LAPSES)}", after, (epoch, head, ref, read(LAPSES), count, frames))
+        elif pc == APPEND:
+            yield Step("append", PUBLISH, regs, ((RING + head, ref, RELAXED),))
+        elif pc == PUBLISH:
+            after_regs = (epoch, head + 1, ref, known, None, frames)
+            yield Step("publish", EXIT, after_regs, ((HEAD, head + 1, RELEASE),))
+        elif pc == EXIT:
+            after_regs = (epoch + 1, head, ref, known, None, frames)
+            yield Step("exit", ENTER, after_regs, ((EPOCH, epoch + 1, RELEASE),))
+
+    return step
+
+
 IDLE, FENCING, EPOCHS, WAITING, HEADS, DRAINING, LOOKING, REMOVING = range(8)
 
 
@@ -98,7 +155,11 @@ def persister(protocol: Protocol) -> Callable[..., Iterator[Step]]:
         if pc == IDLE and ghost.removals and read(REF) != HIDDEN:
             begun = ghost._replace(removals=ghost.removals - 1, used=False)
             after = FENCING if protocol.hide_fence else EPOCHS
-            yield Step("hide the reference", after, read(REF), ((REF, HIDDEN, RELEASE),), begun)
+            hide = (REF, HIDDEN, RELEASE)
+            count = (LAPSES, read(LAPSES) + 1, protocol.count_order)
+            both = (hide, count) if protocol.word_before_count else (count, hide)
+            stores: tuple[Any, ...] = both if protocol.by_count and protocol.counts else (hide,)
+            yield Step("hide the reference", after, read(REF), stores, begun)
         elif pc == FENCING:
             yield Step("full fence", EPOCHS, regs, drained=True)
         elif pc == EPOCHS:
@@ -143,16 +204,34 @@ def who_is_stuck(state: State) -> str:
 
 
 def run(protocol: Protocol) -> Explored:
-    memory = ((1, 1), 0, 0, 1, *((None,) * RECORDS))
-    threads = [
-        ("worker", worker(protocol), 0, (0, 0, None, RECORDS)),
-        ("persister", persister(protocol), IDLE, ()),
-    ]
+    memory = ((1, 1), 0, 0, 1, 0, *((None,) * RECORDS))
+    writer: tuple[str, Thread, int, Any] = ("worker", worker(protocol), 0, (0, 0, None, RECORDS))
+    if protocol.by_count:
+        writer = ("worker", holder(protocol), ENTER, (0, 0, None, None, None, RECORDS))
+    threads = [writer, ("persister", persister(protocol), IDLE, ())]
     return explore(memory, threads, Ghost(), at_end=who_is_stuck)
 
 
 def test_removal_loses_no_accepted_sample_and_always_ends() -> None:
     run(Protocol()).expect_whole(1_000)
+
+
+def test_a_look_at_the_series_holds_until_one_is_counted_as_lapsed() -> None:
+    run(Protocol(by_count=True)).expect_whole(1_000)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        {"counts": False},
+        {"word_before_count": False},
+        {"count_order": RELAXED},
+        {"count_before_look": False},
+        {"hide_fence": False},
+    ],
+)
+def test_model_finds_the_stale_handle_when_the_count_is_wrong(left_out: dict[str, Any]) -> None:
+    run(Protocol(by_count=True)._replace(**left_out)).expect_broken("dropped as stale")
 
 
 @pytest.mark.parametrize(

@@ -26,5 +26,6 @@ def test_the_memory_benchmark_counts_every_segment() -> None:
 
 def test_the_read_benchmark_compares_every_answer() -> None:
     report = Report()
-    bench_read.run(report, rounds=20)
-    assert len(report.results) == 4
+    bench_read.single_series(report, rounds=20)
+    bench_read.job_view(report, n_nodes=2, n_samples=100, rounds=2)
+    assert len(report.results) == 6

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 
 import mstore
 from mstore.shm.segment import name_prefix
-from tests.stores import Server, until
+from tests.stores import Server, SmallServer, until
 
 Serve = Callable[..., Server]
 STEP = 60
@@ -93,31 +91,6 @@ def test_a_store_full_of_series_takes_new_ones_again_when_retention_has_freed(se
 
         until(taken_again, "a new series after retention", 60)
     assert held_bytes(server) <= 16 * MIB
-
-
-class SmallServer(Server):
-    """A store in a mount namespace of its own, whose /dev/shm has only so many MiB."""
-
-    def __init__(self, directory: Path, config: str, size_mib: int) -> None:
-        super().__init__(directory, config)
-        self.size_mib = size_mib
-
-    def start(self) -> Server:
-        mount = f'mount -t tmpfs -o size={self.size_mib}m tmpfs /dev/shm && exec "$0" "$@"'
-        rights = ["-m"] if os.geteuid() == 0 else ["-r", "-m"]
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", *rights, "sh", "-c", mount, sys.executable, "-m", "mstore", "serve", *self.arguments],
-                stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
-        assert self._first_line() == f"mstore ready {self.directory}\n", self.log_text()
-        return self
-
-    def left(self) -> int:
-        """Bytes that its /dev/shm has left."""
-        assert self.process is not None
-        status = os.statvfs(f"/proc/{self.process.pid}/root/dev/shm")
-        return status.f_bavail * status.f_frsize
 
 
 def test_a_dev_shm_that_is_too_small_is_a_full_store_and_nothing_dies(short_dir: Path, now: int) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 import mstore
 from mstore.errors import ConfigError, UnknownMetric
-from tests.stores import Server, until
+from tests.stores import Server, read_all, until
 
 Serve = Callable[..., Server]
 Definition = tuple[int, str, str, str]
@@ -196,7 +199,7 @@ def test_every_setting_that_may_be_reloaded_holds_from_the_reload_on(serve: Serv
         assert [outcome(one) for one in (late, joined)] == ["too_late", "written"]
         assert {m.name: m.step_s for m in client.metrics()} == {"m": 60, "j_a": 5, "j_b": 5}
         until(lambda: not client.query("c", "h", "m", now - 9060, now - 8940).valid.any(), "retention")
-        configure(server, 'unknown_metrics = "ignore"\nretention = "0"\n')
+        configure(server, 'unknown_metrics = "ignore"\nretention = "0"\n[metrics.m]\n')
         client.control("reload")
         until(
             lambda: outcome(f"new,cluster=c,hostname=h value=1 {now}") == "unknown_metric", "unknown_metrics"
@@ -213,6 +216,109 @@ def test_every_setting_that_may_be_reloaded_holds_from_the_reload_on(serve: Serv
         with pytest.raises(ConfigError, match="a whole number from 1"):
             client.control("reload")
         assert 1 in client.query("c", "h", "m", *ancient).values
+
+
+@pytest.mark.parametrize("how", ["reload", "restart", "kill"])
+def test_a_metric_that_is_configured_no_longer_is_ignored_in_every_way_in_and_stays_readable(
+    serve: Serve, now: int, how: str
+) -> None:
+    first = 'unknown_metrics = "ignore"\n[metrics.power]\n[metrics.kept]\n'
+    server = serve(first)
+    line = "power,cluster=c,hostname=h value={} {}\n"
+    with server.client() as client, client.writer() as writer:
+        handles = writer.open([("c", "h", "power"), ("c", "h", "kept")])
+        writer.write(handles, [now - 600], np.float32([[1, 2]]))
+        assert writer.flush().written == 2
+        assert client.write(line.format(3, now - 540)).written == 1
+        configure(server, 'unknown_metrics = "ignore"\n[metrics.kept]\n')
+        if how == "kill":
+            server.kill()
+            server.start()
+        else:
+            client.control(how)
+        until(lambda: client.write(line.format(3, now - 540)).ignored == 1, "the metric is unknown")
+        text = line.format(5, now - 420) + f"kept,cluster=c,hostname=h value=6 {now - 540}\n"
+        reply = b"written=1 rejected=0 ignored=1 durable=yes unknown_metric=1\n"
+        assert server.send_text(text.encode()) == reply
+        with client.writer() as later:
+            new = later.open([("c", "h", "power"), ("c", "h", "kept"), ("c", "new", "power")])
+            assert later.refused == {0: "unknown_metric", 2: "unknown_metric"}
+            mine, columns = (writer, handles) if how == "reload" else (later, new[:2])
+            mine.write(columns, [now - 480], np.float32([[7, 8]]))
+            result = mine.flush()
+            assert (result.written, result.ignored, result.reasons) == (1, 1, {"unknown_metric": 1})
+        power = client.query("c", "h", "power", now - 660, now)
+        assert sorted(power.values[power.valid].tolist()) == [1, 3]
+        kept = client.query("c", "h", "kept", now - 660, now)
+        assert sorted(kept.values[kept.valid].tolist()) == [2, 6, 8]
+        assert "not configured (any more)" in server.log_text()
+
+        configure(server, first)
+        client.control("reload")
+        until(lambda: client.write(line.format(9, now - 360)).written == 1, "the metric is back")
+        with client.writer() as later:
+            mine, columns = (
+                (writer, handles) if how == "reload" else (later, later.open([("c", "h", "power")]))
+            )
+            mine.write(columns[:1], [now - 300], np.float32([[10]]))
+            assert mine.flush().written == 1
+        power = client.query("c", "h", "power", now - 660, now)
+        assert sorted(power.values[power.valid].tolist()) == [1, 3, 9, 10]
+    assert server.info()["counters"]["stale_samples"] == 0
+
+
+def test_a_metric_a_client_defined_itself_is_not_the_configurations_to_drop(serve: Serve, now: int) -> None:
+    server = serve('unknown_metrics = "ignore"\n')
+    spec = mstore.MetricSpec("mine", 10, "sum", "f64")
+    with server.client() as client, client.writer() as writer:
+        handles = writer.open([("c", "h", "mine")], spec)
+        writer.write(handles, [now - 60], [[0.5]])
+        assert writer.flush().written == 1
+        configure(server, 'unknown_metrics = "ignore"\ndefault_step = 5\n')
+        client.control("reload")
+        writer.write(handles, [now], [[0.25]])
+        assert writer.flush().written == 1
+
+
+@pytest.mark.parametrize("new", ["u64", "f64"])
+def test_lines_on_their_way_while_a_reload_changes_their_type_are_all_there(
+    serve: Serve, now: int, new: str
+) -> None:
+    """The persister is stopped meanwhile: when it goes on, its ring holds numbers of the old type, and it reloads."""
+    server = serve('unknown_metrics = "register"\n', "--ingest-workers", "2")
+    t0 = now // 60 * 60 - 3600
+    with server.client() as client:
+        client.write("".join(f"m,cluster=c,hostname=h{i} value=0.5 {t0}\n" for i in range(4)))
+        persister = server.worker_pid("persister")
+        os.kill(persister, signal.SIGSTOP)
+        try:
+            senders = [server.connect("ingest") for _ in range(4)]
+            for i, sender in enumerate(senders):
+                text = "".join(f"m,cluster=c,hostname=h{i} value={k}.5 {t0 + 60 * k}\n" for k in range(1, 40))
+                sender.sendall(text.encode())
+                sender.shutdown(socket.SHUT_WR)
+            configure(server, f'unknown_metrics = "register"\n[metrics.m]\ntype = "{new}"\n')
+            client.control("reload")
+        finally:
+            os.kill(persister, signal.SIGCONT)
+        for sender in senders:
+            assert read_all(sender) == b"written=39 rejected=0 ignored=0 durable=yes\n"
+            sender.close()
+        until(lambda: client.metrics("c")[0].type == new, "the new type")
+        assert client.write(f"m,cluster=c,hostname=h0 value=7 {t0 + 60 * 40}\n").written == 1
+
+    def check() -> None:
+        with server.client() as client:
+            for i in range(4):
+                found = client.query("c", f"h{i}", "m", t0, t0 + 60 * 40)
+                assert found.values[found.valid].tolist() == [k + 0.5 for k in range(40)]
+            assert client.query("c", "h0", "m", t0 + 60 * 40, t0 + 60 * 41).values.tolist() == [7]
+
+    check()
+    assert server.info()["counters"]["stale_samples"] == 0
+    server.kill()
+    server.start()
+    check()
 
 
 def test_a_handle_opened_before_its_type_changed_is_refused_by_name_instead_of_losing_numbers(

@@ -43,5 +43,5 @@ def test_written_rejected_and_ignored_add_up() -> None:
 def test_the_reply_line_says_everything_in_one_line() -> None:
     tally = Tally()
     tally.refuse(Reason.NO_HOST, 2)
-    assert tally.reply_line(durable=True) == b"written=0 rejected=2 ignored=0 durable=yes no_host=2\n"
-    assert tally.reply_line(durable=False).split()[3] == b"durable=no"
+    assert tally.words(durable=True) == "written=0 rejected=2 ignored=0 durable=yes no_host=2"
+    assert tally.words(durable=False).split()[3] == "durable=no"

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from mstore.workers.channel import Channel
+from tests.worker_rig import descriptors_left
 
 
 def pair() -> tuple[Channel, Channel]:
@@ -106,3 +107,40 @@ def test_packets_wait_in_the_pair_for_the_successor_of_a_dead_child() -> None:
     assert [packet for packet, _ in collect(successor, 1)] == [["serve", 1]]
     sender.sock.close()
     successor.sock.close()
+
+
+def test_packets_wait_in_the_pair_while_no_descriptor_is_left_for_what_they_carry() -> None:
+    sender, receiver = pair()
+    got: list[tuple[list[Any], int | None]] = []
+    looks: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def handler(packet: list[Any], fd: int | None) -> None:
+            got.append((packet, fd))
+            if len(got) == 2:
+                done.set()
+
+        passed = socket.socketpair()
+        sender.send(["serve"], passed[0])
+        sender.send(["serve"], passed[1])
+        for one in passed:
+            one.close()
+        with descriptors_left(1):
+            receiver.serve(loop, handler, done.set, waiting=lambda: looks.append(len(got)))
+            async with asyncio.timeout(5):
+                while len(looks) < 3:
+                    await asyncio.sleep(0.01)
+            assert set(looks) == {1}, "one fits, the other waits"
+            os.close(got[0][1] or -1)
+            await asyncio.wait_for(done.wait(), 5)
+        receiver.stop()
+
+    asyncio.run(run())
+    assert [packet for packet, _ in got] == [["serve"], ["serve"]]
+    assert got[1][1] is not None
+    os.close(got[1][1])
+    for one in (sender, receiver):
+        one.sock.close()

@@ -206,7 +206,7 @@ def test_every_command_has_a_help_with_an_example(
 
 
 def test_the_help_lists_every_command(run: Run) -> None:
-    expected = "demo serve stop restart reload snapshot check config write query ls info simulate collect"
+    expected = "demo serve stop restart reload snapshot config check backup debug dump write query ls info simulate collect"
     assert expected.split() == COMMANDS
     assert all(command in run()[1] for command in COMMANDS)
 
@@ -491,7 +491,7 @@ def test_a_plot_fits_the_terminal_and_names_its_series(run: Run, client: FakeCli
     lines = query(run, "--format", "plot")[1].splitlines()
     assert max(len(line) for line in lines) <= 80
     assert any("⠀" < char <= "⣿" for char in "".join(lines))
-    assert "core0  core1" in lines[-4]
+    assert "core0 0  core1 0" in lines[-4]
     assert lines[-1].strip().endswith("more")
 
 
@@ -516,6 +516,33 @@ def test_a_hostlist_asks_for_every_host_and_the_same_range(run: Run, client: Fak
     assert end - start == 7201
     chosen = {"type": "core", "type_ids": ["0", "1"], "subtype": None, "subtype_ids": None}
     assert client.calls[0][2] == chosen | {"aggregate": True, "resolution": 300}
+
+
+@pytest.mark.parametrize("host", ["n[01]", "a,b", "x[", "[1-2]"])
+def test_a_host_that_looks_like_a_hostlist_can_be_asked_for(run: Run, client: FakeClient, host: str) -> None:
+    client.answer = lambda cluster, host, metric, start, end: series([1.0], host=host)
+    status, out, _ = run("query", "fritz", host, "mem_bw", "--exact")
+    assert (status, [args[1] for _, args, _ in client.calls]) == (0, [host])
+    assert out.startswith(f"fritz/{host}  mem_bw")
+
+
+def test_a_bad_hostlist_says_how_to_ask_for_a_name(run: Run, client: FakeClient) -> None:
+    client.answer = series([1.0])
+    status, _, err = run("query", "fritz", "n[01", "mem_bw")
+    assert status == 2
+    assert "n[01" in err
+    assert "--exact takes HOST" in err
+    assert run("query", "fritz", "", "mem_bw", "--exact")[0] == 2
+
+
+def test_a_mean_is_finite_where_the_sum_is_not(run: Run, client: FakeClient) -> None:
+    huge = Series(
+        np.array([1e308, 1.7e308, 1.7e308]), START_S, 60, cluster="fritz", host="f2", metric="mem_bw"
+    )
+    client.answer = [huge] * 40
+    status, out, err = query(run)
+    assert (status, err) == (0, "")
+    assert "1.4667e+308" in out
 
 
 @pytest.mark.parametrize(
@@ -593,7 +620,7 @@ def test_the_metrics_of_a_cluster_are_listed_as_configured(run: Run, tmp_path: P
 def test_stop_and_reload_say_what_was_done(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent = []
 
-    def send(directory: Path, verb: str, timeout_s: float) -> dict[str, Any]:
+    def send(directory: Path, verb: str, timeout_s: float, memory: str = "") -> dict[str, Any]:
         sent.append((directory, verb, timeout_s))
         return {"needs_restart": ["max_series"], "warnings": ["x"]} if verb == "reload" else {}
 
@@ -614,5 +641,5 @@ def test_stopping_nothing_is_one_line(run: Run, tmp_path: Path) -> None:
 
 def test_checking_a_missing_directory_is_one_line(run: Run, tmp_path: Path) -> None:
     status, out, err = run("check", "--dir", str(tmp_path / "nothing"))
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert "no such directory" in err

@@ -507,6 +507,39 @@ def test_writer_opens_again_and_translates_handles_after_a_reconnect(
     writer.close()
 
 
+def test_handles_changed_in_place_between_writes_are_sent_as_they_are(
+    store: FakeStore, client: Client
+) -> None:
+    with client.writer() as writer:
+        handles = writer.open([("c", f"h{i}", "m") for i in range(3)])
+        mine = handles[:2].copy()
+        writer.write(mine, [60], [1.0, 2.0])
+        writer.write(mine, [120], [1.0, 2.0])
+        mine[1] = 2
+        writer.write(mine, [180], [1.0, 2.0])
+        mine[1] = 3
+        with pytest.raises(errors.UnknownHandle):
+            writer.write(mine, [240], [1.0, 2.0])
+        writer.flush()
+    sent = [np.frombuffer(frame.handles, "<u4").tolist() for frame in store.requests(m.Columns)]
+    assert sent == [[0, 1], [0, 1], [0, 2]]
+
+
+def test_values_are_sent_in_the_type_that_a_reconnect_has_brought(store: FakeStore, client: Client) -> None:
+    writer = client.writer()
+    handles = writer.open([("c", "h0", "m")])
+    writer.write(handles, [60], [1.0])
+    writer.flush()
+    store.handle_type = m.TYPE_F64
+    store.drop_connections()
+    writer.write(handles, [120], [2.0])
+    writer.flush()
+    writer.write(handles, [180], [3.0])
+    writer.flush()
+    assert [frame.type for frame in store.requests(m.Columns)][-1] == m.TYPE_F64
+    writer.close()
+
+
 def test_array_changed_after_write_does_not_change_what_is_resent(store: FakeStore, client: Client) -> None:
     writer = client.writer()
     handles = writer.open([("c", "h0", "m")])

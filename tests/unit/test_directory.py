@@ -379,6 +379,29 @@ def test_a_key_met_during_removal_cancels_it(rig: Rig) -> None:
     rig.reader.validate()
 
 
+def test_series_that_lapse_are_counted_and_new_ones_are_not(rig: Rig) -> None:
+    first, second = rig.ref(KEY) & 0xFFFFFFFF, rig.ref(KEY.replace(b"12", b"13")) & 0xFFFFFFFF
+    assert rig.reader.lapses() == 0
+    counts = [0]
+
+    def counted() -> bool:
+        counts.append(rig.reader.lapses())
+        return counts[-1] > counts[-2]
+
+    rig.writer.remove_begin(first)
+    assert counted()
+    rig.writer.remove_abort(first)
+    assert not counted()
+    rig.era(second, anchor_s=17)
+    assert counted()
+    rig.writer.remove_begin(first)
+    assert counted()
+    rig.writer.remove_finish(first)
+    assert counted()
+    assert rig.ref(KEY) & 0xFFFFFFFF == first
+    assert not counted()
+
+
 def test_tables_grow_and_everything_is_still_found() -> None:
     rig = Rig(20_000)
     keys = [b"m%d,cluster=c,host=h%d" % (i % 7, i // 7) for i in range(12_000)]
@@ -563,3 +586,55 @@ def test_random_bytes_never_break_a_directory() -> None:
         other.close()
     assert 0 < refused < 400
     rig.close()
+
+
+def test_an_ignored_metric_is_unknown_by_key_and_by_path_until_it_is_wanted_again(rig: Rig) -> None:
+    keys = [b"m,cluster=c,hostname=h", b"m,cluster=c,hostname=h,unit=W", b"n,cluster=c,hostname=h"]
+    refs = rig.intern(keys)[0]
+    index = int(rig.reader.series_table()["metric"][refs[0] & 0xFFFFFFFF])
+    rig.writer.ignore_metrics([index])
+    assert (rig.writer.ignores(index), rig.writer.ignores(index + 1)) == (True, False)
+    assert [rig.reader.lookup_key(key, 0) for key in keys] == [0, 0, refs[2]], "workers ask for its keys"
+    flags = rig.reader.series_table()["flags"].tolist()
+    assert flags == [layout.SERIES_LIVE | layout.SERIES_REMOVING, layout.SERIES_LIVE], "handles are stale"
+    word = (Reason.UNKNOWN_METRIC << 24 | 1) << 32 | layout.IGNORE_SLOT
+    for _ in range(2):
+        assert rig.intern([*keys, b"m,cluster=c,hostname=new"])[0] == [word, word, refs[2], word]
+        assert [rig.reader.lookup_key(key, 0) for key in keys] == [word, word, refs[2]]
+    path = ("c", "h", "", "", "", "", "m")
+    spec = MetricSpec("m", 60, "sum", "f64")
+    for specs in (None, [spec]):
+        found = rig.writer.intern_paths([path], np.int64(1000).tobytes(), specs)
+        assert int.from_bytes(found[0], "little") == word
+    rig.writer.publish()
+    assert rig.reader.find_series_path("c", "h", "m", "", "", "", "") == refs[0], "what is stored is found"
+    rig.writer.validate()
+    with pytest.raises(IndexError, match="no metric 2"):
+        rig.writer.ignore_metrics([2])
+    rig.writer.ignore_metrics([])
+    assert [rig.reader.lookup_key(key, 0) for key in keys] == refs
+    assert rig.reader.series_table()["flags"].tolist() == [layout.SERIES_LIVE] * 2
+    assert rig.intern(keys)[0] == refs
+    rig.writer.validate()
+
+
+def test_the_removal_of_an_ignored_series_may_be_taken_back_and_leaves_it_ignored(rig: Rig) -> None:
+    key = b"m,cluster=c,hostname=h"
+    slot = rig.ref(key) & 0xFFFFFFFF
+    rig.writer.ignore_metrics([0])
+    rig.writer.remove_begin(slot)
+    rig.writer.remove_abort(slot)
+    assert rig.reader.lookup_key(key, 0) == 0
+    rig.writer.remove_begin(slot)
+    assert rig.writer.remove_finish(slot) != b""
+    rig.writer.publish()
+    rig.writer.ignore_metrics([])
+    ref = rig.ref(key)
+    assert (ref & 0xFFFFFFFF, ref >> 32) == (slot, 2)
+    rig.writer.remove_begin(slot)
+    rig.writer.ignore_metrics([0])
+    rig.writer.ignore_metrics([])
+    assert rig.reader.lookup_key(key, 0) == 0, "it is still being removed"
+    rig.writer.remove_abort(slot)
+    assert rig.reader.lookup_key(key, 0) == ref
+    rig.writer.validate()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,57 +10,27 @@ import numpy as np
 import pytest
 
 from mstore import clock, limits
-from mstore.errors import InvalidRequest, ProtocolError, StoreFull, UnknownMessage, VersionMismatch
+from mstore.errors import (
+    InvalidRequest,
+    ProtocolError,
+    StoreFull,
+    Unavailable,
+    UnknownMessage,
+    VersionMismatch,
+)
 from mstore.ingest.effects import NeedPaths, NeedReferences, NeedRoom
 from mstore.ingest.framed import FramedSession
 from mstore.ipc import messages as m
 from mstore.model import Ack
-from tests.ingest_rig import NOW_S, IngestRig, Steps, Stored, line
+from tests.framed_rig import F32, F64, U64, Connection, columns, error, path, rows, written
+from tests.ingest_rig import NOW_S, IngestRig, Stored, line
 
 NAN = float("nan")
-F32, F64, U64 = m.TYPE_F32, m.TYPE_F64, m.TYPE_U64
 
 
 @pytest.fixture(autouse=True)
 def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
-
-
-class Connection:
-    """A session, its replies, and short ways of saying things."""
-
-    def __init__(self, rig: IngestRig, hello: m.Hello | None = None) -> None:
-        self.rig = rig
-        self.replies: list[tuple[int, Ack | None, m.Message]] = []
-        self.positions: list[int] = []
-        self.session = FramedSession(rig.engine, self._reply, self._welcome)
-        self._ids = iter(range(1, 1_000_000))
-        if hello is None:
-            hello = m.Hello(1, "ingest", cluster="c")
-        self.greeting = self.ask(hello)
-
-    def _reply(self, request_id: int, level: Ack | None, message: m.Message) -> None:
-        self.replies.append((request_id, level, message))
-        self.positions.append(self.rig.engine.ring.head())
-
-    @staticmethod
-    def _welcome(hello: m.Hello) -> m.Message:
-        return m.Welcome(1, 7, {}, hello.ack)
-
-    def begin(self, message: m.Message) -> Steps:
-        return self.session.handle(next(self._ids), message)
-
-    def ask(self, message: m.Message, before: Callable[[object], None] | None = None) -> Any:
-        """Handle one request that is answered before anything else; its reply."""
-        n = len(self.replies)
-        self.rig.run(self.begin(message), before)
-        assert len(self.replies) == n + 1, "one request, one reply"
-        return self.replies[-1][2]
-
-    def open(self, *series: list[str], specs: list[Any] | None = None) -> list[int]:
-        opened = self.ask(m.Open(list(series), specs))
-        assert isinstance(opened, m.Opened), opened
-        return np.frombuffer(opened.handles, "<u4").tolist()
 
 
 @pytest.fixture
@@ -73,35 +43,6 @@ def rig() -> Iterator[IngestRig]:
 @pytest.fixture
 def client(rig: IngestRig) -> Connection:
     return Connection(rig)
-
-
-def path(metric: str = "load", host: str = "a", *below: str, cluster: str = "c") -> list[str]:
-    return [cluster, host, metric, *below, *[""] * (4 - len(below))]
-
-
-def columns(handles: list[int], times: list[int], values: Any, vtype: int = F32) -> m.Columns:
-    dtype = {F32: "<f4", F64: "<f8", U64: "<u8"}[vtype]
-    return m.Columns(
-        np.array(handles, "<u4").tobytes(),
-        np.array(times, "<i8").tobytes(),
-        np.array(values, dtype).tobytes(),
-        vtype,
-    )
-
-
-def rows(handle: int, stamps: list[int], words: Any) -> m.Rows:
-    return m.Rows(handle, np.array(stamps, "<i8").tobytes(), np.array(words, "<u8").tobytes())
-
-
-def written(n: int, **reasons: int) -> m.Written:
-    ignored = reasons.get("unknown_metric", 0)
-    return m.Written(n, sum(reasons.values()) - ignored, ignored, reasons, True)
-
-
-def error(reply: m.Message, code: str) -> m.Error:
-    assert isinstance(reply, m.Error), reply
-    assert reply.code == code, reply
-    return reply
 
 
 # --- greeting
@@ -125,7 +66,7 @@ def test_hello_comes_once(client: Connection) -> None:
 
 @pytest.mark.parametrize("role", ["query", "control", "worker"])
 def test_another_role_is_not_served(rig: IngestRig, role: str) -> None:
-    with pytest.raises(ProtocolError, match=f"role '{role}' is not served"):
+    with pytest.raises(ProtocolError, match=f"role {role} is not served at ingest.sock"):
         Connection(rig, m.Hello(1, role))
 
 
@@ -208,6 +149,39 @@ def test_an_error_of_the_persister_is_the_reply_and_the_connection_goes_on(clien
     error(client.replies[-1][2], "invalid_request")
     assert client.rig.finish() == []
     assert client.ask(m.Lines(line("load", "a", 1))) == written(1)
+
+
+def test_an_error_after_a_first_batch_says_what_is_stored_and_waits_for_it_as_written_does(
+    rig: IngestRig,
+) -> None:
+    n = limits.BATCH_LINES_MAX
+    client = Connection(rig)
+    assert client.ask(m.Lines(line("load", "a", 0, NOW_S))) == written(1)
+    known = b"".join(line("load", "a", i, NOW_S - i) for i in range(n - 1))
+    steps = client.begin(m.Lines(b"# a comment\n" + known + b"nonsense\n" + line("load", "b", 1) * 3))
+    rig.run_until(steps, NeedReferences)
+    with pytest.raises(StopIteration):
+        steps.throw(InvalidRequest("the persister is broken", key=7))
+    request_id, level, reply = client.replies[-1]
+    error(reply, "invalid_request")
+    counts = {"written": n - 1, "rejected": 1, "ignored": 0, "reasons": {"bad_syntax": 1}, "durable": True}
+    assert reply.details == {"key": 7, **counts}
+    assert (request_id, level) == (3, Ack.DURABLE)
+    assert client.positions[-1] == rig.engine.ring.position()
+    assert len(rig.finish()) == n
+    assert client.ask(m.Lines(line("load", "b", 1))) == written(1)
+
+
+def test_a_farewell_in_the_middle_of_a_batch_promises_nothing(rig: IngestRig) -> None:
+    client = Connection(IngestRig(ring_bytes=1024))
+    text = b"".join(line("load", f"h{i}", i) for i in range(300))
+    steps = client.begin(m.Lines(text))
+    client.rig.run_until(steps, NeedRoom)
+    with pytest.raises(StopIteration):
+        steps.throw(Unavailable("the worker is stopping"))
+    assert (client.replies[-1][1], client.replies[-1][2].details) == (None, {})
+    assert 0 < len(client.rig.finish()) < 300
+    client.rig.close()
 
 
 # --- open
@@ -318,6 +292,36 @@ def test_handles_of_removed_series_are_interned_again(client: Connection) -> Non
     ]  # fmt: skip
 
 
+def test_a_frame_like_the_last_ones_is_looked_at_again_once_a_series_has_lapsed(client: Connection) -> None:
+    handles = client.open(path("load", "a"), path("load", "b"))
+    for i in range(4):
+        client.ask(columns(handles, [NOW_S + 60 * i], [[i, i]]))
+    assert len(client.rig.finish()) == 8
+    asked = len(client.rig.effects)
+    client.rig.directory.writer.remove_begin(1)
+    assert client.ask(columns(handles, [NOW_S + 240], [[5, 6]])) == written(2)
+    assert [one.paths for one in client.rig.effects[asked:]] == [[path("load", "b")]]
+    assert client.rig.directory.writer.remove_finish(1) == b"", "the question has cancelled the removal"
+    for i in range(5, 8):
+        client.ask(columns(handles, [NOW_S + 60 * i], [[i, i]]))
+    client.rig.finish()
+    client.rig.directory.remove(0)
+    assert client.ask(columns(handles, [NOW_S + 480], [[7, 8]])) == written(2)
+    assert [one.paths for one in client.rig.effects[asked + 1 :]] == [[path("load", "a")]]
+    assert {one.name for one in client.rig.finish()} == {"c/a:load", "c/b:load"}
+
+
+def test_handles_known_as_one_type_are_not_taken_for_another(client: Connection) -> None:
+    handles = client.open(path("load", "a"), path("load", "b"))
+    for i in range(3):
+        client.ask(columns(handles, [NOW_S + 60 * i], [[1, 2]]))
+    reply = client.ask(columns(handles, [NOW_S + 240], [[1, 2]], U64))
+    assert "handle 0 is a grid series of f32; the frame holds u64" in error(reply, "unknown_handle").message
+    client.rig.directory.era(0, anchor_s=NOW_S, era_start=NOW_S + 200, type_code=U64)
+    reply = client.ask(columns(handles, [NOW_S + 300], [[3, 4]]))
+    assert "handle 0 is a grid series of u64; the frame holds f32" in error(reply, "unknown_handle").message
+
+
 def test_a_handle_follows_its_series_into_another_era_unless_the_type_is_another(client: Connection) -> None:
     handles = client.open(path("load", "a"), path("load", "b"))
     client.ask(columns(handles, [NOW_S], [[1, 2]]))
@@ -386,12 +390,29 @@ def test_times_outside_the_window_are_counted_and_make_no_series(client: Connect
     assert client.rig.directory.writer.counts()["n_series"] == 2
 
 
-def test_without_retention_every_time_since_1970_is_accepted() -> None:
+@pytest.mark.parametrize("vtype", [F32, F64, U64])
+def test_without_retention_each_series_refuses_what_it_could_not_hold_beside_its_newest_sample(
+    vtype: int,
+) -> None:
     rig = IngestRig(retention_s=0)
     client = Connection(rig)
-    handles = client.open(path())
-    assert client.ask(columns(handles, [0, -1, NOW_S], [[1], [2], [3]])) == written(2, bad_timestamp=1)
-    assert [one.t for one in rig.finish()] == [0, NOW_S]
+    type_name = {F32: "f32", F64: "f64", U64: "u64"}[vtype]
+    specs = [[step_s, "sum", type_name, "", []] for step_s in (1, 60)]
+    handles = client.open(path("fast"), path("slow"), specs=specs)
+    newest = NOW_S + 3600
+    fast, slow = (newest - step_s * limits.SERIES_SLOTS_MAX for step_s in (1, 60))
+    times = [slow - 1, slow, fast - 1, fast, newest, -1]
+    frame = columns(handles, times, [[10 * i, 10 * i + 1] for i in range(6)], vtype)
+    for _ in range(2):
+        assert client.ask(frame) == written(6, bad_timestamp=2, too_late=4)
+        assert sorted((one.name[-4:], one.t, one.value) for one in rig.finish()) == [
+            ("fast", fast, 30), ("fast", newest, 40),
+            ("slow", slow, 11), ("slow", fast - 1, 21), ("slow", fast, 31), ("slow", newest, 41),
+        ]  # fmt: skip
+        rig.stored.clear()
+    if vtype != U64:
+        frame = columns(handles, [slow - 1, fast], [[1, NAN], [NAN, 2]], vtype)
+        assert client.ask(frame) == written(1, bad_value=1, too_late=2)
     rig.close()
 
 

@@ -127,6 +127,68 @@ def test_handles_are_stale_before_their_first_sample_and_after_their_series_is_g
     assert table.stale(everything, directory.reader).tolist() == [2, 4]
 
 
+def test_handles_found_in_order_are_known_until_a_series_lapses(directory: directory_rig.Rig) -> None:
+    refs = [directory.ref(b"load,cluster=c,host=h%d" % i) for i in range(4)]
+    table, frame = filled(4, u64(*refs)), u32(3, 1, 2)
+    assert table.known(frame, F32, GRID) is None
+    assert table.look(frame, F32, GRID, directory.reader)[0].tolist() == [refs[3], refs[1], refs[2]]
+    known = table.known(u32(3, 1, 2), F32, GRID)
+    assert known is not None
+    assert known.refs.tolist() == [refs[3], refs[1], refs[2]]
+    for other in (u32(3, 0, 2), u32(3, 1), u32(3, 1, 2, 2), u32()):
+        assert table.known(other, F32, GRID) is None
+    assert table.known(frame, U64, GRID) is None
+    assert table.known(frame, F32, STAMPED) is None
+    directory.ref(b"load,cluster=c,host=new")
+    assert known.lapses == directory.reader.lapses()
+    directory.writer.remove_begin(2)
+    assert known.lapses != directory.reader.lapses()
+    assert table.look(frame, F32, GRID, directory.reader)[1].tolist() == [2]
+    known = table.known(frame, F32, GRID)
+    assert known is not None
+    assert known.lapses != directory.reader.lapses(), "a look that found something proves nothing"
+
+
+def test_a_change_of_what_a_handle_stands_for_ends_what_was_known(directory: directory_rig.Rig) -> None:
+    refs = [directory.ref(b"load,cluster=c,host=h%d" % i) for i in range(2)]
+    table, frame = filled(2, u64(*refs)), u32(0, 1)
+    table.look(frame, F32, GRID, directory.reader)
+    table.renew(u32(1), u64(refs[0]), bytes([F32]), bytes([GRID]))
+    assert table.known(frame, F32, GRID) is None
+    table.look(frame, F32, GRID, directory.reader)
+    frame[0] = 1
+    assert table.known(u32(0, 1), F32, GRID) is not None, "what is kept is no view of the frame"
+
+
+def test_frames_are_remembered_within_bounds(directory: directory_rig.Rig) -> None:
+    refs = [directory.ref(b"load,cluster=c,host=h%d" % i) for i in range(30)]
+    table = filled(30, u64(*refs))
+    for first in range(20):
+        table.look(u32(first), F32, GRID, directory.reader)
+    assert [i for i in range(20) if table.known(u32(i), F32, GRID)] == list(range(12, 20))
+    everything = np.arange(30, dtype=np.uint32)
+    table.look(everything, F32, GRID, directory.reader)
+    table.look(everything[::-1].copy(), F32, GRID, directory.reader)
+    assert [i for i in range(20) if table.known(u32(i), F32, GRID)] == []
+    table.look(everything[1:], F32, GRID, directory.reader)
+    assert table.known(everything, F32, GRID) is None
+    assert table.known(everything[::-1].copy(), F32, GRID) is not None
+
+
+def test_a_series_on_its_way_out_is_stale_before_its_generation_changes(directory: directory_rig.Rig) -> None:
+    """Its flags are taken away first; the generation follows when nothing leads to the slot any more."""
+    table = filled(1, u64(directory.ref(b"load,cluster=c,host=h0")))
+
+    class Half:
+        @staticmethod
+        def series_table() -> np.ndarray:
+            rows = directory.reader.series_table().copy()
+            rows["flags"] = 0
+            return rows
+
+    assert table.stale(u32(0), Half()).tolist() == [0]  # type: ignore[arg-type]  # all that it needs of one
+
+
 def test_a_handle_whose_series_is_continued_by_another_era_is_asked_for_again(
     directory: directory_rig.Rig,
 ) -> None:

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from mstore import clock, errors, limits
 from mstore.ipc import messages as m
-from tests.ingest_rig import NOW_S
-from tests.worker_rig import LOOPS, Client, WorkerRig, frames, lines, only, play
-
-MakeRig = Callable[..., WorkerRig]
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRig:
-    monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
-    return lambda **options: WorkerRig(tmp_path, monkeypatch, **options)
-
+from tests.worker_rig import Client, MakeRig, frames, lines, only, play
 
 # --- deadlines
 
 
 def test_a_write_that_is_not_durable_in_time_is_a_timeout_and_gets_no_second_reply(
-    rig: MakeRig, loop: str
+    make_rig: MakeRig, loop: str
 ) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             store.syncing = False
             client = store.connect()
             await client.hello()
@@ -54,9 +37,9 @@ def test_a_write_that_is_not_durable_in_time_is_a_timeout_and_gets_no_second_rep
     play(loop, scene)
 
 
-def test_the_deadline_of_hello_holds_for_requests_without_one(rig: MakeRig, loop: str) -> None:
+def test_the_deadline_of_hello_holds_for_requests_without_one(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             store.syncing = False
             client = store.connect()
             await client.send(frames((1, m.Hello(1, "ingest", deadline_ms=50)), (2, m.Lines(lines(1)))))
@@ -69,9 +52,11 @@ def test_the_deadline_of_hello_holds_for_requests_without_one(rig: MakeRig, loop
     play(loop, scene)
 
 
-def test_a_request_behind_one_that_waits_is_told_in_time_and_never_begun(rig: MakeRig, loop: str) -> None:
+def test_a_request_behind_one_that_waits_is_told_in_time_and_never_begun(
+    make_rig: MakeRig, loop: str
+) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             store.persister.refusal = errors.StorageError("no space left")
             client = store.connect()
             await client.hello()
@@ -91,9 +76,9 @@ def test_a_request_behind_one_that_waits_is_told_in_time_and_never_begun(rig: Ma
     play(loop, scene)
 
 
-def test_a_request_that_waits_for_a_reference_is_told_in_time(rig: MakeRig, loop: str) -> None:
+def test_a_request_that_waits_for_a_reference_is_told_in_time(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             store.persister.refusal = errors.Degraded("the disk fails")
             client = store.connect()
             await client.hello()
@@ -109,9 +94,9 @@ def test_a_request_that_waits_for_a_reference_is_told_in_time(rig: MakeRig, loop
 # --- cancelling
 
 
-def test_a_request_cancelled_before_it_begins_is_never_carried_out(rig: MakeRig, loop: str) -> None:
+def test_a_request_cancelled_before_it_begins_is_never_carried_out(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             client = store.connect()
             await client.hello()
             await client.send(
@@ -126,10 +111,10 @@ def test_a_request_cancelled_before_it_begins_is_never_carried_out(rig: MakeRig,
 
 
 def test_a_write_cancelled_while_it_waits_for_the_disk_is_answered_at_once_and_once(
-    rig: MakeRig, loop: str
+    make_rig: MakeRig, loop: str
 ) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             store.syncing = False
             client = store.connect()
             await client.hello()
@@ -144,9 +129,9 @@ def test_a_write_cancelled_while_it_waits_for_the_disk_is_answered_at_once_and_o
     play(loop, scene)
 
 
-def test_cancelling_what_is_answered_or_was_never_asked_has_no_answer(rig: MakeRig, loop: str) -> None:
+def test_cancelling_what_is_answered_or_was_never_asked_has_no_answer(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             client = store.connect()
             await client.hello()
             ping = await client.ask(m.Ping())
@@ -158,9 +143,9 @@ def test_cancelling_what_is_answered_or_was_never_asked_has_no_answer(rig: MakeR
     play(loop, scene)
 
 
-def test_cancel_cannot_be_the_first_message(rig: MakeRig, loop: str) -> None:
+def test_cancel_cannot_be_the_first_message(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             client = store.connect()
             await client.send(frames((1, m.Cancel(1))))
             request_id, error = await client.reply()
@@ -174,12 +159,12 @@ def test_cancel_cannot_be_the_first_message(rig: MakeRig, loop: str) -> None:
 
 
 def test_a_frame_that_stays_unfinished_is_an_error_and_the_end(
-    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+    make_rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "UNFINISHED_FRAME_S_MAX", 0.1)
 
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             for cut in (7, 16, 30):
                 client = store.connect()
                 await client.hello()
@@ -192,9 +177,9 @@ def test_a_frame_that_stays_unfinished_is_an_error_and_the_end(
     play(loop, scene)
 
 
-def test_an_idle_connection_has_no_timer(rig: MakeRig, loop: str) -> None:
+def test_an_idle_connection_has_no_timer(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             client, text = store.connect(), store.connect()
             await client.hello()
             data = m.encode(m.Lines(lines(1), deadline_ms=60_000), 2)
@@ -215,10 +200,10 @@ def test_an_idle_connection_has_no_timer(rig: MakeRig, loop: str) -> None:
 
 
 def test_a_frame_that_the_worker_itself_does_not_read_on_is_not_held_against_its_sender(
-    rig: MakeRig, loop: str
+    make_rig: MakeRig, loop: str
 ) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             store.persister.refusal = errors.StorageError("no space left")
             client = store.connect()
             await client.hello()
@@ -257,12 +242,12 @@ async def ask_without_reading(client: Client, n: int) -> None:
 
 
 def test_a_reader_that_takes_nothing_is_disconnected(
-    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+    make_rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "STALLED_READER_S_MAX", 0.1)
 
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             client = store.connect(send_buffer=4096)
             await client.hello()
             await ask_without_reading(client, 100_000)
@@ -272,9 +257,9 @@ def test_a_reader_that_takes_nothing_is_disconnected(
     play(loop, scene)
 
 
-def test_a_reader_that_takes_a_little_is_kept(rig: MakeRig, loop: str) -> None:
+def test_a_reader_that_takes_a_little_is_kept(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
-        async with rig() as store:
+        async with make_rig() as store:
             client = store.connect(send_buffer=4096)
             await client.hello()
             await ask_without_reading(client, 100_000)

@@ -20,12 +20,7 @@ from mstore.workers import interning
 from mstore.workers.intern_connection import InternConnection
 from mstore.workers.interning import Interner
 from tests import directory_rig
-from tests.worker_rig import LOOPS, PATIENCE_S, TestPersister, play
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+from tests.worker_rig import PATIENCE_S, TestPersister, play
 
 
 @pytest.fixture(autouse=True)

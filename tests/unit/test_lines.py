@@ -23,6 +23,7 @@ from mstore.shm import layout
 NOW_S = 1_725_827_464
 KEY = b"cpu_load,cluster=alex,hostname=a0603,type=node"
 GENERATION = 3 << 32
+STEP = struct.pack("<I", 60)
 
 
 class Bench:
@@ -110,6 +111,7 @@ def test_limits_and_numbers_in_c_are_those_of_the_python_modules() -> None:
         "LINE_BYTES_MAX",
         "LINE_FIELDS_MAX",
         "RUN_VALUES_MAX",
+        "SERIES_SLOTS_MAX",
     ):
         assert numbers[name] == getattr(limits, name)
     assert numbers["PRECISION_AUTO"] == Precision.AUTO
@@ -184,7 +186,7 @@ def test_the_borders_of_the_time_window_are_inside() -> None:
     bench.scan(b"".join(KEY + b" value=1 %d\n" % t for t in (NOW_S - 86400, NOW_S + 3600)))
     assert bench.counts() == {"written": 2}
     bench.batch.clear()
-    bench.scan(KEY + b" value=1 0\n", oldest_s=-(2**63))
+    bench.scan(KEY + b" value=1 %d\n" % (NOW_S - 10**9), oldest_s=-(2**63))
     assert bench.counts() == {"written": 1}
 
 
@@ -353,7 +355,7 @@ def test_waiting_lines_keep_their_place_before_later_lines_of_the_same_series() 
     bench.scan(other + b" value=1 %d\n" % NOW_S + line(0, 2.0))
     with pytest.raises(ValueError, match="wait"):
         bench.batch.encode(bench.writer)
-    bench.batch.resolve(None, struct.pack("<Q", GENERATION | 0), b"\x01", b"\x01")
+    bench.batch.resolve(None, struct.pack("<Q", GENERATION | 0), b"\x01", b"\x01", STEP)
     assert bench.counts() == {"written": 2}
     (record,) = bench.records()
     assert record[:3] == (layout.REC_SCATTER, 1, 2)
@@ -365,7 +367,11 @@ def test_answers_may_refuse_keys_and_types_decide_late() -> None:
     bench.scan(line(0, -1.0) + line(1) + line(2))
     full = (Reason.SERIES_LIMIT << 24) << 32 | layout.IGNORE_SLOT
     bench.batch.resolve(
-        b"", struct.pack("<3Q", GENERATION | 8, full, GENERATION | 9), b"\x03\x00\x01", b"\x01\x00\x01"
+        b"",
+        struct.pack("<3Q", GENERATION | 8, full, GENERATION | 9),
+        b"\x03\x00\x01",
+        b"\x01\x00\x01",
+        3 * STEP,
     )
     assert bench.counts() == {"out_of_range": 1, "series_limit": 1, "written": 1}
     assert bench.batch.n_samples == 1
@@ -377,7 +383,9 @@ def test_wrong_answers_change_nothing() -> None:
     bench.scan(line(0))
     for refs, types in ((b"", b"\x01"), (struct.pack("<Q", 1), b""), (struct.pack("<Q", 0), b"\x01")):
         with pytest.raises(ValueError, match="reference"):
-            bench.batch.resolve(None, refs, types, b"\x01")
+            bench.batch.resolve(None, refs, types, b"\x01", STEP)
+    with pytest.raises(ValueError, match="0 steps"):
+        bench.batch.resolve(None, struct.pack("<Q", 1), b"\x01", b"\x01", b"")
     assert bench.batch.n_unknown == 1
 
 
@@ -437,6 +445,51 @@ def test_over_long_lines_are_skipped_to_their_newline_even_over_several_scans() 
     assert bench.counts() == {"too_long": 1, "written": 1}
 
 
+@pytest.mark.parametrize("before", [b"", b" \t ", b" " * (limits.LINE_BYTES_MAX)])
+def test_a_comment_is_no_line_however_long_it_is_and_however_it_comes(before: bytes) -> None:
+    bench = one_key()
+    long = before + b"#" + b"x" * (3 * limits.LINE_BYTES_MAX)
+    good = KEY + b" value=1 %d\n" % NOW_S
+    bench.scan(good + long + b"\n" + good)
+    assert (bench.counts(), bench.batch.n_lines) == ({"written": 2}, 2)
+    bench.batch.clear()
+    first = limits.LINE_BYTES_MAX + 1
+    assert bench.scan(long[:first], final=False) == first, "an endless comment is not kept"
+    assert bench.scan(long[first:], final=False) == len(long) - first
+    assert bench.scan(b"still it\n" + good, final=False) == 9 + len(good)
+    assert (bench.counts(), bench.batch.n_lines) == ({"written": 1}, 1)
+
+
+def test_blanks_without_end_are_one_line_that_is_too_long() -> None:
+    bench = one_key()
+    bench.scan(b" " * (2 * limits.LINE_BYTES_MAX) + b"# too late\n")
+    assert bench.counts() == {"too_long": 1}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("step_s", "kind"), [(1, 1), (60, 1), (0, 2)])
+def test_a_sample_older_than_its_series_can_reach_is_too_late(known: bool, step_s: int, kind: int) -> None:
+    target = Target(GENERATION | 5, layout.TYPE_F64, kind, step_s)
+    bench = Bench({(KEY, 0): target} if known else {})
+    newest = 3 * 10**9
+    reach = newest - step_s * limits.SERIES_SLOTS_MAX if step_s else 10**8
+    text = b"".join(KEY + b" value=1 %d\n" % t for t in (reach, reach - 1, reach - 1, reach, newest))
+    for _ in range(3):  # the long way first, then predicted; then with room behind, for the fast way
+        bench.scan(text + b"#" * 100, oldest_s=-(2**63), newest_s=newest, precision=Precision.S)
+        if not known:
+            bench.batch.resolve(
+                None,
+                struct.pack("<Q", target.ref),
+                bytes([target.type]),
+                bytes([kind]),
+                struct.pack("<I", step_s),
+            )
+        expected = {"written": 3, "too_late": 2} if step_s else {"written": 5}
+        assert bench.counts() == expected
+        bench.records()
+        bench.batch.clear()
+
+
 def test_join_makes_a_metric_of_every_numeric_field() -> None:
     keys = (b"cpu_user,host=a", b"cpu_sys,host=a")
     bench = Bench({(key, 0): Target(GENERATION | i) for i, key in enumerate(keys)})
@@ -471,7 +524,7 @@ def test_a_joined_line_is_written_if_one_field_is_and_else_refused_for_its_first
     bench.batch.clear()
     bench.scan(b"m,host=h b=-1,new=1\n", join=True)
     assert bench.counts() == {}
-    bench.batch.resolve(None, struct.pack("<Q", GENERATION | 7), b"\x01", b"\x01")
+    bench.batch.resolve(None, struct.pack("<Q", GENERATION | 7), b"\x01", b"\x01", STEP)
     assert bench.counts() == {"written": 1}
     assert bench.batch.n_samples == 1
 

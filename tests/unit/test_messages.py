@@ -43,6 +43,8 @@ EXAMPLES: list[m.Message] = [
     m.Reload(),
     m.Snapshot(1),
     m.Ready("ingest", 3),
+    m.Hold(60),
+    m.States(),
 ]
 
 

@@ -183,3 +183,17 @@ def test_impossible_names_are_never_found_and_refused_when_they_are_to_be_made(
     assert made[0] == 1 << 32
     directory.writer.publish()
     directory.writer.validate()
+
+
+def test_a_metric_that_is_ignored_is_unknown_when_it_is_opened_though_its_series_exist(
+    directory: directory_rig.Rig,
+) -> None:
+    which = interner(directory)
+    made = make(which, path("load"), path("other"))
+    directory.writer.publish()
+    assert [kind for _, _, kind in look_up(which, path("load"), path("other"))] == [GRID, GRID]
+    directory.writer.ignore_metrics([0])
+    unknown = ((Reason.UNKNOWN_METRIC << 24) << 32 | layout.IGNORE_SLOT, 0, 0)
+    assert look_up(which, path("load"), path("other")) == [unknown, made[1]]
+    directory.writer.ignore_metrics([])
+    assert look_up(which, path("load"), path("other")) == made

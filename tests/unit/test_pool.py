@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from mstore.apply.pool import LEAST_BYTES, Pool
+from mstore.apply.refill import Refill
 from mstore.apply.store import Store
 from mstore.errors import ConfigError, StoreFull
 from mstore.kernels._samples import Samples
 from mstore.kernels._segment import Segment
+from mstore.kernels._snapshot import ChunkCopier
 from mstore.model import Reason
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryWriter, create_directory, directory_bytes
@@ -170,28 +172,32 @@ def test_a_cap_too_small_for_anything_is_refused_by_name(memory: Memory) -> None
     memory.pool.set_cap(FIXED + LEAST_BYTES)
 
 
+def copied(memory: Memory) -> bytes:
+    """Every chunk as a snapshot holds it."""
+    copier = ChunkCopier(Segment(memory.maps[0]), Segment(memory.maps[1]))
+    out, parts = bytearray(1 << 20), []
+    while used := copier.fill(out):
+        parts.append(bytes(out[:used]))
+    return b"".join(parts)
+
+
 def test_a_lower_cap_at_the_next_start_keeps_the_newest_chunks(memory: Memory) -> None:
     memory.pool.set_cap(FIXED + 32 * MIB)
     refs = memory.intern(0, 1000)
     for n in range(4):
         memory.write(refs, T0 + n * 512 * 60, float(n))
     definitions = b"".join(memory.directory.dump_definitions())
-    chunks = [
-        (ref & 0xFFFF_FFFF, ref >> 32, n, bytes(memory.maps[1][at : at + 64]), bytes(memory.maps[1][at + 64 : at + size]))
-        for ref in refs
-        for n, at, size_class, _ in memory.store.samples.chunks_of(ref & 0xFFFF_FFFF)
-        if (size := layout.SIZE_CLASS_BYTES[size_class])
-    ]  # fmt: skip
+    entries = copied(memory)
     small = Memory()
     small.pool.set_cap(FIXED + 5 * MIB)
 
-    def load(apply: object, define: object, load_chunk: object) -> int:
-        assert callable(define)
-        assert callable(load_chunk)
-        define(definitions)
-        return sum(load_chunk(*chunk) == 1 for chunk in chunks)
+    def load(target: Refill) -> tuple[int, ...]:
+        target.define(memoryview(definitions))
+        return target.load(memoryview(entries), -(1 << 63), -(1 << 63))
 
-    assert small.pool.recover(load) == len(chunks)
+    loaded, _, _, _, _, no_room, evicted = small.pool.recover(load)
+    assert loaded + no_room == 4 * len(refs)
+    assert evicted > 0
     assert FIXED + small.taken() <= FIXED + 5 * MIB
     newest = [small.store.samples.chunks_of(ref & 0xFFFF_FFFF) for ref in refs]
     assert sum(bool(found) and found[-1][0] == 3 for found in newest) >= 0.9 * len(refs)

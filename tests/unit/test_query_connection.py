@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,19 @@ from mstore.frames import Series
 from mstore.ipc import messages as m
 from mstore.shm import layout, segment
 from mstore.shm.control import CONTROL_BYTES, Control
-from mstore.workers import memory
-from mstore.workers.channel import Channel
 from mstore.workers.query import QueryConnection, QueryWorker
 from mstore.workers.spec import WorkerSpec
 from tests.query_rig import INSTANCE, T0, Store
-from tests.worker_rig import LOOPS, PATIENCE_S, Client, play
+from tests.worker_rig import PATIENCE_S, Client, Supervised, play
 
 N = 2880
 
 
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-class QueryRig:
+class QueryRig(Supervised):
     """A query worker in the test's own loop, over a store with a few series."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
         name = f"mstore-test-{os.getpid()}"
         self.store = Store(name)
         self.store.put(self.store.open("load"), T0, [float(i) for i in range(N)])
@@ -43,14 +36,13 @@ class QueryRig:
         self.control_map = segment.create(f"{name}-control", layout.SEG_CONTROL, CONTROL_BYTES, INSTANCE)
         self.control_map.mark_ready()
         self.control = Control(self.control_map)
-        self.channels = [Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
         names = {role: f"{name}-{role}" for role in ("control", "directory", "samples")}
         self.spec = WorkerSpec(
             "query",
             0,
             2,
             "nowhere",
-            None,
+            -1,
             INSTANCE,
             names,
             self.channels[1].sock.detach(),
@@ -58,15 +50,6 @@ class QueryRig:
             (),
             os.getpid(),
         )
-        self._attached: list[segment.Mapping] = []
-        attach = memory.attach
-
-        def remembered(*args: Any, **options: Any) -> segment.Mapping:
-            self._attached.append(attach(*args, **options))
-            return self._attached[-1]
-
-        monkeypatch.setattr(memory, "attach", remembered)
-        self.clients: list[Client] = []
 
     async def __aenter__(self) -> QueryRig:
         self.worker = QueryWorker(self.spec)
@@ -78,25 +61,11 @@ class QueryRig:
             client.close()
         self.channels[0].send(["stop"])
         await asyncio.wait_for(self._task, PATIENCE_S)
-        self.worker._channel.stop()
-        self.worker._channel.sock.close()
-        self.channels[0].sock.close()
-        vars(self.worker).clear()
-        for mapping in self._attached:
-            mapping.close()
+        self.forget_worker()
         segment.unlink(self.control_map.name)
         del self.control
         self.control_map.close()
         self.store.close()
-
-    def connect(self, *, send_buffer: int = 0) -> Client:
-        ours, theirs = socket.socketpair()
-        if send_buffer:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        with theirs:
-            self.channels[0].send(["serve"], theirs)
-        self.clients.append(Client(ours))
-        return self.clients[-1]
 
     async def greeted(self, **options: Any) -> Client:
         client = self.connect(**options)
@@ -105,11 +74,6 @@ class QueryRig:
 
     def counter(self, name: str) -> int:
         return self.control.worker(2).snapshot()[name]
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await asyncio.sleep(0.005)
 
     def only(self) -> QueryConnection:
         (connection,) = self.worker._connections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mstore.apply.refill import Refill
 from mstore.apply.store import Store
 from mstore.kernels import reference_snapshot
 from mstore.kernels._samples import Samples
@@ -19,7 +20,7 @@ from mstore.kernels._segment import Segment
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files, snapshot_dir, wal_dir
 from mstore.persistence.recovery import Report, recover
-from mstore.persistence.snapshot import list_snapshots, write_snapshot
+from mstore.persistence.snapshot import Progress, SnapshotInfo, list_snapshots, write_snapshot
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
@@ -41,8 +42,9 @@ class Memory:
 class Machine:
     """Directory and samples in memory, and their log in DIR."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, retention_s: int = 0, segment_bytes: int = 1 << 20) -> None:
         self.dir = directory
+        self.retention_s = retention_s
         self.files = Files()
         self.directory_words = bytearray(directory_bytes(MAX_SERIES))
         self.samples_words = bytearray(SAMPLES_BYTES)
@@ -63,18 +65,12 @@ class Machine:
             self.report.next_seq,
             committer,
             dir_fd=dir_fd,
-            segment_bytes=1 << 20,
+            segment_bytes=segment_bytes,
             spares=1,
         )
 
     def recover(self) -> Report:
-        report = recover(
-            self.files,
-            self.dir,
-            apply=self.store.apply_block,
-            apply_definition=self.store.directory.apply_definition,
-            load_chunk=self.store.samples.load_chunk,
-        )
+        report = recover(self.files, self.dir, Refill(self.store), retention_s=self.retention_s)
         self.store.directory.publish()
         return report
 
@@ -84,8 +80,8 @@ class Machine:
             self.store.apply_block(records)
             self.wal.note(seq, CATALOG, 0)
 
-    def intern(self, names: list[str], t_s: int) -> list[int]:
-        keys = [f"{name},cluster=c,hostname=h".encode() for name in names]
+    def intern(self, names: list[str], t_s: int, cluster: str = "c") -> list[int]:
+        keys = [f"{name},cluster={cluster},hostname=h".encode() for name in names]
         offsets = np.cumsum([0] + [len(key) for key in keys]).astype(np.int64).tobytes()
         times = np.full(len(keys), t_s, np.int64).tobytes()
         refs, _, _, log = self.store.directory.intern(b"".join(keys), offsets, times, b"")
@@ -93,6 +89,13 @@ class Machine:
             self.wal.append(CATALOG, 0, 0, log)
         self.store.directory.publish()
         return [int(ref) for ref in np.frombuffer(refs, np.uint64)]
+
+    def remove(self, slot: int) -> None:
+        """Take a series out, as the persister does when nobody uses it any more."""
+        self.store.directory.remove_begin(slot)
+        records = self.store.remove_finish(slot)
+        self.wal.append(CATALOG, 0, 0, records)
+        self.store.directory.publish()
 
     def entries(self) -> dict[tuple[int, int, int], bytes]:
         """What a snapshot of the memory at rest would hold, by (slot, generation, n)."""
@@ -106,9 +109,11 @@ class Machine:
             offset += size
         return found
 
-    def snapshot(self, log_seq: int) -> None:
+    def snapshot(
+        self, log_seq: int, unsound: Collection[int] = (), progress: Progress | None = None
+    ) -> SnapshotInfo:
         reader = DirectoryReader(Segment(self.directory_words))
-        write_snapshot(
+        return write_snapshot(
             self.files,
             self.dir,
             log_seq,
@@ -119,6 +124,8 @@ class Machine:
             durable=self.wal.durable,
             pause_s=0.0002,
             verify=True,
+            unsound=unsound,
+            progress=progress,
         )
 
 

@@ -86,7 +86,8 @@ def test_a_door_without_descriptors_waits_instead_of_spinning_and_loses_nobody(
 
         door = Door(directory, admit, lambda _which: True)
         door.listen()
-        monkeypatch.setitem(door._listeners, "ingest", NoneLeft(door._listeners["ingest"]))
+        listener = door._listeners["ingest"]
+        monkeypatch.setattr(listener, "sock", NoneLeft(listener.sock))
         door.open("ingest")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(directory / "run" / "ingest.sock"))

@@ -28,8 +28,14 @@ def machine(directory: Path) -> Machine:
 
 
 class Slot:
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+
     def add(self, name: str, n: int = 1) -> None:
-        pass
+        self.words[name] = self.words.get(name, 0) + n
+
+    def set(self, name: str, value: int) -> None:
+        self.words[name] = value
 
 
 class Rig:
@@ -45,8 +51,11 @@ class Rig:
         self.directory = store.store.directory
         self.samples = store.store.samples
         self.slot = Slot()
-        self.spec = SimpleNamespace(store_dir=str(store.dir), instance=1, segments={})
-        self.config = SimpleNamespace(retention_s=3600, snapshot_interval_s=0, wal_bytes=1)
+        self.spec = SimpleNamespace(store_dir=str(store.dir), directory=store.dir, instance=1, segments={})
+        self.config = SimpleNamespace(
+            retention_s=3600, snapshot_interval_s=0, wal_bytes=1, snapshot_stop_limit_s=10
+        )
+        self.mark_applied = lambda: None
         self._unlogged: deque[bytes] = deque()
         self.housekeeping = Housekeeping(self, Files(), Report())  # type: ignore[arg-type]  # what it needs of a persister
 
@@ -64,13 +73,21 @@ class Helper:
     returncode = 0
 
     def __init__(self, rig: Rig, job: dict[str, Any]) -> None:
-        self._rig, self._job = rig, job
+        self._rig = rig
+        self._job: dict[str, Any] | None = job
 
-    async def communicate(self) -> tuple[bytes, None]:
+        self.stdout = self
+
+    async def readline(self) -> bytes:
+        if self._job is None:
+            return b""
         self._rig.wal.flush(10)
         self._rig.machine.snapshot(self._job["seq"])
-        found = {"series": 0, "bytes": 0, "oldest_kept_seq": 0}
-        return json.dumps(found).encode(), None
+        self._job = None
+        return json.dumps({"done": {"series": 0, "bytes": 0, "oldest_kept_seq": 0}}).encode()
+
+    async def wait(self) -> int:
+        return self.returncode
 
 
 def refuse_once(monkeypatch: pytest.MonkeyPatch, wal: Any) -> None:
@@ -98,7 +115,7 @@ def test_a_snapshot_holds_a_definition_that_the_log_refused_at_first(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio, "create_subprocess_exec", helper)
-        asyncio.run(rig.housekeeping._run_helper())
+        asyncio.run(rig.housekeeping.snapshots.run_helper())
     store.wal.close()
     again = machine(tmp_path)
     try:
@@ -152,7 +169,7 @@ def test_retention_passes_do_not_end_with_a_full_disk(
             await asyncio.sleep(0.001)
         await rig.housekeeping.stop()
 
-    rig.housekeeping._snapshot_seq = rig.wal.written
+    rig.housekeeping.snapshots.seq = rig.wal.written
     asyncio.run(asyncio.wait_for(run(), 30))
     assert tries == [0, 0]
     store.wal.close()
@@ -170,14 +187,14 @@ def test_a_snapshot_that_fails_is_not_tried_again_after_every_block(
         tries.append(1)
         raise StorageError("cannot write: no space")
 
-    monkeypatch.setattr(rig.housekeeping, "_run_helper", fail)
+    monkeypatch.setattr(rig.housekeeping.snapshots, "run_helper", fail)
 
     async def run() -> None:
         for _ in range(20):
             rig.housekeeping.look_at_log()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        rig.housekeeping._snapshot_seq = rig.wal.written
+        rig.housekeeping.snapshots.seq = rig.wal.written
         await rig.housekeeping.stop()
 
     asyncio.run(asyncio.wait_for(run(), 30))

@@ -19,6 +19,7 @@ from mstore.persistence.recovery import recover
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from tests.stores import until
+from tests.targets import LogOnly
 
 
 class BadSectors(Files):
@@ -53,10 +54,7 @@ def test_a_segment_with_bad_sectors_is_left_for_another(tmp_path: Path, n_before
     files.bad = -1
     assert wal.close()
     found: list[bytes] = []
-    report = recover(
-        Files(), tmp_path, apply=lambda payload: found.append(bytes(payload)),
-        apply_definition=lambda _records: None, load_chunk=lambda *_: 1,
-    )  # fmt: skip
+    report = recover(Files(), tmp_path, LogOnly(lambda payload: found.append(bytes(payload))))
     assert found == payloads
     assert not report.damaged
     assert report.log.torn is None

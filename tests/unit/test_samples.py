@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mstore.kernels._samples import LOAD_STALE, LOADED, STOPPED_NO_ROOM, STOPPED_OTHER
+from mstore.limits import SERIES_SLOTS_MAX
 from mstore.shm import chunks, layout
 from tests.samples_rig import Rig, column, pad, row, scatter, stamped
 
@@ -77,6 +78,21 @@ def test_a_link_table_grows_to_2_to_the_15_chunks_and_then_lets_the_oldest_go() 
         assert [n for n, _ in numbers(rig, slot)] == [5, 100, 600, 5000, last, last + 3]
         assert rig.kernel.out_of_span == 1
         chunks.validate(rig.series[:1], rig.samples, rig.kernel.committed_bytes)
+
+
+@pytest.mark.parametrize("step", [1, 60, 7])
+@pytest.mark.parametrize("phase", [0, 1, 511 * 7, 512 * 7 - 1])
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_the_oldest_sample_that_workers_accept_has_a_place_beside_the_newest(
+    step: int, phase: int, newest_first: bool
+) -> None:
+    with Rig(extents=16) as rig:
+        slot = rig.add(step, anchor_s=0)
+        oldest = 3 * 10**9 + phase
+        blocks = [row(slot, oldest, [1]), row(slot, oldest + step * SERIES_SLOTS_MAX, [2])]
+        result = rig.kernel.apply(b"".join(blocks[::-1] if newest_first else blocks))
+        assert (result.n_samples, result.n_stale, rig.kernel.out_of_span) == (2, 0, 0)
+        assert len(chunks.read_grid(rig.series[slot], rig.samples)) == 2
 
 
 def test_samples_of_another_generation_of_a_free_slot_or_of_no_slot_are_stale() -> None:
@@ -195,6 +211,29 @@ def test_apply_stops_at_the_cap_and_goes_on_when_there_is_room_again() -> None:
         rest = rig.kernel.apply(block[result.stopped_at :])
         assert result.n_samples + rest.n_samples == 32 * 8192
         assert len(chunks.read_grid(rig.series[slot], rig.samples)) == 32 * 8192
+
+
+def test_rows_that_are_applied_together_stop_at_the_record_that_finds_no_room() -> None:
+    with Rig(300, extents=16, cap_extents=1) as rig:
+        rig.add(60, anchor_s=-30, count=300)
+        ticks = [row(0, 60 * i, np.full(300, i)) for i in range(20)]
+        result = rig.kernel.apply(b"".join(ticks))
+        # A first chunk holds 16 values; the next size would need a second extent.
+        assert (result.why, result.stopped_at) == (STOPPED_NO_ROOM, 16 * len(ticks[0]))
+        assert result.n_samples == 16 * 300
+        rig.kernel.set_cap(0)
+        assert rig.kernel.apply(b"".join(ticks[16:])).n_samples == 4 * 300
+        for slot in (0, 1, 299):
+            assert chunks.read_grid(rig.series[slot], rig.samples) == {i: i for i in range(20)}
+
+
+def test_rows_whose_slots_pass_the_last_number_there_is_are_stale() -> None:
+    with Rig(300) as rig:
+        rig.add(60, anchor_s=-30, count=300)
+        last = 2**32 - 10
+        result = rig.kernel.apply(row(last, 0, np.ones(300)) + row(last - 1, 60, np.ones(300)))
+        assert (result.n_samples, result.n_stale) == (0, 600)
+        assert rig.kernel.used_bytes() == 0
 
 
 def test_a_full_file_system_is_no_room_and_keeps_the_errno() -> None:
@@ -326,7 +365,7 @@ def test_a_malformed_record_is_refused_with_its_offset_and_what_precedes_it_is_a
         rig.add(60)
         good = row(0, 0, [1.0])
         for call in (rig.kernel.apply, lambda records: rig.kernel.need(records, 0)):
-            with pytest.raises(ValueError, match="no whole sample record") as caught:
+            with pytest.raises(ValueError, match="malformed record at offset") as caught:
                 call(good + bad)
             assert caught.value.args[1] == len(good)
         assert len(chunks.read_grid(rig.series[0], rig.samples)) == 1

@@ -1,11 +1,8 @@
-"""Snapshots of stores built by hand from the layout's dtypes: no code of the writers is needed here."""
+"""Snapshots of stores built by hand: what is written, in which order, and what is refused."""
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,271 +12,86 @@ from numpy.typing import NDArray
 
 from mstore.errors import CorruptRecord, InvariantBroken, LayoutMismatch, StorageError
 from mstore.kernels import reference_snapshot
-from mstore.kernels._segment import Segment
-from mstore.kernels._snapshot import ChunkCopier
-from mstore.persistence import snapshot as snapshots
+from mstore.kernels._snapshot import ChunkCopier, series_by_cluster
+from mstore.persistence import snapshot_files
 from mstore.persistence.blocks import Payload
-from mstore.persistence.files import Files, snapshot_dir, snapshot_name
-from mstore.persistence.snapshot import (
-    LOADED,
-    STALE,
-    SnapshotInfo,
-    check_snapshot,
-    list_snapshots,
-    load_snapshot,
-    write_snapshot,
+from mstore.persistence.files import (
+    Files,
+    chunks_name,
+    definitions_name,
+    generation_of,
+    snapshot_dir,
+    snapshot_name,
 )
+from mstore.persistence.restore import Loaded, load_snapshots
+from mstore.persistence.snapshot import check_snapshot, list_snapshots, write_snapshot
+from mstore.persistence.snapshot_files import read_manifest
 from mstore.shm import layout
-
-SERIES_AT = 2 * layout.PAGE_BYTES
-N_SERIES = 16
-
-
-@dataclass
-class HandMade:
-    """A directory segment with a series table and a samples segment with chunks, written word by word."""
-
-    store: bytearray = field(default_factory=lambda: bytearray(SERIES_AT + N_SERIES * layout.SERIES.itemsize))
-    samples: bytearray = field(default_factory=lambda: bytearray(layout.SAMPLES_DATA + 64 * 1024))
-    end: int = layout.SAMPLES_DATA
-    stamp: int = 0
-
-    def __post_init__(self) -> None:
-        words = np.frombuffer(self.store, layout.DIRECTORY, count=1, offset=layout.DIRECTORY_AT)
-        words["regions"]["offset"][0, layout.REGION_NAMES.index("series")] = SERIES_AT
-        words["n_series"] = N_SERIES
-        header = np.frombuffer(self.samples, layout.SEGMENT_HEADER, count=1)
-        header["committed_bytes"] = len(self.samples)
-
-    @property
-    def series(self) -> NDArray[np.void]:
-        return np.frombuffer(self.store, layout.SERIES, count=N_SERIES, offset=SERIES_AT)
-
-    def add_series(
-        self, slot: int, *, kind: int = 1, vtype: int = 1, columns: int = 1, generation: int = 1
-    ) -> None:
-        entry = self.series[slot : slot + 1]
-        entry["generation"], entry["kind"], entry["type"], entry["n_columns"] = (
-            generation,
-            kind,
-            vtype,
-            columns,
-        )
-        entry["flags"], entry["anchor_s"], entry["step_s"] = layout.SERIES_LIVE, 1000, 10
-
-    def take(self, size_class: int) -> int:
-        offset = self.end
-        self.end += layout.SIZE_CLASS_BYTES[size_class]
-        return offset
-
-    def link(self, offset: int, size_class: int) -> int:
-        self.stamp += 1
-        return offset >> 6 | size_class << 36 | self.stamp << 40
-
-    def add_chunk(
-        self, slot: int, n: int, values: NDArray[np.generic], size_class: int = 2, count: int = 512
-    ) -> int:
-        """Write a chunk and return its link word; `values` are the whole payload."""
-        entry = self.series[slot]
-        offset = self.take(size_class)
-        chunk = np.frombuffer(self.samples, layout.CHUNK, count=1, offset=offset)
-        for name in ("generation", "anchor_s", "step_s", "kind", "type", "n_columns"):
-            chunk[name] = entry[name]
-        chunk["series"], chunk["n"], chunk["size_class"] = slot, n, size_class
-        chunk["capacity"], chunk["count"] = count, count
-        if entry["kind"] == layout.KIND_STAMPED:
-            chunk["anchor_s"], chunk["t_max_ms"] = 5000, 9000
-        raw = values.tobytes()
-        assert len(raw) <= layout.SIZE_CLASS_BYTES[size_class] - 64
-        self.samples[offset + 64 : offset + 64 + len(raw)] = raw
-        return self.link(offset, size_class)
-
-    def set_links(self, slot: int, links: Sequence[tuple[int, int]]) -> None:
-        """(n, link word) of all chunks, through a table unless there is one."""
-        if len(links) == 1:
-            self.series[slot : slot + 1]["link0"] = links[0][1]
-            return
-        offset = self.take(layout.CLASS_TABLE_8)
-        words = np.frombuffer(self.samples, np.uint64, count=8, offset=offset)
-        words[:] = 0
-        for n, word in links:
-            words[n % 8] = word
-        self.series[slot : slot + 1]["table"] = offset << 8 | 3
-
-    def segments(self) -> tuple[Segment, Segment]:
-        return Segment(self.store), Segment(self.samples)
+from tests.snapshot_rig import CLUSTERS, DEFINITIONS, N_SERIES, HandMade, random_store, small_store, take
+from tests.targets import Collected, each_entry
 
 
-def small_store() -> tuple[HandMade, dict[tuple[int, int, int], bytes]]:
-    """Grid series of each type, a stamped one, negative chunk numbers; and what a snapshot holds of it."""
-    made = HandMade()
-    expected: dict[tuple[int, int, int], bytes] = {}
-    made.add_series(0)
-    first = np.full(16, np.nan, np.float32)
-    first[3:6] = [1.5, 2.5, 3.5]
-    made.set_links(0, [(0, made.add_chunk(0, 0, first, size_class=0, count=16))])
-    expected[0, 1, 0] = first[:6].tobytes()
-    made.add_series(2, vtype=layout.TYPE_F64, generation=7)
-    links = []
-    for n in (-1, 0, 2):
-        values = np.arange(512, dtype=np.float64) + n
-        values[-1] = np.nan
-        links.append((n, made.add_chunk(2, n, values, size_class=3)))
-        expected[2, 7, n] = values[:-1].tobytes()
-    made.set_links(2, links)
-    made.add_series(3, vtype=layout.TYPE_U64)
-    counts = np.full(512, layout.U64_MISSING, np.uint64)
-    counts[0] = 12
-    made.set_links(3, [(0, made.add_chunk(3, 0, counts, size_class=3))])
-    expected[3, 1, 0] = counts[:1].tobytes()
-    made.add_series(5, kind=layout.KIND_STAMPED, vtype=0, columns=2)
-    rows = np.array([[5000, 1, 2], [9000, 3, 4], [0, 0, 0]], np.int64)
-    link = made.add_chunk(5, 0, rows, size_class=1, count=18)
-    made.set_links(5, [(0, link)])
-    chunk = np.frombuffer(made.samples, layout.CHUNK, count=1, offset=(link & (1 << 36) - 1) << 6)
-    chunk["count"] = 2
-    expected[5, 1, 0] = rows[:2].tobytes()
-    made.add_series(6)  # no chunk at all
-    made.add_series(7)
-    made.set_links(7, [(0, made.add_chunk(7, 0, np.full(512, np.nan, np.float32)))])
-    return made, expected
+def load(directory: Path, **more: Any) -> tuple[Collected, Loaded]:
+    target = Collected(CLUSTERS)
+    return target, load_snapshots(Files(), directory, target, **more)
 
 
-def definition(number: int) -> bytes:
-    return struct.pack("<HBBIQ", 16, 0, 0, 16, number)
-
-
-def take(
-    directory: Path, made: HandMade, log_seq: int = 77, files: Files | None = None, **more: object
-) -> SnapshotInfo:
-    store, samples = made.segments()
-    blocks = [definition(1) + definition(2), definition(3)]
-    return write_snapshot(
-        files or Files(),
-        directory,
-        log_seq,
-        blocks,
-        store,
-        samples,
-        written=lambda: log_seq,
-        durable=lambda: log_seq,
-        pause_s=0,
-        verify=bool(more.get("verify")),
-    )
-
-
-def load(
-    path: Path, log_seq: int = 77
-) -> tuple[list[bytes], dict[tuple[int, int, int], bytes], SnapshotInfo]:
-    definitions: list[bytes] = []
-    chunks: dict[tuple[int, int, int], bytes] = {}
-
-    def load_chunk(slot: int, generation: int, n: int, header: memoryview, payload: memoryview) -> int:
-        assert len(header) == 64
-        chunks[slot, generation, n] = bytes(payload)
-        return LOADED
-
-    info, loaded = load_snapshot(
-        Files(), path, log_seq, lambda record: definitions.append(bytes(record)), load_chunk
-    )
-    assert loaded.n_chunks == len(chunks) == info.n_chunks
-    return definitions, chunks, info
+def names_of(directory: Path) -> list[str]:
+    return Files().list(snapshot_dir(directory))
 
 
 def test_a_snapshot_gives_back_every_definition_and_chunk(tmp_path: Path) -> None:
     made, expected = small_store()
     info = take(tmp_path, made, verify=True)
-    definitions, chunks, read = load(info.path)
-    assert definitions == [definition(1) + definition(2), definition(3)]
-    assert chunks == expected
-    assert read == info
+    target, loaded = load(tmp_path)
+    assert target.definitions == DEFINITIONS
+    assert target.chunks == expected
+    assert loaded.snapshot == info == check_snapshot(Files(), info.path, 77)
     assert (info.n_series, info.n_chunks, info.log_seq, info.definition_bytes) == (6, 6, 77, 48)
     assert info.t_min == 1000 + 5 - 512 * 10
     assert info.t_max == 1000 + 5 + (2 * 512 + 510) * 10
+    assert info.n_bytes == sum(path.stat().st_size for path in snapshot_dir(tmp_path).iterdir())
+    assert (loaded.n_chunks, loaded.refused, loaded.before_log_seq) == (6, [], 77)
+
+
+def test_every_cluster_has_a_file_named_by_numbers(tmp_path: Path) -> None:
+    made, _ = small_store()
+    info = take(tmp_path, made)
+    manifest = read_manifest(Files(), info.path, 77)
+    stem = f"{77:016x}.{manifest.id:016x}"
+    assert names_of(tmp_path) == [
+        f"{stem}.00000001.chunks", f"{stem}.00000002.chunks", f"{stem}.definitions", f"{77:016x}.snapshot",
+    ]  # fmt: skip
+    held = {cluster: part.totals for cluster, part in manifest.chunks().items()}
+    assert {cluster: (one.n_series, one.n_chunks) for cluster, one in held.items()} == {1: (3, 5), 2: (3, 1)}
 
 
 def test_the_copied_header_tells_kind_type_grid_and_stamps(tmp_path: Path) -> None:
     made, _ = small_store()
-    headers: dict[int, NDArray[np.void]] = {}
-
-    def load_chunk(slot: int, generation: int, n: int, header: memoryview, payload: memoryview) -> int:
-        headers[slot] = np.frombuffer(bytes(header), layout.CHUNK)[0]
-        return STALE
-
-    info = take(tmp_path, made)
-    _, loaded = load_snapshot(Files(), info.path, 77, lambda record: None, load_chunk)
-    assert loaded.n_stale == 6
-    stamped: Any = headers[5]
-    grid: Any = headers[2]
+    take(tmp_path, made)
+    target, _ = load(tmp_path)
+    headers: dict[int, Any] = {slot: header for (slot, _, _), header in target.headers.items()}
+    stamped, grid = headers[5], headers[2]
     assert (grid["anchor_s"], grid["step_s"], grid["count"]) == (1000, 10, 511)
     assert (stamped["kind"], stamped["n_columns"], stamped["count"]) == (2, 2, 2)
     assert (stamped["anchor_s"], stamped["t_max_ms"], stamped["seq"]) == (5000, 9000, 0)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, set[bytes]]:
-    """(bytes of a small snapshot, payloads in it)"""
-    made, expected = small_store()
-    for slot in (2, 3):
-        made.series[slot : slot + 1]["flags"] = 0
-    info = take(tmp_path_factory.mktemp("snapshot"), made)
-    assert info.n_bytes < 1200
-    return info.path.read_bytes(), set(expected.values())
-
-
-class Image(Files):
-    """One file whose bytes are given."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def open(self, path: Path, *, writable: bool = False) -> int:
-        return 0
-
-    def close(self, fd: int) -> None:
+def test_the_manifest_tells_how_much_memory_chunks_of_each_age_take(tmp_path: Path) -> None:
+    made, _ = small_store()
+    info = take(tmp_path, made, retention_s=256 * 120)
+    manifest = read_manifest(Files(), info.path, 77)
+    assert (manifest.age_s, len(manifest.memory_by_age)) == (120, 257)
+    assert sum(manifest.memory_by_age) == 128 + 3 * 4160 + 4160 + 512
+    assert manifest.memory_by_age[-1] == sum(manifest.memory_by_age), "all of it is decades old"
+    copier = ChunkCopier(*made.segments(), now_s=20_000, age_s=1000)
+    while copier.fill(bytearray(4160)):
         pass
-
-    def size(self, fd: int) -> int:
-        return len(self.content)
-
-    def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
-        return self.content[offset : offset + n_bytes]
-
-
-def refuses(content: bytes) -> str:
-    handed_on: list[int] = []
-
-    def load_chunk(slot: int, generation: int, n: int, header: memoryview, payload: memoryview) -> int:
-        handed_on.append(slot)
-        return LOADED
-
-    with pytest.raises(CorruptRecord) as caught:
-        load_snapshot(Image(content), Path("s"), 77, lambda record: handed_on.append(0), load_chunk)
-    assert handed_on == [], "nothing is handed on from a file that is not sound"
-    return caught.value.message
-
-
-def test_every_flipped_byte_of_a_snapshot_is_detected(written: tuple[bytes, set[bytes]]) -> None:
-    content, _ = written
-    for offset in range(len(content)):
-        for mask in (0x01, 0xFF):
-            image = bytearray(content)
-            image[offset] ^= mask
-            assert refuses(bytes(image)), offset
-
-
-def test_every_truncation_of_a_snapshot_is_detected(written: tuple[bytes, set[bytes]]) -> None:
-    content, _ = written
-    for length in range(len(content)):
-        assert refuses(content[:length]), length
-
-
-def test_bytes_after_the_end_and_blocks_left_out_are_detected(written: tuple[bytes, set[bytes]]) -> None:
-    content, _ = written
-    assert "follows END" in refuses(content + b"\0")
-    begin = 40 + 16
-    assert refuses(content[begin:])
-    assert refuses(content[:begin] + content[begin + 40 + 32 :]), "the first block of definitions is missing"
+    ages = copier.memory_by_age()
+    # Grid chunks end with their last slot: 1000, 6120, 6120 (n 0) and 16360 s; the stamped one with 9 s.
+    assert {age: int(n) for age, n in enumerate(ages) if n} == {
+        3: 4160, 13: 128 + 4160 + 4160, 19: 4160 + 512,
+    }  # fmt: skip
 
 
 def test_a_snapshot_under_the_name_of_another_sequence_is_refused(tmp_path: Path) -> None:
@@ -288,14 +100,32 @@ def test_a_snapshot_under_the_name_of_another_sequence_is_refused(tmp_path: Path
         check_snapshot(Files(), info.path, 78)
 
 
-def test_a_sound_snapshot_of_a_newer_version_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_of_another_generation_under_a_name_of_this_one_is_refused(tmp_path: Path) -> None:
+    made, _ = small_store()
+    for log_seq in (10, 20):
+        take(tmp_path, made, log_seq)
+    older, newer = (
+        read_manifest(Files(), path, seq)
+        for seq, path in reversed(list_snapshots(Files(), snapshot_dir(tmp_path)))
+    )
+    part = newer.chunks()[1]
+    newer.path_of(part).write_bytes(older.path_of(older.chunks()[1]).read_bytes())
+    with pytest.raises(CorruptRecord, match="another kind or file"):
+        check_snapshot(Files(), newer.path, 20)
+
+
+@pytest.mark.parametrize("which", ["snapshot", "definitions", "chunks"])
+def test_a_sound_file_of_a_newer_version_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(snapshots, "VERSION", 2)
-    info = take(tmp_path, small_store()[0])
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot_files, "VERSION", 2)
+        newer = take(tmp_path / "newer", small_store()[0])
     with pytest.raises(LayoutMismatch, match="version 2"):
-        check_snapshot(Files(), info.path, 77)
+        check_snapshot(Files(), newer.path, 77)
+    with pytest.raises(LayoutMismatch, match="version 2"):
+        load(tmp_path / "newer")
+    assert any(name.endswith(which) for name in names_of(tmp_path / "newer"))
 
 
 def test_two_generations_are_kept_and_the_older_one_bounds_retirement(tmp_path: Path) -> None:
@@ -304,6 +134,40 @@ def test_two_generations_are_kept_and_the_older_one_bounds_retirement(tmp_path: 
     assert take(tmp_path, made, 20).oldest_kept_seq == 10
     assert take(tmp_path, made, 30).oldest_kept_seq == 20
     assert [seq for seq, _ in list_snapshots(Files(), snapshot_dir(tmp_path))] == [30, 20]
+    assert len(names_of(tmp_path)) == 2 * 4, "files of the removed generation are gone, too"
+
+
+def test_a_generation_that_was_found_damaged_does_not_count_as_kept(tmp_path: Path) -> None:
+    made, _ = small_store()
+    for log_seq in (10, 20):
+        take(tmp_path, made, log_seq)
+    assert take(tmp_path, made, 30, unsound={20}).oldest_kept_seq == 10
+    assert [seq for seq, _ in list_snapshots(Files(), snapshot_dir(tmp_path))] == [30, 10]
+    assert take(tmp_path, made, 40, unsound={10, 30}).oldest_kept_seq == 0, (
+        "one sound generation bounds nothing"
+    )
+    assert [seq for seq, _ in list_snapshots(Files(), snapshot_dir(tmp_path))] == [40, 30, 10]
+
+
+def test_a_second_snapshot_of_the_same_sequence_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    made, expected = small_store()
+    take(tmp_path, made, 10)
+    first = take(tmp_path, made, 20)
+    again = take(tmp_path, made, 20)
+    assert again.oldest_kept_seq == 10
+    assert len(names_of(tmp_path)) == 2 * 4
+    assert again.created_ns > first.created_ns
+    assert load(tmp_path)[0].chunks == expected
+
+
+def test_what_a_killed_helper_left_is_removed_by_the_next_snapshot(tmp_path: Path) -> None:
+    made, _ = small_store()
+    take(tmp_path, made, 10)
+    folder = snapshot_dir(tmp_path)
+    (folder / f"{15:016x}.{7:016x}.definitions.tmp").write_bytes(b"half")
+    (folder / f"{15:016x}.{7:016x}.00000001.chunks").write_bytes(b"named, but its manifest never was")
+    take(tmp_path, made, 20)
+    assert [name for name in names_of(tmp_path) if name.startswith(f"{15:016x}")] == []
 
 
 def test_a_snapshot_gets_its_name_only_when_the_log_is_durable_behind_it(tmp_path: Path) -> None:
@@ -312,7 +176,7 @@ def test_a_snapshot_gets_its_name_only_when_the_log_is_durable_behind_it(tmp_pat
     asked: list[bool] = []
 
     def durable() -> int:
-        asked.append((snapshot_dir(tmp_path) / snapshot_name(5)).exists())
+        asked.append(any(not name.endswith(".tmp") for name in names_of(tmp_path)))
         return 4 + len(asked)
 
     write_snapshot(Files(), tmp_path, 5, [], store, samples, written=lambda: 9, durable=durable, pause_s=0)
@@ -333,6 +197,10 @@ class Failing(Files):
             raise StorageError(f"injected into {what}")
         self.done.append(what)
 
+    def create(self, path: Path, allocate_bytes: int = 0) -> int:
+        self._count("create")
+        return super().create(path, allocate_bytes)
+
     def pwritev(self, fd: int, buffers: Sequence[Payload], offset: int) -> None:
         self._count("write")
         super().pwritev(fd, buffers, offset)
@@ -350,26 +218,62 @@ class Failing(Files):
         super().sync_path(path)
 
     def unlink(self, path: Path) -> None:
-        self._count("unlink")
+        if path.exists():
+            self._count("unlink " + path.suffix)
         super().unlink(path)
 
 
-def test_whatever_operation_fails_the_older_snapshot_stays_and_nothing_half_done_has_a_name(
-    tmp_path: Path,
-) -> None:
+def test_names_come_after_contents_and_the_manifest_comes_last(tmp_path: Path) -> None:
+    made, _ = small_store()
+    for log_seq in (10, 20):
+        take(tmp_path, made, log_seq)
+    complete = Failing(0)
+    take(tmp_path, made, 30, complete)
+    order = [what for what in complete.done if what not in ("write", "create")]
+    parts = ["fdatasync"] * 3 + ["rename"] * 3 + ["sync_path"]
+    manifest = ["fdatasync", "rename", "sync_path"]
+    removal = ["unlink .snapshot", "sync_path", "unlink .chunks", "unlink .chunks", "unlink .definitions"]
+    assert order == parts + manifest + removal
+
+
+def test_whatever_operation_fails_the_older_snapshots_stay_and_space_is_given_back(tmp_path: Path) -> None:
     made, expected = small_store()
     take(tmp_path, made, 10)
     take(tmp_path, made, 20)
     complete = Failing(0)
     take(tmp_path, made, 30, complete)
-    order = [what for what in complete.done if what != "write"]
-    assert order == ["unlink", "fdatasync", "rename", "sync_path", "unlink"], "names only after contents"
     for fail_at in range(1, len(complete.done) + 1):
+        files = Failing(fail_at)
         with pytest.raises(StorageError, match="injected"):
-            take(tmp_path, made, 40, Failing(fail_at))
-        for seq, path in list_snapshots(Files(), snapshot_dir(tmp_path)):
-            assert load(path, seq)[1] == expected
-        assert 30 in [seq for seq, _ in list_snapshots(Files(), snapshot_dir(tmp_path))]
+            take(tmp_path, made, 40, files)
+        assert not any(name.endswith(".tmp") for name in names_of(tmp_path)), files.done
+        generations = list_snapshots(Files(), snapshot_dir(tmp_path))
+        assert len(generations) >= 2
+        for log_seq, path in generations:
+            check_snapshot(Files(), path, log_seq)
+        target, loaded = load(tmp_path)
+        assert (target.chunks, loaded.refused) == (expected, [])
+
+
+def test_progress_rises_to_the_whole(tmp_path: Path) -> None:
+    told: list[tuple[float, int]] = []
+    info = take(tmp_path, small_store()[0], progress=lambda share, n_bytes: told.append((share, n_bytes)))
+    assert told == sorted(told)
+    assert told[-1] == (1.0, info.n_bytes)
+
+
+def test_a_paced_snapshot_syncs_every_slice(tmp_path: Path) -> None:
+    made = HandMade(samples=bytearray(layout.SAMPLES_DATA + 2_000_000))
+    for slot in range(N_SERIES):
+        made.add_series(slot, vtype=layout.TYPE_F64)
+        made.set_links(slot, [(n, made.add_chunk(slot, n, np.arange(512.0), size_class=3)) for n in range(8)])
+    files = Failing(0)
+    take(tmp_path, made, 1, files, pause_s=1e-6)
+    assert files.done.count("fdatasync") == 5, "two slices of chunks, and the end of each of three files"
+    assert load(tmp_path)[1].n_samples == N_SERIES * 8 * 512
+
+
+# --- the kernel
 
 
 def test_a_link_that_leads_nowhere_is_refused_not_followed() -> None:
@@ -388,80 +292,103 @@ def test_a_link_table_that_leads_nowhere_is_refused_not_followed() -> None:
         copier.fill(bytearray(4160))
 
 
+def copied(made: HandMade, size: int, *chosen: NDArray[np.uint32]) -> bytes:
+    copier = ChunkCopier(*made.segments(), *chosen)
+    out = bytearray(size)
+    parts = []
+    while used := copier.fill(out):
+        parts.append(bytes(out[:used]))
+    return b"".join(parts)
+
+
 def test_slices_of_any_size_give_the_same_entries() -> None:
     made, _ = small_store()
-    found = []
+    twin = reference_snapshot.copy_chunks(made.store, made.samples)
     for size in (4160, 5000, 256 * 1024):
-        copier = ChunkCopier(*made.segments())
-        out = bytearray(size)
-        parts = []
-        while used := copier.fill(out):
-            parts.append(bytes(out[:used]))
-        found.append(b"".join(parts))
-    assert found[0] == found[1] == found[2]
-    assert len(found[0]) > 5000
+        assert copied(made, size) == twin
+    with pytest.raises(ValueError, match="4160"):
+        ChunkCopier(*made.segments()).fill(bytearray(4159))
 
 
-def test_the_kernel_copies_what_the_reference_copies() -> None:
-    seed = int(os.environ.get("MSTORE_SEED", "1"))
+def test_the_kernel_copies_what_the_reference_copies(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for round_ in range(20):
         made = random_store(rng)
-        copier = ChunkCopier(*made.segments())
-        out = bytearray(4160)
-        parts = []
-        while used := copier.fill(out):
-            parts.append(bytes(out[:used]))
-        expected = reference_snapshot.copy_chunks(made.store, made.samples)
-        assert b"".join(parts) == expected, f"seed {seed}, round {round_}"
+        slots, generations, clusters = series_by_cluster(made.segments()[0])
+        twin = reference_snapshot.series_by_cluster(made.store)
+        assert [slots.tolist(), generations.tolist(), clusters.tolist()] == list(twin), f"round {round_}"
+        for cluster in (0, 1, 2):
+            chosen = clusters == cluster if cluster else np.ones(len(slots), bool)
+            text = copied(made, 4160, slots[chosen], generations[chosen])
+            expected = reference_snapshot.copy_chunks(made.store, made.samples, slots[chosen].tolist())
+            assert text == expected, f"round {round_}, cluster {cluster}"
+        assert copied(made, 4160) == reference_snapshot.copy_chunks(made.store, made.samples)
 
 
-def random_store(rng: np.random.Generator) -> HandMade:
-    """Series of all kinds and types, some free; chunks of all classes with holes, in a table."""
-    made = HandMade(samples=bytearray(layout.SAMPLES_DATA + 600_000))
-    dtypes: dict[int, Any] = dict(layout.TYPE_DTYPES)
-    for slot in range(N_SERIES):
-        kind, vtype = int(rng.integers(1, 3)), int(rng.integers(1, 4))
-        made.add_series(slot, kind=kind, vtype=vtype, columns=int(rng.integers(1, 4)))
-        width = 4 if vtype == layout.TYPE_F32 else 8
-        links = []
-        for n in rng.permutation(8)[: rng.integers(0, 8)].tolist():
-            size_class = int(rng.integers(0, 4))
-            room = layout.SIZE_CLASS_BYTES[size_class] - 64
-            if kind == layout.KIND_GRID:
-                count = min(room // width, 512)
-                values = rng.integers(0, 255, count).astype(dtypes[vtype])
-                missing = layout.U64_MISSING if vtype == layout.TYPE_U64 else np.nan
-                values[rng.random(count) < rng.random()] = missing
-                values[count - rng.integers(0, count + 1) :] = missing
-            else:
-                columns = int(made.series[slot]["n_columns"])
-                count = int(rng.integers(0, room // (8 + 8 * columns) + 1))
-                values = rng.integers(0, 1 << 40, (count, 1 + columns))
-            links.append((n, made.add_chunk(slot, n, values, size_class, count)))
-        if links:
-            made.set_links(slot, links)
-        if rng.random() < 0.2:
-            made.series[slot : slot + 1]["flags"] = 0
-    return made
+def test_the_series_of_each_cluster_are_told_and_copied_apart() -> None:
+    made, expected = small_store()
+    found = series_by_cluster(made.segments()[0])
+    twin = reference_snapshot.series_by_cluster(made.store)
+    assert [column.tolist() for column in found] == [list(column) for column in twin]
+    slots, generations, clusters = found
+    assert dict(zip(slots.tolist(), clusters.tolist(), strict=True)) == CLUSTERS
+    for cluster in (1, 2):
+        chosen = clusters == cluster
+        text = copied(made, 4160, slots[chosen], generations[chosen])
+        assert text == reference_snapshot.copy_chunks(made.store, made.samples, slots[chosen].tolist())
+        assert {key for key, _, _ in each_entry(text)} == {
+            key for key in expected if CLUSTERS[key[0]] == cluster
+        }
 
 
-def test_a_slice_too_small_for_a_chunk_is_refused() -> None:
-    copier = ChunkCopier(*small_store()[0].segments())
-    with pytest.raises(ValueError, match="4160"):
-        copier.fill(bytearray(4159))
+def test_a_slot_that_changed_hands_since_it_was_listed_is_left_out() -> None:
+    made, _ = small_store()
+    slots, generations, _ = series_by_cluster(made.segments()[0])
+    made.series[2:3]["generation"] = 8
+    text = copied(made, 4160, slots, generations)
+    assert {key[0] for key, _, _ in each_entry(text)} == {0, 3, 5}
 
 
-def test_a_paced_snapshot_syncs_every_slice(tmp_path: Path) -> None:
-    made = HandMade(samples=bytearray(layout.SAMPLES_DATA + 2_000_000))
-    for slot in range(N_SERIES):
-        made.add_series(slot, vtype=layout.TYPE_F64)
-        links = []
-        for n in range(8):
-            links.append((n, made.add_chunk(slot, n, np.arange(512.0), size_class=3)))
-        made.set_links(slot, links)
-    files = Failing(0)
+def test_a_series_of_a_level_that_is_not_there_is_a_broken_rule() -> None:
+    made, _ = small_store()
+    made.series[3:4]["level"] = 99
+    with pytest.raises(InvariantBroken, match="series 3 belongs to level 99"):
+        series_by_cluster(made.segments()[0])
+
+
+def test_chunks_of_free_series_are_not_copied() -> None:
+    made, expected = small_store()
+    made.series[2:3]["flags"] = 0
+    assert {key[0] for key, _, _ in each_entry(copied(made, 4160))} == {key[0] for key in expected} - {2}
+
+
+def test_a_directory_shorter_than_its_header_is_refused() -> None:
+    made, _ = small_store()
     store, samples = made.segments()
-    write_snapshot(files, tmp_path, 1, [], store, samples, written=lambda: 1, durable=lambda: 1, pause_s=1e-6)
-    assert files.done.count("fdatasync") == 3, "two slices of chunks, and the end"
-    assert load(snapshot_dir(tmp_path) / snapshot_name(1), 1)[2].n_slots == N_SERIES * 8 * 512
+    short = type(store)(bytearray(layout.PAGE_BYTES))
+    for call in (lambda: series_by_cluster(short), lambda: ChunkCopier(short, samples)):
+        with pytest.raises(ValueError, match="shorter than its own header"):
+            call()
+
+
+def test_names_of_parts_tell_their_generation_and_nothing_else_does() -> None:
+    assert generation_of(definitions_name(1000, 77)) == (1000, 77)
+    assert generation_of(chunks_name(1000, 77, 3)) == (1000, 77)
+    for name in (
+        snapshot_name(1000),
+        definitions_name(1000, 77) + ".tmp",
+        "x" + chunks_name(1, 2, 3),
+        "notes",
+    ):
+        assert generation_of(name) is None
+
+
+def test_a_second_name_for_a_file_outlives_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"content")
+    Files().link(first, second)
+    Files().link(first, second)
+    first.unlink()
+    assert second.read_bytes() == b"content"
+    with pytest.raises(StorageError, match="cannot link"):
+        Files().link(first, tmp_path / "c")

@@ -206,6 +206,17 @@ def test_nothing_to_evict_is_store_full(memories: list[Memory]) -> None:
         memory.store.apply_block(block)
 
 
+def test_what_was_evicted_in_vain_is_counted_all_the_same(memories: list[Memory]) -> None:
+    memory = memories[0]
+    slot, generation = fill(memory, 4)
+    memory.store.samples.set_cap(layout.SAMPLES_DATA)
+    times = (T0 + (9 + i) * SPAN for i in range(300))
+    block = b"".join(column(slot + 1, t, 60, np.ones(512), generation=generation) for t in times)
+    with pytest.raises(StoreFull) as caught:
+        memory.store.make_room(block, memory.log.append)
+    assert caught.value.details["evicted"] == 4
+
+
 def test_records_are_split_at_their_borders() -> None:
     records = b"".join(
         np.array((layout.REC_FREE, 0, 0, length), layout.RECORD).tobytes() + bytes(length - 8)

@@ -342,11 +342,14 @@ def test_a_directory_without_room_refuses_the_new_series_and_stores_the_others(r
 def test_another_error_of_the_persister_ends_the_connection_and_stores_nothing_of_the_batch(
     rig: IngestRig,
 ) -> None:
-    steps = TextSession(rig.engine).consume(HEADER + line("load", "a", 1))
+    session = TextSession(rig.engine)
+    steps = session.consume(HEADER + line("load", "a", 1))
     rig.run_until(steps, NeedReferences)
+    broken = MstoreError("the persister is broken")
     with pytest.raises(MstoreError, match="broken"):
-        steps.throw(MstoreError("the persister is broken"))
+        steps.throw(broken)
     assert rig.finish() == []
+    assert session.error_reply(broken, True) == b"error=error the persister is broken\n"
 
 
 def test_an_error_after_a_first_batch_leaves_that_batch_stored_whole(rig: IngestRig) -> None:
@@ -356,9 +359,12 @@ def test_an_error_after_a_first_batch_leaves_that_batch_stored_whole(rig: Ingest
     rig.run(session.consume(text[: len(HEADER) + len(line("load", "a", 0))]))
     steps = session.consume(text[len(HEADER) :])
     rig.run_until(steps, NeedReferences)
+    broken = MstoreError("the persister is broken")
     with pytest.raises(MstoreError, match="broken"):
-        steps.throw(MstoreError("the persister is broken"))
+        steps.throw(broken)
     assert len(rig.finish()) == n + 1
+    said = b"error=error written=%d rejected=0 ignored=0 durable=yes the persister is broken\n" % (n + 1)
+    assert session.error_reply(broken, True) == said
 
 
 # --- times
@@ -374,11 +380,20 @@ def test_stamped_series_keep_their_milliseconds(rig: IngestRig) -> None:
     assert rig.finish() == [Stored("c/a:beat", 1000 * NOW_S - 1, (7,))] * 2
 
 
-def test_without_retention_every_time_since_1970_is_accepted() -> None:
+def test_without_retention_a_series_reaches_as_far_back_as_its_links_and_no_further() -> None:
+    """What is older would be acknowledged, and then have no place beside the newest sample of its series."""
     rig = IngestRig(retention_s=0)
-    session = send(rig, HEADER, line("load", "a", 1, 0) + line("load", "a", 2, NOW_S + 3600))
-    assert session.reply(True).startswith(b"written=2 ")
-    assert [one.t for one in rig.finish()] == [0, NOW_S + 3600]
+    newest = NOW_S + 3600
+    oldest = newest - 60 * limits.SERIES_SLOTS_MAX
+    times = (oldest, newest, oldest - 1, 0, NOW_S)
+    text = b"".join(line("load", "a", i, t) for i, t in enumerate(times))
+    beats = b"# mstore cluster=c precision=ms\n" + line("beat", "a", "7i", 1)
+    for _ in range(2):
+        session = send(rig, HEADER, text)
+        assert session.reply(True) == b"written=3 rejected=2 ignored=0 durable=yes too_late=2\n"
+        assert [one.t for one in rig.finish()] == [oldest, newest, NOW_S]
+        rig.stored.clear()
+    assert send(rig, beats).reply(True).startswith(b"written=1 "), "rows have their own times and no reach"
     rig.close()
 
 

@@ -19,9 +19,9 @@ from mstore.errors import Degraded, StorageError
 from mstore.kernels import _wal
 from mstore.kernels._segment import Segment
 from mstore.persistence.blocks import BLOCK_HEADER_BYTES, CATALOG, SEGMENT_HEADER_BYTES, Payload
-from mstore.persistence.files import Files, wal_dir
+from mstore.persistence.files import Files, is_no_space, wal_dir
 from mstore.persistence.replay import LogReader, LogReport, finish_replay
-from mstore.persistence.wal import Wal, is_no_space
+from mstore.persistence.wal import Wal
 
 DURABLE = 4096 + 2 * 128
 STORE_DURABLE = 4096 + 3 * 128

@@ -1,0 +1,52 @@
+"""`mstore backup TARGET`: a copy of the store that a store can serve, while it runs or stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from mstore.cli import common, render
+
+NAMES = ("backup",)
+LIMIT_S = 3600
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(
+        commands,
+        "backup",
+        "copy the store into a new directory, also while it runs",
+        "mstore backup /backup/mstore-monday\nmstore serve --dir /backup/mstore-monday",
+        "Everything acknowledged as durable before is in the copy; each byte is checked on the way. TARGET appears "
+        "whole or not at all. The configuration file is not part of DIR: copy it, too.",
+    )
+    parser.add_argument("target", metavar="TARGET", type=Path, help="a directory that does not exist yet")
+    parser.add_argument(
+        "--limit",
+        metavar="TIME",
+        type=common.duration,
+        default=LIMIT_S,
+        help="how long the store keeps its log for this (default: 1h)",
+    )
+    common.json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mstore.workers.backup import backup
+
+    made = backup(common.store_dir(args), args.target, limit_s=args.limit)
+    if args.json:
+        common.print_json(asdict(made))
+        return 0
+    for text in made.warnings:
+        sys.stderr.write(f"mstore: warning: {text}\n")
+    print(
+        f"{made.target}: {render.size(made.n_bytes)}, {render.count(made.n_samples, 'sample')},"
+        f" up to block {made.seq:,} of the log, in {made.seconds:.2f} s"
+    )
+    where = f"snapshot of block {made.snapshot_seq:,}" if made.snapshot_seq else "no snapshot"
+    print(f"{where} and {render.count(made.n_blocks, 'block')} of the log; every byte was checked")
+    return 0

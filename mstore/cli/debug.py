@@ -1,0 +1,63 @@
+"""`mstore debug`: all that helps to understand a store, in one file or on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+from mstore import clock
+from mstore.cli import common
+
+NAMES = ("debug",)
+_FOLDER = "mstore-debug"
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(
+        commands,
+        "debug",
+        "collect stacks, counters, connections and messages of a store",
+        "mstore debug | less\nmstore debug -o report.tar.gz\nmstore debug -o - | ssh host 'cat > report.tar.gz'",
+        "Works while parts of the store are stuck: these are named. Status 1 when something did not answer. There are "
+        "names of hosts, metrics and users in it, and no samples.",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write a .tar.gz, - for standard output (default: text on it)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mstore.workers.debug import collect
+
+    bundle = collect(common.store_dir(args))
+    if args.output is None:
+        for name, text in bundle.texts.items():
+            print(f"==> {name} <==\n{text}")
+    elif args.output == "-":
+        sys.stdout.buffer.write(archive(bundle.texts))
+        sys.stdout.buffer.flush()
+    else:
+        Path(args.output).write_bytes(archive(bundle.texts))
+        print(bundle.texts["summary.txt"], end="")
+        print(f"{args.output}: {len(bundle.texts)} files")
+    return 0 if bundle.healthy else 1
+
+
+def archive(texts: dict[str, str]) -> bytes:
+    """A .tar.gz of these files in one folder."""
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb") as compressed,
+        tarfile.open(fileobj=compressed, mode="w") as tar,
+    ):
+        for name, text in texts.items():
+            content = text.encode()
+            entry = tarfile.TarInfo(f"{_FOLDER}/{name}")
+            entry.size, entry.mtime, entry.mode = len(content), clock.now_s(), 0o640
+            tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()

@@ -1,0 +1,3 @@
+from mstore.kernels._room import Room
+
+class GridSamples(Room): ...

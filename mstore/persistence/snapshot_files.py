@@ -1,0 +1,419 @@
+"""The files of one snapshot generation, as bytes: blocks, and the manifest that binds them; docs/format/snapshot.md.
+
+    SEQ.snapshot                 [BEGIN][FILES] .. [AGES][END]            the manifest, written last
+    SEQ.ID.definitions           [BEGIN][DEFINITIONS] .. [END]
+    SEQ.ID.CLUSTER.chunks        [BEGIN][CHUNKS] .. [END]                 one for each cluster that has series
+
+A file is valid iff
+    1. every block is: magic, version, the generation's id, its place as index, crc32c of header and payload,
+    2. the first block is BEGIN with the sequence, role and cluster that its name says, the last END, and nothing
+       follows,
+    3. END's crc32c equals that of the headers of all blocks before it (each holds the crc32c of its payload), and its
+       sequence is BEGIN's,
+    4. its length and the crc32c of all its headers are what the manifest says.
+A generation is valid iff its manifest and every file that it names are.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+
+from mstore.errors import CorruptRecord, LayoutMismatch
+from mstore.limits import KIB, MIB
+from mstore.persistence.files import Files, chunks_name, definitions_name
+
+MAGIC = 0x3130_534D  # "MS01"
+VERSION = 1
+BEGIN, DEFINITIONS, CHUNKS, END, FILES, AGES = 1, 2, 3, 4, 5, 6
+
+ROLE_DEFINITIONS, ROLE_CHUNKS, ROLE_MANIFEST = 1, 2, 3
+_CONTENT = {ROLE_DEFINITIONS: (DEFINITIONS,), ROLE_CHUNKS: (CHUNKS,), ROLE_MANIFEST: (FILES, AGES)}
+_ROLE_NAMES = {ROLE_DEFINITIONS: "definitions", ROLE_CHUNKS: "chunks", ROLE_MANIFEST: "a manifest"}
+
+SLICE_BYTES = 256 * KIB
+BLOCK_BYTES_MAX = 4 * MIB
+
+# magic, version, kind, length, entries, generation id, index, reserved; then the crc
+_HEADER = struct.Struct("<IHHIIQQI")
+_CRC = struct.Struct("<I")
+BLOCK_HEADER_BYTES = _HEADER.size + _CRC.size
+_BEGIN = struct.Struct("<QII")  # log sequence, role, cluster
+# log sequence, created_ns, series, chunks, slots, definition bytes, t_min, t_max, crc of all before, reserved
+_END = struct.Struct("<QQQQQQqqII")
+# role, cluster, file bytes, file crc, reserved, series, chunks, slots, t_min, t_max
+_FILE = struct.Struct("<IIQIIQQQqq")
+_AGES = struct.Struct("<qII")  # now_s, age_s, n; then n x u64
+_FILES_PER_BLOCK = BLOCK_BYTES_MAX // _FILE.size
+_SEARCH_BYTES = 1 * MIB
+
+assert BLOCK_HEADER_BYTES == 40
+assert (_BEGIN.size, _END.size, _FILE.size, _AGES.size) == (16, 72, 64, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a file holds."""
+
+    n_series: int = 0
+    n_chunks: int = 0
+    n_slots: int = 0
+    definition_bytes: int = 0
+    t_min: int = (1 << 63) - 1
+    """Seconds of the oldest slot; > t_max without chunks."""
+    t_max: int = -(1 << 63)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a generation, as its manifest names it."""
+
+    role: int
+    cluster: int
+    """Level id of the cluster; 0 of the definitions."""
+    n_bytes: int
+    crc: int
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What binds the files of a generation together."""
+
+    path: Path
+    log_seq: int
+    id: int
+    created_ns: int
+    n_bytes: int
+    """Of the manifest itself."""
+    parts: tuple[Part, ...]
+    now_s: int
+    age_s: int
+    memory_by_age: tuple[int, ...]
+    """Bytes of memory that the chunks take, by their age at now_s in steps of age_s; the last one: all older."""
+
+    def path_of(self, part: Part) -> Path:
+        return self.path.with_name(part_name(self.log_seq, self.id, part.role, part.cluster))
+
+    def definitions(self) -> Part:
+        return next(part for part in self.parts if part.role == ROLE_DEFINITIONS)
+
+    def chunks(self) -> dict[int, Part]:
+        """The files of chunks, by cluster."""
+        return {part.cluster: part for part in self.parts if part.role == ROLE_CHUNKS}
+
+    def expect(self, part: Part) -> Expected:
+        return Expected(self.log_seq, part.role, part.cluster, self.id, part.n_bytes, part.crc)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file must be; 0 and -1 where nobody knows."""
+
+    log_seq: int
+    role: int
+    cluster: int = 0
+    id: int = 0
+    n_bytes: int = -1
+    crc: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    kind: int
+    payload: memoryview
+    end: int
+    """Offset behind it."""
+    owner: int
+    """The generation's id."""
+    n_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bytes without a valid block."""
+
+    offset: int
+    n_bytes: int
+    reason: str
+
+
+def part_name(log_seq: int, generation_id: int, role: int, cluster: int) -> str:
+    if role == ROLE_DEFINITIONS:
+        return definitions_name(log_seq, generation_id)
+    return chunks_name(log_seq, generation_id, cluster)
+
+
+class BlockWriter:
+    """One file of blocks, paced so that the log's own syncs stay quick.
+
+    pause_s  after each slice, which is fdatasynced first; 0: never, only close() syncs
+    """
+
+    def __init__(self, files: Files, path: Path, expected: Expected, created_ns: int, pause_s: float) -> None:
+        self._files = files
+        self._expected = expected
+        self._created_ns = created_ns
+        self._pause_s = pause_s
+        self._index = 0
+        self._unsynced = 0
+        self.offset = 0
+        self.crc = 0
+        self.fd = files.create(path)
+
+    def begin(self) -> None:
+        found = self._expected
+        self.block(BEGIN, _BEGIN.pack(found.log_seq, found.role, found.cluster))
+
+    def block(self, kind: int, payload: bytes | memoryview, n_entries: int = 0) -> None:
+        assert len(payload) <= BLOCK_BYTES_MAX, "a block has 4 MiB at most"
+        head = _HEADER.pack(MAGIC, VERSION, kind, len(payload), n_entries, self._expected.id, self._index, 0)
+        head += _CRC.pack(crc32c(payload, crc32c(head)))
+        self._files.pwritev(self.fd, (head, payload), self.offset)
+        self.crc = crc32c(head, self.crc)  # the header holds the payload's
+        self.offset += len(head) + len(payload)
+        self._index += 1
+        self._unsynced += len(payload)
+        if self._unsynced >= SLICE_BYTES // 2 and self._pause_s > 0:
+            self._files.fdatasync(self.fd)
+            self._unsynced = 0
+            time.sleep(self._pause_s)
+
+    def finish(self, totals: Totals) -> Part:
+        """END and fdatasync; what the manifest says of this file."""
+        found = self._expected
+        end = _END.pack(
+            found.log_seq,
+            self._created_ns,
+            totals.n_series,
+            totals.n_chunks,
+            totals.n_slots,
+            totals.definition_bytes,
+            totals.t_min,
+            totals.t_max,
+            self.crc,
+            0,
+        )
+        self.block(END, end)
+        self._files.fdatasync(self.fd)
+        return Part(found.role, found.cluster, self.offset, self.crc, totals)
+
+    def close(self) -> None:
+        self._files.close(self.fd)
+
+
+def write_manifest(writer: BlockWriter, manifest: Manifest) -> int:
+    """All blocks of a manifest; the bytes of the file."""
+    parts = manifest.parts
+    for first in range(0, len(parts), _FILES_PER_BLOCK):
+        some = parts[first : first + _FILES_PER_BLOCK]
+        writer.block(FILES, b"".join(map(_pack_part, some)), len(some))
+    ages = np.array(manifest.memory_by_age, "<u8")
+    writer.block(AGES, _AGES.pack(manifest.now_s, manifest.age_s, len(ages)) + ages.tobytes(), len(ages))
+    return writer.finish(total(part.totals for part in parts)).n_bytes
+
+
+def total(several: Iterator[Totals]) -> Totals:
+    """The sums, and the whole span of time."""
+    found = Totals()
+    for one in several:
+        found = Totals(
+            found.n_series + one.n_series,
+            found.n_chunks + one.n_chunks,
+            found.n_slots + one.n_slots,
+            found.definition_bytes + one.definition_bytes,
+            min(found.t_min, one.t_min),
+            max(found.t_max, one.t_max),
+        )
+    return found
+
+
+def _pack_part(part: Part) -> bytes:
+    held = part.totals
+    return _FILE.pack(
+        part.role, part.cluster, part.n_bytes, part.crc, 0, held.n_series, held.n_chunks,
+        held.definition_bytes if part.role == ROLE_DEFINITIONS else held.n_slots, held.t_min, held.t_max,
+    )  # fmt: skip
+
+
+def _unpack_part(fields: tuple[int, ...]) -> Part:
+    role, cluster, n_bytes, crc, _, n_series, n_chunks, n_of_it, t_min, t_max = fields
+    sized = (0, n_of_it) if role == ROLE_DEFINITIONS else (n_of_it, 0)
+    return Part(role, cluster, n_bytes, crc, Totals(n_series, n_chunks, *sized, t_min, t_max))
+
+
+def read_manifest(files: Files, path: Path, log_seq: int) -> Manifest:
+    """raises CorruptRecord with path and offset; LayoutMismatch for a sound file of a newer version"""
+    parts: list[Part] = []
+    now_s, age_s, ages = 0, 1, ()
+    owner = created_ns = n_bytes = 0
+    for block in read_blocks(files, path, Expected(log_seq, ROLE_MANIFEST)):
+        owner, n_bytes = block.owner, block.end
+        if block.kind == FILES:
+            if len(block.payload) % _FILE.size:
+                raise corrupt(path, block.end, "half an entry of a file")
+            parts += map(_unpack_part, _FILE.iter_unpack(block.payload))
+        elif block.kind == AGES:
+            now_s, age_s, _ = _AGES.unpack_from(block.payload)
+            ages = tuple(np.frombuffer(block.payload, "<u8", offset=_AGES.size).tolist())
+        elif block.kind == END:
+            created_ns = _END.unpack(block.payload)[1]
+    if sum(part.role == ROLE_DEFINITIONS for part in parts) != 1:
+        raise corrupt(path, 0, "it does not name one file of definitions")
+    return Manifest(path, log_seq, owner, created_ns, n_bytes, tuple(parts), now_s, age_s, ages)
+
+
+def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]:
+    """Each block, every rule checked on the way; END comes last, and only behind it all of the file is known sound.
+
+    raises  CorruptRecord with path and offset; LayoutMismatch for a sound block of a newer version
+    """
+    fd = _open(files, path)
+    try:
+        size = files.size(fd)
+        if expected.n_bytes not in (-1, size):
+            raise corrupt(path, 0, f"the file has {size} bytes instead of {expected.n_bytes}")
+        offset = crc = index = kind = owner = 0
+        owner = expected.id
+        while kind != END:
+            head, block = _read_block(files, fd, path, offset, size)
+            kind, owner = block.kind, owner or block.owner
+            _check_place(path, offset, head, block, index, owner, expected)
+            if kind == END and (len(block.payload) != _END.size or _END.unpack(block.payload)[-2] != crc):
+                raise corrupt(path, offset, "END does not fit what stands before it")
+            crc = crc32c(head, crc)
+            offset, index = block.end, index + 1
+            if kind == END and offset != size:
+                raise corrupt(path, offset, "something follows END")
+            if kind == END and expected.crc not in (-1, crc):
+                raise corrupt(path, 0, "it is not the file that the manifest names")
+            yield block
+    finally:
+        files.close(fd)
+
+
+def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[Gap]) -> Iterator[Block]:
+    """Of a damaged file: every block that is sound and in its order; `gaps` gets what lies between them.
+
+    expected  with the generation's id: nothing else tells the blocks of this file from those of another; 0: that of
+              the first sound one
+    """
+    try:
+        fd = _open(files, path)
+    except CorruptRecord as failure:
+        gaps.append(Gap(0, 0, failure.details["reason"]))
+        return
+    try:
+        size = files.size(fd)
+        offset, index, kind, owner = 0, 0, 0, expected.id
+        while kind != END and offset < size:
+            try:
+                head, block = _read_block(files, fd, path, offset, size)
+                place = _HEADER.unpack_from(head)[6]
+                owner = owner or block.owner
+                if block.owner != owner or place < index:
+                    raise corrupt(path, offset, "a block of another file, or out of its order")
+            except CorruptRecord as failure:
+                stop = _next_magic(files, fd, offset + 8, size)
+                gaps.append(Gap(offset, stop - offset, failure.details["reason"]))
+                offset = stop
+                continue
+            kind, offset, index = block.kind, block.end, place + 1
+            yield block
+        if kind != END and not gaps:
+            gaps.append(Gap(offset, 0, "the file ends before its END block"))
+    finally:
+        files.close(fd)
+
+
+def fields_of(block: Block) -> dict[str, Any]:
+    """What a BEGIN, FILES, AGES or END says, by name; empty for blocks of records and of chunks.
+
+    raises  ValueError for a payload of another length
+    """
+    try:
+        if block.kind == BEGIN:
+            return dict(zip(("log_seq", "role", "cluster"), _BEGIN.unpack(block.payload), strict=True))
+        if block.kind == END:
+            names = (
+                "log_seq", "created_ns", "n_series", "n_chunks", "n_slots", "definition_bytes", "t_min", "t_max",
+                "crc_before",
+            )  # fmt: skip
+            return dict(zip(names, _END.unpack(block.payload)[: len(names)], strict=True))
+        if block.kind == FILES:
+            return {"files": [asdict(_unpack_part(fields)) for fields in _FILE.iter_unpack(block.payload)]}
+        if block.kind == AGES:
+            now_s, age_s, n = _AGES.unpack_from(block.payload)
+            ages = np.frombuffer(block.payload, "<u8", n, _AGES.size).tolist()
+            return {"now_s": now_s, "age_s": age_s, "memory_by_age": ages}
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    return {}
+
+
+def _next_magic(files: Files, fd: int, offset: int, size: int) -> int:
+    """Offset of the next word that may begin a block; blocks begin at multiples of 8."""
+    while offset < size:
+        text = files.pread(fd, _SEARCH_BYTES, offset)
+        words = np.frombuffer(text, "<u4", len(text) // 8 * 2)[::2]
+        found = np.flatnonzero(words == MAGIC)
+        if len(found):
+            return offset + 8 * int(found[0])
+        if len(text) < _SEARCH_BYTES:
+            break
+        offset += _SEARCH_BYTES
+    return size
+
+
+def _open(files: Files, path: Path) -> int:
+    if path.name not in files.list(path.parent):
+        raise corrupt(path, 0, "there is no such file")
+    return files.open(path)
+
+
+def _check_place(
+    path: Path, offset: int, head: bytes, block: Block, index: int, owner: int, expected: Expected
+) -> None:
+    place, reserved = _HEADER.unpack_from(head)[6:]
+    if place != index or reserved:
+        raise corrupt(path, offset, f"block {place} stands where {index} belongs")
+    allowed = (BEGIN,) if index == 0 else (*_CONTENT[expected.role], END)
+    if block.owner != owner or block.kind not in allowed:
+        raise corrupt(path, offset, "a block of another kind or file stands here")
+    if block.kind == BEGIN:
+        if len(block.payload) != _BEGIN.size:
+            raise corrupt(path, offset, "a BEGIN of another length")
+        log_seq, role, cluster = _BEGIN.unpack(block.payload)
+        if (log_seq, role, cluster) != (expected.log_seq, expected.role, expected.cluster):
+            what = _ROLE_NAMES[expected.role] + (
+                f" of cluster {expected.cluster}" if expected.cluster else ""
+            )
+            raise corrupt(path, offset, f"it does not hold {what} as of block {expected.log_seq}")
+
+
+def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tuple[bytes, Block]:
+    head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
+    if len(head) < BLOCK_HEADER_BYTES:
+        raise corrupt(path, offset, "the file ends before its END block")
+    magic, version, kind, length, n_entries, owner, _, _ = _HEADER.unpack_from(head)
+    if magic != MAGIC:
+        raise corrupt(path, offset, "no block magic")
+    if length > min(BLOCK_BYTES_MAX, size - offset - BLOCK_HEADER_BYTES):
+        raise corrupt(path, offset, f"a block of {length} bytes")
+    payload = memoryview(files.pread(fd, length, offset + BLOCK_HEADER_BYTES))
+    if crc32c(payload, crc32c(head[: _HEADER.size])) != _CRC.unpack_from(head, _HEADER.size)[0]:
+        raise corrupt(path, offset, "checksum mismatch")
+    if version != VERSION:
+        raise LayoutMismatch(f"{path} has snapshot version {version}; this mstore reads version {VERSION}")
+    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, n_entries)
+
+
+def corrupt(path: Path, offset: int, reason: str) -> CorruptRecord:
+    return CorruptRecord(f"{path} at {offset}: {reason}", path=str(path), offset=offset, reason=reason)

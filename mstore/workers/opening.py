@@ -1,0 +1,102 @@
+"""How the persister's memory is filled when it starts: read back from the files, or adopted as it was left.
+
+    cold   empty segments  <- newest snapshots, then the log behind them
+    warm   kept segments   <- the log behind the last block that was applied; mostly nothing
+
+Both end with the same log: everything read is durable, and the next block has the next sequence. The rules of adoption
+are those of adoption.py; the two that need log and links are checked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+from mstore.apply.pool import Pool
+from mstore.errors import StorageError
+from mstore.kernels._ring import RingReader
+from mstore.kernels._samples import Samples
+from mstore.kernels._segment import Segment
+from mstore.persistence.files import Files
+from mstore.persistence.recovery import Report, keep_details, newest_log_id, recover, resume, take_notes
+from mstore.shm.control import Control
+from mstore.shm.directory import DirectoryWriter
+from mstore.workers.adoption import NotAdopted
+from mstore.workers.progress import RecoveryProgress
+from mstore.workers.spec import WorkerSpec
+
+
+def open_samples(spec: WorkerSpec, directory: Segment, samples: Segment, fd: int) -> Samples:
+    """The writer of samples, over empty memory or over what was kept. raises NotAdopted"""
+    try:
+        return Samples(directory, samples, fd, 0, not spec.adopt)
+    except ValueError as error:
+        raise NotAdopted(f"the samples are damaged: {error}") from error
+
+
+def fill(
+    spec: WorkerSpec,
+    files: Files,
+    control: Control,
+    directory: DirectoryWriter,
+    pool: Pool,
+    rings: Sequence[RingReader],
+    retention_s: int,
+    tell: Callable[[str], None],
+) -> Report:
+    """Bring directory and samples to where the log ends.
+
+    tell    given a sentence now and then
+    raises  NotAdopted, StorageError, CorruptRecord, StoreFull
+    """
+    progress = RecoveryProgress(control.worker(spec.slot), tell)
+    if spec.adopt:
+        report = _warm(spec, files, control, directory, pool, rings)
+    else:
+        report = pool.recover(
+            lambda target: recover(files, spec.directory, target, retention_s=retention_s, progress=progress)
+        )
+    progress.end()
+    directory.publish()
+    control.applied = report.next_seq - 1
+    report.notes += take_notes(files, spec.directory)
+    with contextlib.suppress(StorageError):  # a full disk is no reason not to start
+        keep_details(files, spec.directory, report)
+    return report
+
+
+def _warm(
+    spec: WorkerSpec,
+    files: Files,
+    control: Control,
+    directory: DirectoryWriter,
+    pool: Pool,
+    rings: Sequence[RingReader],
+) -> Report:
+    """What the log holds behind `applied` is applied, again where that was begun: it is idempotent."""
+    if (found := newest_log_id(files, spec.directory)) != control.log_id:
+        raise NotAdopted(
+            f"the log in {spec.directory} is not the one this memory was filled from"
+            f" (its newest segment is {found:#x}, expected {control.log_id:#x})"
+        )
+    applied, durable = control.applied, control.durable
+    directory.show_removing()
+    report = pool.recover(lambda target: resume(files, spec.directory, applied, durable, apply=target.apply))
+    if report.finish is not None:
+        raise NotAdopted(f"what the log holds cannot be made durable: {report.summary()}")
+    if report.damaged or report.log.last_seq < applied:
+        raise NotAdopted(
+            f"the log does not hold what this memory holds up to block {applied}: {report.summary()}"
+        )
+    _settle(rings, report.positions)
+    return report
+
+
+def _settle(rings: Sequence[RingReader], positions: dict[int, int]) -> None:
+    """Each ring goes on where its last block in the log ends. All of the log is durable by now."""
+    for index, ring in enumerate(rings):
+        position = max(ring.drained(), positions.get(index, 0))
+        if position > ring.head():
+            raise NotAdopted(f"ring {index} ends at {ring.head()}, the log has drained it to {position}")
+        ring.set_drained(position)
+        ring.set_durable(position)

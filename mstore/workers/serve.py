@@ -1,0 +1,54 @@
+"""`mstore serve`: everything that is checked and taken before the supervisor runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import uvloop
+
+from mstore import paths
+from mstore.log import set_up_logging
+from mstore.persistence import files
+from mstore.workers import stacks
+from mstore.workers.process import hold_standard_descriptors, set_name
+from mstore.workers.settings import Settings
+from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
+from mstore.workers.supervisor import Supervisor
+from mstore.workers.systemd import Service
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    store_dir: Path,
+    config_path: Path | None,
+    ingest_workers: int | None,
+    query_workers: int | None,
+    *,
+    keep_memory: bool = False,
+) -> int:
+    """Run a store in the foreground until it is stopped; the exit status. raises MstoreError when it cannot start."""
+    check_platform()
+    hold_standard_descriptors()
+    set_up_logging("supervisor")
+    service = Service.from_environment(os.environ)
+    raise_descriptor_limit()
+    settings = Settings(config_path, (ingest_workers, query_workers), keep_memory=keep_memory)
+    for warning in settings.current.warnings:
+        log.warning("%s", warning)
+    store_dir = prepare_dir(store_dir)
+    for which in paths.SOCKETS:
+        paths.socket_path(store_dir, which)  # says so before anything is made when a path is too long
+    lock_fd = files.lock(store_dir)
+    try:
+        set_name("mstore")
+        stacks.register(store_dir, "supervisor")
+        files.remove_leftovers(files.Files(), store_dir)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Supervisor(store_dir, settings, lock_fd, service).run())
+    finally:
+        stacks.remove(store_dir)
+        os.close(lock_fd)

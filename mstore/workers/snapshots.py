@@ -1,0 +1,233 @@
+"""When snapshots are taken, and the helper process that writes them: the persister's side.
+
+A snapshot is due when the log has grown by wal_bytes since the last one, when snapshot_interval has passed and anything
+was written since, when somebody asks, and at a stop, for snapshot_stop_limit at most. One that fails is tried again
+after a while that doubles; the log holds everything meanwhile.
+
+    persister  --JOB-->  helper      prints a line of JSON now and then: {"share": 0.31, "bytes": 48213}, at the end
+               <-lines-              {"done": {...}} or {"failed": "why"}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mstore import clock
+from mstore.errors import MstoreError, StorageError
+from mstore.persistence.files import Files, snapshot_dir, stop_note_path
+from mstore.persistence.recovery import Report
+from mstore.persistence.snapshot import remove_unfinished
+
+if TYPE_CHECKING:
+    from mstore.workers.persister import Persister
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 5.0
+"""How often the clock is looked at; a configuration that was read again counts from then on."""
+_RETRY_S_MIN, _RETRY_S_MAX = 5.0, 600.0
+_TELL_EVERY_S = 10.0
+_LINE_BYTES_MAX = 64 << 10
+
+Answer = Callable[[dict[str, Any], MstoreError | None], None]
+
+
+class Snapshots:
+    """Owned by the persister. `settle` logs and publishes what the log refused before."""
+
+    def __init__(
+        self, persister: Persister, files: Files, report: Report, settle: Callable[[], None]
+    ) -> None:
+        self._persister = persister
+        self._files = files
+        self._settle = settle
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._waiting: list[Answer] = []
+        self.seq = report.snapshot_seq
+        """Everything up to here is in a sound snapshot."""
+        self._unsound = sorted({one.log_seq for one in report.snapshots_refused})
+        # The age of the snapshot and the log behind it outlive a restart: else one that is restarted often, or
+        # whose disk is slow, would never take another.
+        created_ns = report.snapshot.created_ns if report.snapshot else clock.now_ns()
+        self._last_s = clock.monotonic_s() - max(0.0, (clock.now_ns() - created_ns) / 1e9)
+        self._bytes_before = -report.log.n_bytes
+        self._retry_wait_s = self._retry_at_s = 0.0
+        self._stopped = self._given_up = False
+
+    def start(self) -> None:
+        self._look_at_clock()
+
+    # --- when
+
+    def look_at_log(self) -> None:
+        """Called after appending: a log that has grown enough asks for a snapshot."""
+        grown = self._persister.wal.bytes_written - self._bytes_before
+        if grown >= self._persister.config.wal_bytes:
+            self._take_if_possible()
+
+    def _look_at_clock(self) -> None:
+        if self._stopped:
+            return
+        interval_s = self._persister.config.snapshot_interval_s
+        overdue = interval_s and clock.monotonic_s() - self._last_s >= interval_s
+        if self._persister.wal.written > self.seq and (overdue or self._unsound):
+            self._take_if_possible()  # only one sound copy of something is left: do not wait for the interval
+        else:
+            self.look_at_log()
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look_at_clock)
+
+    def _take_if_possible(self) -> None:
+        if self._task is None and not self._stopped and clock.monotonic_s() >= self._retry_at_s:
+            self.request(lambda _details, _error: None)
+
+    def request(self, answer: Answer) -> None:
+        """Start a snapshot, or wait for the one under way; `answer` is called with its details or the error."""
+        self._waiting.append(answer)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._take())
+
+    async def stop(self, *, take: bool) -> None:
+        """End the timer; take a last snapshot, so that the next start need not replay the log, if time allows."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        limit_s = self._persister.config.snapshot_stop_limit_s if take else 0
+        if limit_s and self._task is None and self._persister.wal.written > self.seq:
+            self.request(lambda _details, _error: None)
+        task = self._task
+        if task is None:
+            return
+        if limit_s:
+            await asyncio.wait({task}, timeout=limit_s)
+        if task.done():
+            return
+        self._given_up = True
+        while not task.done():  # the process may only just be starting
+            self._kill()
+            await asyncio.wait({task}, timeout=0.05)
+        if limit_s:
+            self._note_that_it_was_given_up(limit_s)
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    def _note_that_it_was_given_up(self, limit_s: float) -> None:
+        why = f"the snapshot at the stop was given up after {limit_s:g} s (snapshot_stop_limit)"
+        log.warning("%s: the log holds everything, and the next start reads more of it", why)
+        with contextlib.suppress(StorageError):
+            self._files.replace(
+                stop_note_path(self._persister.spec.directory), json.dumps({"note": why}).encode()
+            )
+
+    # --- how
+
+    async def _take(self) -> None:
+        details: dict[str, Any] = {}
+        failure: MstoreError | None = None
+        began_s = clock.monotonic_s()
+        try:
+            details = await self.run_helper()
+        except MstoreError as error:
+            failure = error
+            if not self._given_up:
+                log.error("no snapshot: %s; it is tried again later, the log holds everything", error)
+        except Exception as error:
+            failure = StorageError(f"the snapshot helper failed: {error}")
+            log.exception("no snapshot")
+        self._task = self._process = None
+        slot = self._persister.slot
+        for name in ("snapshot_permille", "snapshot_now_bytes", "snapshot_began_s"):
+            slot.set(name, 0)
+        if failure is None:
+            self._retry_wait_s = 0.0
+            self._unsound = []
+            slot.add("snapshots")
+            slot.add("snapshot_bytes", details["bytes"])
+            slot.add("snapshot_us_total", int((clock.monotonic_s() - began_s) * 1e6))
+        else:
+            slot.add("snapshot_errors")
+            # A killed helper could not clean up. A disk that is full stays so for a while: not a helper after every block.
+            with contextlib.suppress(StorageError):
+                remove_unfinished(self._files, snapshot_dir(self._persister.spec.directory))
+            self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
+        self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            answer(details, failure)
+
+    async def run_helper(self) -> dict[str, Any]:
+        """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its files is exact.
+
+        Definitions count as applied when they are published: the helper copies no others.
+        """
+        persister = self._persister
+        self._settle()
+        persister.mark_applied()  # the log behind it may be retired, and nothing else would say so in an idle store
+        seq, n_bytes, began_s = persister.wal.written, persister.wal.bytes_written, clock.monotonic_s()
+        job = {
+            "store_dir": persister.spec.store_dir,
+            "instance": persister.spec.instance,
+            "segments": persister.spec.segments,
+            "seq": seq,
+            "retention_s": persister.config.retention_s,
+            "unsound": self._unsound,
+            "parent_pid": os.getpid(),
+        }
+        log.info("a snapshot of block %d begins", seq)
+        persister.slot.set("snapshot_began_s", clock.now_s())
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
+            "-m",
+            "mstore.workers.snapshot",
+            json.dumps(job),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
+            limit=_LINE_BYTES_MAX,
+        )
+        details = await self._follow(self._process, began_s)
+        self.seq, self._bytes_before, self._last_s = seq, n_bytes, began_s
+        # The older of the two kept generations must stay usable: only what it covers is retired.
+        retired = persister.wal.retire(details["oldest_kept_seq"])
+        log.info(
+            "snapshot of %d series, %d bytes in %.1f s, %d log segments retired",
+            details["series"], details["bytes"], clock.monotonic_s() - began_s, retired,
+        )  # fmt: skip
+        return {**details, "retired_segments": retired}
+
+    async def _follow(self, process: asyncio.subprocess.Process, began_s: float) -> dict[str, Any]:
+        """The helper's last word. raises StorageError when it failed, was killed, or said none"""
+        told_s = began_s
+        last: dict[str, Any] = {}
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            last = json.loads(line)
+            if "share" in last:
+                self._persister.slot.set("snapshot_permille", int(1000 * last["share"]))
+                self._persister.slot.set("snapshot_now_bytes", last["bytes"])
+                if clock.monotonic_s() - told_s >= _TELL_EVERY_S:
+                    told_s = clock.monotonic_s()
+                    _tell(last["share"], last["bytes"], told_s - began_s)
+        status = await process.wait()
+        if "done" in last and status == 0:
+            found: dict[str, Any] = last["done"]
+            return found
+        why = last.get("failed") or f"it ended with status {status}"
+        raise StorageError(f"the snapshot helper failed: {why}")
+
+
+def _tell(share: float, n_bytes: int, took_s: float) -> None:
+    left = f", about {took_s * (1 - share) / share:.0f} s left" if share > 0 else ""
+    log.info("snapshot: %.0f%%, %d bytes%s", 100 * share, n_bytes, left)

@@ -1,0 +1,109 @@
+"""DIR, its lock or its sockets removed or taken while the store runs: mended, or noticed and stopped in order."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mstore
+from mstore.shm.segment import name_prefix, stale
+from tests.stores import Server, until
+
+Serve = Callable[..., Server]
+
+MADE = {"control.sock", "ingest.sock", "instance.json", "query.sock"}
+"""In DIR/run of a running store."""
+
+
+def write(server: Server, now: int, name: str) -> None:
+    with server.client() as client:
+        assert client.write(f"m,cluster=c,hostname={name} value=1 {now}\n").durable
+
+
+def ended(server: Server) -> int:
+    assert server.process is not None
+    assert server.process.stdout is not None
+    code = server.process.wait(60)
+    server.process.stdout.close()
+    return code
+
+
+def lines_with(server: Server, text: str) -> list[str]:
+    return [line for line in server.log_text().splitlines() if text in line]
+
+
+def test_sockets_and_note_that_a_cleaner_removed_are_made_again_and_nobody_loses_a_sample(
+    serve: Serve, now: int
+) -> None:
+    server = serve()
+    run = server.directory / "run"
+    with server.connect("ingest") as early:
+        early.sendall(f"m,cluster=c,hostname=early value=1 {now}\n".encode())
+        shutil.rmtree(run)
+        until(lambda: sorted(path.name for path in run.glob("*")), "the sockets")
+        until((run / "instance.json").exists, "the note")
+        early.shutdown(socket.SHUT_WR)
+        assert b"written=1" in early.recv(4096), "who was connected goes on"
+    write(server, now, "late")
+    with mstore.attach(server.directory) as store:
+        assert store.children("c") == ["early", "late"]
+    assert {path.name for path in run.iterdir()} >= MADE
+    assert len(lines_with(server, "was removed by somebody and is made again")) == 4
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("what", ["lock replaced", "directory removed"])
+def test_a_store_whose_lock_or_directory_is_gone_stops_in_order(serve: Serve, now: int, what: str) -> None:
+    server = serve()
+    server.log = server.log.rename(server.directory.with_name(server.directory.name + ".log"))
+    write(server, now, "a")
+    lock = server.directory / "lock"
+    try:
+        if what == "directory removed":
+            shutil.rmtree(server.directory)
+        else:
+            lock.unlink()
+            lock.write_text("")
+        assert ended(server) == 1
+        (line,) = lines_with(server, "the store stops")
+        assert str(lock) in line
+        assert "another file" in line if what == "lock replaced" else "is gone" in line
+        assert "Traceback" not in server.log_text()
+        assert stale(name_prefix(server.directory)) == []
+        assert server.directory.exists() == (what == "lock replaced"), "nothing makes it again"
+        if what == "lock replaced":
+            server.start()
+            with server.client() as client:
+                assert client.query("c", "a", "m", now, now + 60).values.tolist() == [1]
+    finally:
+        server.log.unlink()
+
+
+def test_a_second_store_at_the_same_path_keeps_its_sockets_and_its_data_when_the_first_ends(
+    serve: Serve, now: int
+) -> None:
+    first = serve()
+    write(first, now, "first")
+    away = Path(str(first.directory) + "-away")
+    first.directory.rename(away)
+    try:
+        first.directory.mkdir()
+        second = Server(first.directory).start()
+        try:
+            write(second, now, "second")
+            assert ended(first) == 1
+            assert {path.name for path in (first.directory / "run").iterdir()} >= MADE
+            assert list(first.directory.glob("snapshots/*")) == [], "the first's last one would be here"
+            write(second, now, "after")
+            assert second.stop() == 0
+            second.start()
+            with second.client() as client:
+                assert client.children("c") == ["after", "second"]
+        finally:
+            second.stop()
+    finally:
+        shutil.rmtree(away)

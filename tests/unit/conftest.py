@@ -1,0 +1,25 @@
+"""Fixtures of tests that run a worker, or a part of one, in a loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mstore import clock
+from tests.ingest_rig import NOW_S
+from tests.worker_rig import LOOPS, WorkerRig
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def loop(request: pytest.FixtureRequest) -> str:
+    """Each kind of event loop, by name, for play()."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., WorkerRig]:
+    """make_rig(**options) -> an ingest worker at NOW_S, on which the clock stands still."""
+    monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
+    return lambda **options: WorkerRig(tmp_path, monkeypatch, **options)

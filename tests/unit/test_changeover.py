@@ -1,0 +1,199 @@
+"""A type changed by a reload, over real memory: what is on its way in the old type arrives first, whatever the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mstore import clock
+from mstore.config import parse as parse_config
+from mstore.errors import StorageError
+from mstore.ingest.effects import NeedReferences, NeedTurn
+from mstore.ingest.framed import FramedSession
+from mstore.ingest.text import TextSession
+from mstore.ipc import messages as m
+from mstore.kernels._samples import Samples
+from mstore.kernels._segment import Segment
+from mstore.shm import chunks, layout
+from mstore.workers.changeover import Changeover, State
+from mstore.workers.changeover_ground import ChangeGround
+from tests.ingest_rig import NOW_S, IngestRig, line
+
+HEADER = b"# mstore cluster=c\n"
+T0 = NOW_S - 600
+
+
+class Persister:
+    """What the machine needs of the persister, and its samples; the test decides when the ring is drained."""
+
+    def __init__(self, rig: IngestRig) -> None:
+        self.rig = rig
+        self.directory = rig.directory.writer
+        self.control = rig.control
+        self.rings = [rig.reader]
+        self.slot = rig.slot
+        self.spec = SimpleNamespace(ack_fds=())
+        self.config = parse_config('unknown_metrics = "register"')
+        self.refusal: StorageError | None = None
+        self.unlogged: list[bytes] = []
+        self.memory = np.zeros(layout.SAMPLES_DATA + 4 * layout.EXTENT_BYTES, np.uint8)
+        self.samples = Samples(rig.directory.segment, Segment(self.memory, True), -1, 0, True)
+        self.stale = 0
+
+    def configure(self, text: str) -> None:
+        self.config = parse_config('unknown_metrics = "register"\n' + text)
+
+    def append_catalog(self, records: bytes) -> None:
+        self.unlogged.append(records)
+        self.log_the_unlogged()
+
+    def log_the_unlogged(self) -> None:
+        if not self.unlogged:
+            return
+        if self.refusal is not None:
+            raise self.refusal
+        self.unlogged.clear()
+        self.directory.publish()
+
+    def drain(self) -> None:
+        start, head = self.rig.reader.drained(), self.rig.reader.head()
+        while start < head:
+            records = self.rig.reader.view(start, head - start)
+            self.stale += self.samples.apply(records).n_stale
+            start += len(records)
+        self.rig.reader.set_drained(head)
+        self.rig.reader.set_durable(head)
+
+    def values(self, host: str) -> list[tuple[str, list[Any]]]:
+        """(type, values in order of time) of each era of c/HOST:load, the oldest first."""
+        found = []
+        for slot, series in enumerate(self.directory.series_table()):
+            path = self.directory.path(int(series["level"]))
+            if path.host == host and series["flags"] & layout.SERIES_LIVE:
+                values = [value.item() for _, value in sorted(chunks.read_grid(series, self.memory).items())]
+                found.append((int(series["era_start"]), slot, layout.TYPE_NAMES[int(series["type"])], values))
+        return [(name, values) for _, _, name, values in sorted(found)]
+
+
+@pytest.fixture(autouse=True)
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
+
+
+@pytest.fixture
+def rig() -> Iterator[IngestRig]:
+    rig = IngestRig()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def persister(rig: IngestRig) -> Iterator[Persister]:
+    persister = Persister(rig)
+    rig.engine.held = lambda: bool(rig.control.flags & layout.FLAG_HOLD)
+    yield persister
+    vars(persister).clear()
+
+
+def send(rig: IngestRig, text: bytes) -> bytes:
+    session = TextSession(rig.engine)
+    rig.run(session.consume(HEADER + text))
+    return session.reply(True)
+
+
+WRITTEN_1 = b"written=1 rejected=0 ignored=0 durable=yes\n"
+
+
+@pytest.mark.parametrize(("new", "late"), [("u64", "7"), ("f64", "0.1")])
+def test_records_in_the_ring_in_a_batch_in_hand_and_in_a_frame_outlive_a_change_of_type(
+    rig: IngestRig, persister: Persister, new: str, late: str
+) -> None:
+    machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
+    assert send(rig, line("load", "a", 1.25, T0)) == WRITTEN_1
+    persister.drain()
+    assert send(rig, line("load", "a", 1.5, T0 + 60)) == WRITTEN_1  # in the ring
+    in_hand = TextSession(rig.engine)
+    steps = in_hand.consume(HEADER + line("load", "b", 2.5, T0) + line("load", "a", -1.75, T0 + 120))
+    rig.run_until(steps, NeedReferences)
+
+    persister.configure(f'[metrics.load]\ntype = "{new}"\n')
+    assert machine.begin() is State.EPOCHS
+    persister.drain()
+    waiting = TextSession(rig.engine)
+    behind = waiting.consume(HEADER + line("load", "a", late, T0 + 240))
+    rig.run_until(behind, NeedTurn)
+    assert machine.step() is State.EPOCHS, "a worker has a batch in hand"
+    rig.run_on(steps)
+    assert in_hand.reply(True) == b"written=2 rejected=0 ignored=0 durable=yes\n"
+    assert machine.step() is State.DRAINING, "its records are in the ring"
+    persister.drain()
+    assert machine.step() is State.IDLE
+    assert not rig.control.flags & layout.FLAG_HOLD
+
+    rig.run_on(behind)
+    assert waiting.reply(True) == WRITTEN_1
+    persister.drain()
+    assert persister.stale == 0
+    assert persister.values("a") == [("f32", [1.25, 1.5, -1.75]), (new, [float(late)])]
+    assert persister.values("b") == [("f32", [2.5]), (new, [])]
+    rig.directory.writer.validate()
+
+
+def test_a_columns_frame_waits_for_its_turn_and_is_told_of_the_new_type(
+    rig: IngestRig, persister: Persister
+) -> None:
+    machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
+    replies: list[m.Message] = []
+    session = FramedSession(rig.engine, lambda _id, _ack, reply: replies.append(reply), lambda hello: hello)
+    rig.run(session.handle(1, m.Hello(1, "ingest", cluster="c")))
+    rig.run(session.handle(2, m.Open([["c", "a", "load", "", "", "", ""]])))
+    value = np.float32(1.5).tobytes()
+    for t in (T0, T0 + 60):
+        rig.run(session.handle(3, m.Columns(bytes(4), np.int64(t).tobytes(), value, m.TYPE_F32)))
+    persister.configure('[metrics.load]\ntype = "u64"\n')
+    assert machine.begin() is State.DRAINING
+    steps = session.handle(4, m.Columns(bytes(4), np.int64(T0 + 120).tobytes(), value, m.TYPE_F32))
+    rig.run_until(steps, NeedTurn)
+    persister.drain()
+    assert machine.step() is State.IDLE
+    rig.run_on(steps)
+    assert isinstance(replies[-1], m.Error)
+    assert replies[-1].code == "unknown_handle"
+    persister.drain()
+    assert persister.values("a") == [("f32", [1.5, 1.5]), ("u64", [])]
+    assert persister.stale == 0
+
+
+def test_a_change_of_anything_but_a_type_holds_nobody(rig: IngestRig, persister: Persister) -> None:
+    machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
+    send(rig, line("load", "a", 1.5, T0))
+    for text in ('unit = "W"', "step = 10", 'type = "f32"', "step = 0"):
+        persister.configure(f"[metrics.load]\n{text}\n")
+        assert machine.begin() is State.IDLE
+    assert rig.control.flags == 0
+
+
+def test_workers_are_held_until_the_log_takes_the_new_eras(rig: IngestRig, persister: Persister) -> None:
+    """Were they let go before, numbers of the new type could be logged ahead of the era they belong to."""
+    machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
+    send(rig, line("load", "a", 1.5, T0))
+    persister.drain()
+    persister.refusal = StorageError("no space left")
+    for text in ('type = "u64"', 'type = "f64"'):  # a second configuration while the first one waits
+        persister.configure(f"[metrics.load]\n{text}\n")
+        machine.begin()
+        assert machine.step() is State.CHANGING
+        assert rig.control.flags == layout.FLAG_HOLD
+    persister.refusal = None
+    while machine.step() is not State.IDLE:
+        persister.drain()
+    assert rig.control.flags == 0
+    assert send(rig, line("load", "a", 0.1, T0 + 60)) == WRITTEN_1
+    persister.drain()
+    eras = persister.values("a")
+    assert eras == [("f32", [1.5]), ("u64", []), ("f64", [0.1])]
+    rig.directory.writer.validate()

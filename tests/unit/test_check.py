@@ -1,0 +1,186 @@
+"""What `mstore check` says of damaged files, and what `--repair` asks and does."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mstore.cli.main import main
+from mstore.persistence.blocks import parse, parse_segment_header
+from mstore.persistence.files import Files, snapshot_dir, wal_dir
+from mstore.persistence.snapshot import list_snapshots
+from mstore.workers.check import DAMAGED, SOUND, Result, check, repair
+from mstore.workers.repair import Plan
+from tests.files_rig import Memory, StoreFiles, build
+
+
+@pytest.fixture
+def store(tmp_path: Path, seed: int) -> StoreFiles:
+    return build(tmp_path / "store", random.Random(seed), n_blocks=30)
+
+
+def hurt_block_behind_the_snapshots(store: StoreFiles) -> tuple[int, Path, int]:
+    """Flip a bit of a value in a block that no snapshot holds: (its sequence, file, offset of the block)."""
+    newest = list_snapshots(Files(), snapshot_dir(store.directory))[0][0]
+    wanted = min(s.seq for s in store.known if s.seq > newest + 3)
+    for path in sorted(wal_dir(store.directory).glob("*.wal")):
+        text = bytearray(path.read_bytes())
+        header = parse_segment_header(memoryview(text))
+        assert not isinstance(header, str)
+        offset = 4096
+        while not isinstance(block := parse(memoryview(bytes(text)), offset, header.segment_id), str):
+            if block.seq == wanted:
+                text[block.end - 9] ^= 1
+                path.write_bytes(text)
+                return wanted, path, offset
+            offset = block.end
+    raise AssertionError("no such block")
+
+
+def test_a_damaged_block_is_told_with_its_place_samples_series_cluster_and_time(store: StoreFiles) -> None:
+    seq, path, offset = hurt_block_behind_the_snapshots(store)
+    in_it = [s for s in store.known if s.seq == seq]
+    found = check(store.directory)
+    (fault,) = found.survey.faults
+    assert (found.status, fault.path, fault.offset) == (DAMAGED, str(path), offset)
+    t = 1_700_000_000 + in_it[0].tick * 10
+    assert fault.lost == (
+        f"block {seq}, as the damaged bytes still read: {len(in_it)} samples of {len(in_it)} series of"
+        f" {in_it[0].cluster} between {t} and {t} s"
+    )
+
+
+def test_a_damaged_block_that_a_snapshot_holds_costs_nothing(store: StoreFiles) -> None:
+    (newest, _), (older, _) = list_snapshots(Files(), snapshot_dir(store.directory))
+    segments = sorted(wal_dir(store.directory).glob("*.wal"))
+    number, path = max((int(p.stem, 16), p) for p in segments if older < int(p.stem, 16) < newest - 5)
+    text = bytearray(path.read_bytes())
+    text[4096 + 100] ^= 1
+    path.write_bytes(text)
+    found = check(store.directory)
+    (fault,) = found.survey.faults
+    assert fault.harmless
+    assert fault.lost == f"nothing: a snapshot holds blocks {number} to {number}"
+    repair(store.directory, lambda *_: True)
+    assert check(store.directory).status == SOUND
+    memory = Memory()
+    memory.recover(store.directory)
+    assert len(memory.values(store.known)) == len(store.known)
+
+
+def test_two_segments_under_each_others_names_are_damage_and_not_a_silent_loss(
+    tmp_path: Path, seed: int
+) -> None:
+    store = build(tmp_path / "longer", random.Random(seed), n_blocks=150)
+    newest = list_snapshots(Files(), snapshot_dir(store.directory))[0][0]
+    behind = [p for p in sorted(wal_dir(store.directory).glob("*.wal")) if int(p.stem, 16) > newest + 1]
+    one, other = behind[-2:]
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    assert check(store.directory).survey.lost_blocks
+    memory = Memory()
+    assert memory.recover(store.directory).damaged
+
+
+def test_a_torn_end_is_no_fault_and_repair_cuts_it(store: StoreFiles) -> None:
+    path = max(wal_dir(store.directory).glob("*.wal"))
+    text = bytearray(path.read_bytes())
+    used = len(bytes(text).rstrip(b"\0"))
+    text[used - 8] ^= 0xFF  # the header of the marker, which is the last block
+    path.write_bytes(text)
+    found = check(store.directory)
+    assert found.status == SOUND
+    assert any("a torn end" in note for note in found.survey.notes)
+    _, plan, done = repair(store.directory, lambda *_: True)
+    assert done
+    assert [step.verb for step in plan.steps] == ["copy", "rewrite"]
+    assert "a torn end" not in "".join(check(store.directory).survey.notes)
+
+
+def test_repair_changes_nothing_without_consent(
+    store: StoreFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt_block_behind_the_snapshots(store)
+    before = {path: path.read_bytes() for path in store.directory.rglob("*") if path.is_file()}
+    with open("/dev/null") as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert main(["check", "--repair", "--dir", str(store.directory)]) == DAMAGED
+    told = capsys.readouterr()
+    assert "needs --yes" in told.err
+    assert "write a new snapshot" in told.out
+    after = {p: p.read_bytes() for p in store.directory.rglob("*") if p.is_file() and p.name != "lock"}
+    assert after == {path: text for path, text in before.items() if path.name != "lock"}
+
+
+def test_repair_tells_before_plan_and_after_as_json(
+    store: StoreFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seq, _, _ = hurt_block_behind_the_snapshots(store)
+    assert main(["check", "--repair", "--yes", "--json", "--dir", str(store.directory)]) == SOUND
+    told = json.loads(capsys.readouterr().out)
+    assert told["before"]["lost"]["blocks"] == [[seq, seq]]
+    assert {step["verb"] for step in told["plan"]} == {"copy", "snapshot", "remove"}
+    assert (told["done"], told["after"]["status"], told["after"]["faults"]) == (True, SOUND, [])
+
+
+def test_yes_without_repair_is_wrong_usage(store: StoreFiles) -> None:
+    assert main(["check", "--yes", "--dir", str(store.directory)]) == 2
+
+
+def test_what_cannot_be_read_cannot_be_checked(store: StoreFiles) -> None:
+    path = max(wal_dir(store.directory).glob("*.wal"))
+    path.unlink()
+    path.mkdir()
+    assert main(["check", "--dir", str(store.directory)]) == 2
+
+
+def test_a_repair_that_dies_anywhere_is_ended_by_the_next(store: StoreFiles, tmp_path: Path) -> None:
+    seq, _, _ = hurt_block_behind_the_snapshots(store)
+    expected = {(s.cluster, s.name, s.tick): s.value for s in store.known if s.seq != seq}
+    n_done = 0
+    while True:
+        directory = tmp_path / f"{n_done}"
+        shutil.copytree(store.directory, directory)
+        done = die_after(directory, n_done)
+        memory = Memory()
+        copy = tmp_path / "copy"
+        shutil.copytree(directory, copy)
+        memory.recover(copy)
+        assert memory.values(store.known) == expected, n_done
+        repair(directory, lambda *_: True)
+        assert check(directory).status == SOUND, n_done
+        memory = Memory()
+        assert not memory.recover(directory).damaged
+        assert memory.values(store.known) == expected, n_done
+        shutil.rmtree(copy)
+        shutil.rmtree(directory)
+        if done:
+            break
+        n_done += 1
+    assert n_done > 5
+
+
+class Died(Exception):
+    pass
+
+
+def die_after(directory: Path, n_steps: int) -> bool:
+    """Carry out the first n_steps steps of a repair; True when those were all."""
+
+    def agree(_found: Result, plan: Plan) -> bool:
+        for step in plan.steps[:n_steps]:
+            step.do()
+        if n_steps < len(plan.steps):
+            raise Died
+        return False
+
+    try:
+        repair(directory, agree)
+    except Died:
+        return False
+    return True

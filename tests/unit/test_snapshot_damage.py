@@ -1,0 +1,308 @@
+"""Every byte of a small snapshot flipped, every truncation, every missing file: detected, reported, nothing wrong loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mstore.errors import CorruptRecord
+from mstore.persistence import restore
+from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, wal_dir, wal_name
+from mstore.persistence.restore import Loaded, load_snapshots
+from mstore.persistence.snapshot import check_snapshot, list_snapshots
+from mstore.persistence.snapshot_files import read_manifest
+from mstore.shm import layout
+from tests.snapshot_rig import CLUSTERS, DEFINITIONS, HandMade, take
+from tests.targets import Collected, Key
+
+OLD, NEW = 10, 20
+Harm = Callable[[bytes], Iterator[bytes]]
+
+
+class Images(Files):
+    """Files whose bytes are given; opening one is finding it."""
+
+    def __init__(self, contents: dict[Path, bytes]) -> None:
+        self.contents = contents
+        self._opened: list[bytes] = []
+
+    def mkdir(self, path: Path) -> None:
+        pass
+
+    def link(self, source: Path, target: Path) -> None:
+        pass
+
+    def list(self, path: Path) -> list[str]:
+        return sorted(name.name for name in self.contents if name.parent == path)
+
+    def open(self, path: Path, *, writable: bool = False) -> int:
+        self._opened.append(self.contents[path])
+        return len(self._opened) - 1
+
+    def close(self, fd: int) -> None:
+        pass
+
+    def size(self, fd: int) -> int:
+        return len(self._opened[fd])
+
+    def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
+        return self._opened[fd][offset : offset + n_bytes]
+
+
+@dataclass
+class Written:
+    """Two generations of one small store whose values changed in between."""
+
+    directory: Path
+    contents: dict[Path, bytes]
+    expected: dict[int, dict[Key, bytes]]
+    """By log sequence, what a sound generation gives."""
+
+    def files_of(self, log_seq: int) -> list[Path]:
+        return [path for path in self.contents if path.name.startswith(f"{log_seq:016x}.")]
+
+    def with_log(self) -> dict[Path, bytes]:
+        """A log that reaches back to the beginning."""
+        return {**self.contents, wal_dir(self.directory) / wal_name(1): b""}
+
+    def only(self, log_seq: int) -> dict[Path, bytes]:
+        return {path: self.contents[path] for path in self.files_of(log_seq)}
+
+
+def tiny(value: float) -> HandMade:
+    """Two series in cluster 1, one in cluster 2; chunks of the smallest size."""
+    made = HandMade()
+    for slot, level in ((0, 1), (2, 1), (5, 2)):
+        made.add_series(slot, level=level)
+        values = np.full(16, np.nan, np.float32)
+        values[:4] = value + slot
+        made.set_links(slot, [(0, made.add_chunk(slot, 0, values, size_class=0, count=16))])
+    return made
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    directory = tmp_path_factory.mktemp("snapshot")
+    expected = {}
+    for log_seq, value in ((OLD, 1.0), (NEW, 100.0)):
+        take(directory, tiny(value), log_seq)
+        expected[log_seq] = {
+            (slot, 1, 0): np.full(4, value + slot, np.float32).tobytes() for slot in (0, 2, 5)
+        }
+    contents = {path: path.read_bytes() for path in snapshot_dir(directory).iterdir()}
+    found = Written(directory, contents, expected)
+    assert sum(len(contents[path]) for path in found.files_of(NEW)) < 4000
+    return found
+
+
+def cluster_of(path: Path) -> int:
+    """Whose chunks a file holds; 0 of the manifest and the definitions."""
+    return int(path.name.split(".")[2], 16) if path.suffix == ".chunks" else 0
+
+
+def load(written: Written, contents: dict[Path, bytes]) -> tuple[Collected, Loaded]:
+    target = Collected(CLUSTERS)
+    return target, load_snapshots(Images(contents), written.directory, target)
+
+
+def flips(content: bytes) -> Iterator[bytes]:
+    for offset in range(len(content)):
+        for mask in (0x01, 0xFF):
+            image = bytearray(content)
+            image[offset] ^= mask
+            yield bytes(image)
+
+
+def truncations(content: bytes) -> Iterator[bytes]:
+    return (content[:length] for length in range(len(content)))
+
+
+def test_without_damage_the_newest_generation_is_loaded(written: Written) -> None:
+    target, loaded = load(written, written.with_log())
+    assert target.chunks == written.expected[NEW]
+    assert (loaded.before_log_seq, loaded.refused) == (NEW, [])
+
+
+@pytest.mark.parametrize("harm", [flips, truncations])
+def test_every_damage_of_the_newest_generation_is_found_and_the_older_one_takes_its_place(
+    written: Written, harm: Harm
+) -> None:
+    for path in written.files_of(NEW):
+        cluster = cluster_of(path)
+        expected = {
+            key: written.expected[OLD if cluster in (0, CLUSTERS[key[0]]) else NEW][key]
+            for key in written.expected[NEW]
+        }
+        for image in harm(written.contents[path]):
+            target, loaded = load(written, {**written.with_log(), path: image})
+            assert [(one.path, one.log_seq, one.cluster) for one in loaded.refused] == [
+                (str(path), NEW, cluster)
+            ]
+            assert target.chunks == expected
+            assert target.definitions == DEFINITIONS
+            assert (loaded.before_log_seq, loaded.durable_floor) == (OLD, NEW)
+            assert loaded.n_chunks == 3
+
+
+@pytest.mark.parametrize("harm", [flips, truncations])
+def test_no_damage_of_the_only_generation_brings_in_a_wrong_value_and_the_loss_is_counted(
+    written: Written, harm: Harm
+) -> None:
+    for path in written.files_of(NEW):
+        cluster = cluster_of(path)
+        for image in harm(written.contents[path]):
+            target, loaded = load(written, {**written.only(NEW), path: image})
+            assert len(loaded.refused) == 1
+            assert target.chunks.items() <= written.expected[NEW].items()
+            if cluster:
+                assert len(target.chunks) + loaded.refused[0].n_lost == 3
+                assert loaded.before_log_seq == NEW
+                others = {key for key in written.expected[NEW] if CLUSTERS[key[0]] != cluster}
+                assert others <= target.chunks.keys(), "the other cluster is whole"
+            else:
+                assert (target.definitions, target.chunks, loaded.before_log_seq) == ([], {}, 0)
+                assert loaded.refused[0].n_lost == -1
+
+
+def test_every_file_that_is_missing_is_found(written: Written) -> None:
+    for path in written.files_of(NEW):
+        contents = written.with_log()
+        del contents[path]
+        target, loaded = load(written, contents)
+        assert len(target.chunks) == 3
+        if path.suffix == ".snapshot":
+            assert (loaded.before_log_seq, loaded.refused) == (OLD, []), "without a manifest it never was"
+        else:
+            assert (loaded.before_log_seq, loaded.refused[0].reason) == (OLD, "there is no such file")
+
+
+@pytest.mark.parametrize("harm", [flips, truncations])
+def test_check_finds_every_damage(written: Written, harm: Harm) -> None:
+    for path in written.files_of(NEW):
+        for image in harm(written.contents[path]):
+            files = Images({**written.contents, path: image})
+            (seq, manifest), *_ = list_snapshots(files, snapshot_dir(written.directory))
+            with pytest.raises(CorruptRecord):
+                check_snapshot(files, manifest, seq)
+
+
+def test_bytes_behind_the_end_are_found(written: Written) -> None:
+    for path in written.files_of(NEW):
+        files = Images({**written.contents, path: written.contents[path] + bytes(8)})
+        (seq, manifest), *_ = list_snapshots(files, snapshot_dir(written.directory))
+        with pytest.raises(CorruptRecord):
+            check_snapshot(files, manifest, seq)
+
+
+def test_an_older_file_is_not_taken_when_the_log_does_not_reach_back_to_it(written: Written) -> None:
+    path = next(path for path in written.files_of(NEW) if path.name.endswith("00000002.chunks"))
+    image = bytearray(written.contents[path])
+    image[len(image) // 2] ^= 1
+    for first_seq, from_seq in ((OLD + 1, OLD), (OLD + 2, NEW)):
+        contents = {
+            **written.contents,
+            path: bytes(image),
+            wal_dir(written.directory) / wal_name(first_seq): b"",
+        }
+        target, loaded = load(written, contents)
+        assert loaded.before_log_seq == from_seq
+        assert loaded.refused[0].n_lost == (0 if from_seq == OLD else 1)
+        assert ((5, 1, 0) in target.chunks) == (from_seq == OLD)
+
+
+def test_strict_refuses_the_first_damage(written: Written) -> None:
+    for path in written.files_of(NEW):
+        files = Images({**written.with_log(), path: written.contents[path][:-1]})
+        with pytest.raises(CorruptRecord):
+            load_snapshots(files, written.directory, Collected(CLUSTERS), strict=True)
+
+
+# --- larger files: blocks that are sound are saved from those that are not
+
+
+def big(directory: Path) -> tuple[Path, dict[Key, bytes]]:
+    """One cluster with four blocks of chunks, read by the thread beside; (its file, what it holds)"""
+    made = HandMade(samples=bytearray(layout.SAMPLES_DATA + 1_200_000))
+    expected = {}
+    for slot in range(15):
+        made.add_series(slot, vtype=layout.TYPE_F64)
+        links = []
+        for n in range(16):
+            values = np.full(512, float(100 * slot + n))
+            links.append((n, made.add_chunk(slot, n, values, size_class=3)))
+            expected[slot, 1, n] = values.tobytes()
+        offset = made.take(layout.CLASS_TABLE_8 + 1)
+        words = np.frombuffer(made.samples, np.uint64, count=32, offset=offset)
+        for n, word in links:
+            words[n] = word
+        made.series[slot : slot + 1]["table"] = offset << 8 | 5
+    info = take(directory, made, NEW, pause_s=0)
+    manifest = read_manifest(Files(), info.path, NEW)
+    return manifest.path_of(manifest.chunks()[1]), expected
+
+
+@pytest.fixture(params=["inline", "ahead"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are read as they are taken, or by a thread ahead."""
+    if request.param == "ahead":
+        monkeypatch.setattr(restore, "_INLINE_BYTES", 0)
+
+
+@pytest.mark.usefixtures("reading")
+def test_the_sound_blocks_of_a_damaged_file_are_loaded_when_nothing_else_is_left(tmp_path: Path) -> None:
+    path, expected = big(tmp_path)
+    whole = path.read_bytes()
+    for offset in (300_000, 20, 560_000, len(whole) - 30, len(whole) - 200_000):
+        image = bytearray(whole)
+        image[offset] ^= 0x10
+        path.write_bytes(image)
+        target = Collected(dict.fromkeys(range(15), 1))
+        loaded = load_snapshots(Files(), tmp_path, target)
+        (refused,) = loaded.refused
+        assert target.forgotten == [1], "what came from the damaged file before it was found out"
+        assert target.chunks.items() <= expected.items()
+        assert len(target.chunks) + refused.n_lost == len(expected) == refused.n_chunks
+        n_lost_max = 64 if 40 < offset < len(whole) - 200 else 0
+        assert refused.n_lost <= n_lost_max
+        assert (quarantine_dir(tmp_path) / path.name).read_bytes()[offset] == image[offset]
+        assert "15 series, 240 chunks" in str(refused)
+
+
+def test_a_cut_file_gives_what_stands_before_the_cut(tmp_path: Path) -> None:
+    path, expected = big(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    target = Collected(dict.fromkeys(range(15), 1))
+    loaded = load_snapshots(Files(), tmp_path, target)
+    assert 63 <= len(target.chunks) < len(expected)
+    assert len(target.chunks) + loaded.refused[0].n_lost == len(expected)
+
+
+@pytest.mark.usefixtures("reading")
+def test_a_file_of_several_blocks_gives_all_chunks_and_tells_its_progress(tmp_path: Path) -> None:
+    _, expected = big(tmp_path)
+    told: list[tuple[str, int, int]] = []
+    target = Collected()
+    loaded = load_snapshots(
+        Files(), tmp_path, target, progress=lambda what, done, whole: told.append((what, done, whole))
+    )
+    assert (target.chunks, loaded.n_chunks) == (expected, len(expected))
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][0] == "chunks"
+    assert told[-1][1] == told[-1][2]
+
+
+def test_room_for_a_part_leaves_out_the_oldest(tmp_path: Path) -> None:
+    big(tmp_path)
+    (seq, path), *_ = list_snapshots(Files(), snapshot_dir(tmp_path))
+    manifest = read_manifest(Files(), path, seq)
+    target = Collected()
+    target.room_bytes = sum(manifest.memory_by_age) // 2
+    loaded = load_snapshots(Files(), tmp_path, target)
+    assert loaded.from_s == manifest.now_s - 256 * manifest.age_s, "all of it is of the oldest age"
+    target.room_bytes = 2 * sum(manifest.memory_by_age)
+    assert load_snapshots(Files(), tmp_path, target).from_s == -(1 << 63)
