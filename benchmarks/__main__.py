@@ -1,4 +1,12 @@
-"""Run the benchmarks: python -m benchmarks [ingest|memory|read] [--json FILE] [--seed N]; on a quiet machine."""
+"""Run the benchmarks: python -m benchmarks [PART ...] [--json FILE] [--seed N] [--largest GB]; on a quiet machine.
+
+ingest    lines and columns in, log bytes, `memory` against `durable`
+memory    bytes a sample and a series, idle CPU, import
+read      series and job views, attached and over the socket
+acks      acknowledgements during a snapshot and a retention pass
+restart   away for how long over kept memory
+recovery  cold start from snapshots, replay of the log
+"""
 
 from __future__ import annotations
 
@@ -6,13 +14,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import bench_ingest, bench_memory, bench_read
+from benchmarks import bench_acks, bench_ingest, bench_memory, bench_read, bench_recovery, bench_restart
 from benchmarks.common import Report, machine, memcpy_bytes_per_s
 
 PARTS = {
-    "ingest": lambda report, seed: bench_ingest.run(report, seed),
-    "memory": lambda report, seed: bench_memory.run(report),
-    "read": lambda report, seed: bench_read.run(report),
+    "ingest": lambda report, options: bench_ingest.run(report, options.seed),
+    "memory": lambda report, _: bench_memory.run(report),
+    "read": lambda report, _: bench_read.run(report),
+    "acks": lambda report, _: bench_acks.run(report),
+    "restart": lambda report, options: bench_restart.run(report, largest_gb=options.largest),
+    "recovery": lambda report, _: bench_recovery.run(report),
 }
 
 
@@ -21,11 +32,14 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; default: everything")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--largest", type=float, default=0.0, metavar="GB", help="restart: also a store of this size"
+    )
     options = parser.parse_args()
     report = Report()
     print(f"{machine()}; memcpy {memcpy_bytes_per_s() / 1e9:.1f} GB/s; seed {options.seed}\n")
     for name in options.parts or PARTS:
-        PARTS[name](report, options.seed)
+        PARTS[name](report, options)
     if options.json:
         options.json.write_text(report.to_json())
     missed = report.missed()

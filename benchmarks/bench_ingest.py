@@ -78,6 +78,12 @@ def stream(store_: Store, text: bytes) -> float:
 WAYS = {"client": send, "text stream": stream}
 
 
+def beside_bare_socket(data: bytes, n_bytes: int, took: float) -> str:
+    """What share of a bare socket's speed with `data` it is to take n_bytes in so many seconds."""
+    bare = bare_socket_bytes_per_s(data)
+    return f"{100 * n_bytes / took / bare:.2g}% of a bare socket, {bare / 1e9:.2f} GB/s"
+
+
 def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
     """First sight, steady order by client and as plain text in turn, random order; all `durable`."""
     now = int(time.time()) // STEP_S * STEP_S
@@ -86,8 +92,12 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
     load = Load(now - n_ticks * STEP_S, n_ticks, seed, sizes.hosts)
     rng = np.random.default_rng(seed)
     with store() as running:
-        took = send(running, load.tick(0))
-        report.add(Result("first sight of series", load.n_series / took, "series/s", 300_000))
+        text = load.tick(0)
+        took = send(running, text)
+        beside = beside_bare_socket(text, len(text), took)
+        report.add(
+            Result("first sight of series", load.n_series / took, "series/s", 300_000, reference=beside)
+        )
         verify(str(running.directory), load, 0, 1)
         bench_steady(report, sizes, load, running)
         shuffled = b"".join(
@@ -95,9 +105,9 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
         )
         took = send(running, shuffled)
         verify(str(running.directory), load, 1 + n_steady, n_ticks)
-        report.add(
-            Result("lines, random order, durable", load.n_series * sizes.random_ticks / took, "lines/s", 4e6)
-        )
+        rate = load.n_series * sizes.random_ticks / took
+        beside = beside_bare_socket(shuffled, len(shuffled), took)
+        report.add(Result("lines, random order, durable", rate, "lines/s", 4e6, reference=beside))
 
 
 def bench_steady(report: Report, sizes: Sizes, load: Load, running: Store) -> None:
@@ -195,7 +205,10 @@ def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
                     stored = np.array([series.values for series in found]).T
                     assert np.array_equal(stored, values[:, host * HWTHREADS : (host + 1) * HWTHREADS])
         name = f"columnar frames, durable, {width} time{'s' * (width > 1)} a frame"
-        report.add(Result(name, n * ticks / took, "samples/s", 40e6))
+        # Each frame: a handle a series, a time a row, a value each.
+        n_bytes = 4 * n * ticks + 4 * n * -(-ticks // width) + 8 * ticks
+        beside = beside_bare_socket(values[:40].tobytes(), n_bytes, took)
+        report.add(Result(name, n * ticks / took, "samples/s", 40e6, reference=beside))
 
 
 def run(report: Report, seed: int, sizes: Sizes | None = None) -> None:

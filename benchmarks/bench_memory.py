@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ import psutil
 
 import mstore
 from benchmarks.common import Report, Result, Store, store
+from mstore import paths
 
 STEP_S = 60
 SERVER_ONLY = ("uvloop", "psutil", "crc32c", "mstore.workers", "mstore.persistence", "mstore.apply")
@@ -70,11 +74,17 @@ def bench_short_series(report: Report, n_series: int) -> None:
                       reference=f"{n_series} series"))  # fmt: skip
 
 
-def bench_idle(report: Report, seconds: float = 10.0) -> None:
-    """CPU time of all processes of a store that holds data and connections, over some idle seconds."""
-    with store() as running, mstore.connect(running.directory) as client:
+def bench_idle(report: Report, seconds: float = 10.0, n_connections: int = 1000) -> None:
+    """CPU time of all processes of a store that holds data and many connections, over some idle seconds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, n_connections + 500)), hard))
+    with store() as running, mstore.connect(running.directory) as client, contextlib.ExitStack() as stack:
         client.write("a,cluster=c,hostname=h value=1\n")
-        client.info()
+        for k in range(n_connections):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(paths.socket_path(running.directory, ("ingest", "query")[k % 2]))
+        while client.info()["counters"]["connections_open"] < n_connections:
+            time.sleep(0.01)
         time.sleep(2)
         processes = [psutil.Process(pid) for pid in running.pids()]
 
@@ -84,7 +94,9 @@ def bench_idle(report: Report, seconds: float = 10.0) -> None:
         before = cpu_s()
         time.sleep(seconds)
         used = cpu_s() - before
-    report.add(Result("idle, all processes", 100 * used / seconds, "% of a core", 0.2, at_least=False))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    report.add(Result("idle, all processes", 100 * used / seconds, "% of a core", 0.2, at_least=False,
+                      reference=f"{n_connections:,} connections"))  # fmt: skip
 
 
 def bench_import(report: Report) -> None:

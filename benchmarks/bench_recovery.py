@@ -2,7 +2,8 @@
 
 The store lies in memory files like those of /dev/shm, made anew for every load; the files in --dir. Beside every figure
 stand the machine's own: memcpy into memory touched for the first time, and reading the same file through 256 KiB reads.
-`--cold` drops the files from the page cache first (posix_fadvise), so that the disk is read.
+`--cold` drops the files from the page cache first (posix_fadvise), so that the disk is read. The log alone is replayed
+twice: samples in random order, as SCATTER records, and in runs, as steady collectors make them.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import argparse
 import contextlib
 import mmap
 import os
-import platform
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.common import memcpy_bytes_per_s
+from benchmarks.common import Report, Result, machine, memcpy_bytes_per_s
 from mstore.apply.pool import Pool
 from mstore.apply.store import Store
 from mstore.kernels._samples import Samples
@@ -34,11 +36,19 @@ from mstore.persistence.snapshot import SnapshotInfo, write_snapshot
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
+from tests.samples_rig import row, scatter
 
 T0 = 1_700_000_000
 STEP_S = 60
 COLUMN_SAMPLES = 512
 METRICS = 64
+RUN = 8192
+BLOCK_BYTES = 1 * MIB
+"""What a persister takes out of a ring at a time."""
+SNAPSHOT_SAMPLES_PER_S = 200e6
+REPLAY_RANDOM_PER_S, REPLAY_RUNS_PER_S = 15e6, 50e6
+Records: TypeAlias = "Callable[[NDArray[np.int64], int], list[bytes]]"
+"""(slots, time) -> records of one sample each."""
 
 
 class Memory:
@@ -166,86 +176,187 @@ def first_touch_bytes_per_s(n_bytes: int) -> float:
     return n_bytes / took
 
 
-def bench(directory: Path, n_series: int, n_chunks: int, logged_share: float, cold: bool) -> None:
-    samples_bytes = (n_chunks + 1) * n_series * 2400 + 64 * MIB
-    memory = Memory(n_series + 1024, samples_bytes)
+@dataclass
+class Sizes:
+    n_series: int = 514_000
+    n_chunks: int = 1
+    logged_share: float = 0.1
+    """Of the series: with a chunk behind the snapshot."""
+    replayed_series: int = 100_000
+    ticks: int = 600
+    """In the log that is replayed alone; a third of them in random order."""
+    copied_bytes: int = 256 * MIB
+
+
+def bench_snapshot(report: Report, directory: Path, sizes: Sizes, cold: bool) -> None:
+    """Write a snapshot and a log, and read them back, the way a start does."""
+    samples_bytes = (sizes.n_chunks + 1) * sizes.n_series * 2400 + 64 * MIB
+    memory = Memory(sizes.n_series + 1024, samples_bytes)
     with log_in(directory) as wal:
-        seq = fill(memory, wal, n_series, n_chunks, logged_share)
-        info = snapshot(memory, directory, seq)
+        seq = fill(memory, wal, sizes.n_series, sizes.n_chunks, sizes.logged_share)
+        info = snapshot(report, memory, directory, seq)
     memory.close()
-    n_samples = info.n_slots
     if cold:
         drop(directory)
     read = read_bytes_per_s(directory)
-    copy, touch = memcpy_bytes_per_s(64 * MIB), first_touch_bytes_per_s(256 * MIB)
-    print(f"reading the files: {read / 1e9:.2f} GB/s")
-    print(f"memcpy: {copy / 1e9:.1f} GB/s, into untouched memory {touch / 1e9:.2f} GB/s")
+    copy, touch = memcpy_bytes_per_s(sizes.copied_bytes // 4), first_touch_bytes_per_s(sizes.copied_bytes)
+    report.add(
+        Result(f"reading the snapshot's files, {'cold' if cold else 'in the page cache'}", read / 1e9, "GB/s",
+               reference=f"memcpy {copy / 1e9:.1f} GB/s, into untouched memory {touch / 1e9:.2f} GB/s"),
+    )  # fmt: skip
     if cold:
         drop(directory)
-    load(directory, n_series, samples_bytes, info, read, copy)
-    print(f"{n_series} series, {n_samples:,} samples in {n_chunks} chunks each")
+    load(report, directory, sizes, samples_bytes, info, read)
 
 
-def snapshot(memory: Memory, directory: Path, seq: int) -> SnapshotInfo:
+def snapshot(report: Report, memory: Memory, directory: Path, seq: int) -> SnapshotInfo:
     began = time.perf_counter()
     info = write_snapshot(
         Files(), directory, seq, DirectoryReader(memory.directory_segment).dump_definitions(),
         memory.directory_segment, memory.samples_segment, written=lambda: seq, durable=lambda: seq, pause_s=0,
     )  # fmt: skip
     took = time.perf_counter() - began
-    print(
-        f"snapshot, not paced: {took:.2f} s, {info.n_slots / took / 1e6:.0f} M samples/s, {info.n_bytes / MIB:.0f} MiB"
-    )
+    report.add(
+        Result("snapshot, not paced", info.n_slots / took, "samples/s",
+               reference=f"{info.n_bytes / MIB:.0f} MiB in {took:.2f} s"),
+    )  # fmt: skip
     return info
 
 
 def load(
-    directory: Path, n_series: int, samples_bytes: int, info: SnapshotInfo, read: float, copy: float
+    report: Report, directory: Path, sizes: Sizes, samples_bytes: int, info: SnapshotInfo, read: float
 ) -> None:
-    memory = Memory(n_series + 1024, samples_bytes)
+    memory = Memory(sizes.n_series + 1024, samples_bytes)
     marks: dict[str, float] = {}
 
     def progress(what: str, done: int, whole: int) -> None:
         marks[what] = time.perf_counter()
 
-    began = time.perf_counter()
-    began_cpu_s = time.thread_time()
-    report = memory.pool.recover(lambda target: recover(Files(), directory, target, progress=progress))
+    began, began_cpu_s = time.perf_counter(), time.thread_time()
+    found = memory.pool.recover(lambda target: recover(Files(), directory, target, progress=progress))
     took, cpu_s = time.perf_counter() - began, time.thread_time() - began_cpu_s
     memory.directory.publish()
-    defined = marks["definitions"] - began
+    assert found.loaded.n_samples == info.n_slots
     chunks_s = marks["chunks"] - marks["definitions"]
-    per_s = report.loaded.n_samples / chunks_s
     n_bytes = sum(path.stat().st_size for path in snapshot_dir(directory).glob("*.chunks"))
-    all_samples = report.loaded.n_samples + report.n_samples_replayed
-    print(f"recovery in all: {took:.2f} s, {all_samples / took / 1e6:.0f} M samples/s with definitions and log; "
-          f"the loading thread was busy for {cpu_s:.2f} s of it")  # fmt: skip
-    rate = n_bytes / chunks_s
-    print(
-        f"  chunks, with definitions applied: {chunks_s:.2f} s, {per_s / 1e6:.0f} M samples/s, {rate / 1e9:.2f} GB/s"
-    )
-    print(f"  that is {rate / read:.2f} of reading the files and {rate / copy:.2f} of memcpy")
-    print(f"  reading definitions: {defined:.2f} s")
-    assert report.loaded.n_samples == info.n_slots
+    # The disk itself is a bound: half of its speed is enough.
+    budget = min(SNAPSHOT_SAMPLES_PER_S, 0.5 * read * info.n_slots / n_bytes)
+    share = n_bytes / chunks_s / read
+    n_all = found.loaded.n_samples + found.n_samples_replayed
+    report.add(
+        Result("cold start, chunks of snapshots", found.loaded.n_samples / chunks_s, "samples/s", budget,
+               reference=f"{share:.2f} of reading the files; {n_bytes / chunks_s / 1e9:.2f} GB/s"),
+        Result("  with definitions, log and all", n_all / took, "samples/s",
+               reference=f"{sizes.n_series:,} series in {took:.2f} s, loading thread busy {cpu_s:.2f} s"),
+    )  # fmt: skip
     memory.close()
+
+
+def bench_replay(report: Report, sizes: Sizes) -> None:
+    """The log alone, tick by tick, in blocks as large as those of a persister that is behind."""
+    rng = np.random.default_rng(2)
+    values = rng.random(sizes.replayed_series, np.float32)
+
+    def runs(slots: NDArray[np.int64], t: int) -> list[bytes]:
+        return [row(int(slots[i]), t, values[i : i + RUN]) for i in range(0, len(slots), RUN)]
+
+    def shuffled(slots: NDArray[np.int64], t: int) -> list[bytes]:
+        refs = np.ones((len(slots), 2), "<u4")
+        refs[:, 0] = rng.permutation(slots)
+        return [scatter(refs[i : i + RUN], t, values[i : i + RUN]) for i in range(0, len(slots), RUN)]
+
+    for name, records, ticks, budget in (
+        ("in random order", shuffled, sizes.ticks // 3, REPLAY_RANDOM_PER_S),
+        ("in runs", runs, sizes.ticks, REPLAY_RUNS_PER_S),
+    ):
+        with tempfile.TemporaryDirectory(prefix="mstore-bench-") as folder:
+            directory = Path(folder)
+            defined, n_bytes = write_log(directory, sizes.replayed_series, ticks, records)
+            read_s = reading_s(directory)
+            samples_s, cpu_s, all_s = replay(directory, sizes.replayed_series, ticks, defined)
+        report.add(
+            Result(f"log replay, {name}", ticks * sizes.replayed_series / samples_s, "samples/s", budget,
+                   reference=f"{n_bytes / MIB:.1f} MiB in {samples_s:.2f} s (CPU {cpu_s:.2f} s), {all_s:.2f} s with"
+                   f" definitions and the end made durable; reading the files alone {read_s:.2f} s"),
+        )  # fmt: skip
+
+
+def reading_s(directory: Path) -> float:
+    began = time.perf_counter()
+    for path in sorted(wal_dir(directory).iterdir()):
+        Files().read(path)
+    return time.perf_counter() - began
+
+
+def replay(directory: Path, n_series: int, ticks: int, defined: int) -> tuple[float, float, float]:
+    """Seconds from the first block behind `defined` bytes of definitions to the last, of the clock and of CPU; of all."""
+    memory = Memory(n_series + 1024, n_series * 2400 * (1 + ticks // COLUMN_SAMPLES) + 64 * MIB)
+    marks: list[tuple[int, float, float]] = []
+
+    def progress(what: str, done: int, whole: int) -> None:
+        if what == "log":
+            marks.append((done, time.perf_counter(), time.process_time()))
+
+    began = time.perf_counter()
+    found = memory.pool.recover(lambda target: recover(Files(), directory, target, progress=progress))
+    took = time.perf_counter() - began
+    assert found.n_samples_replayed == ticks * n_series
+    memory.close()
+    _, start, start_cpu = next(mark for mark in marks if mark[0] >= defined)
+    _, stop, stop_cpu = marks[-1]
+    return stop - start, stop_cpu - start_cpu, took
+
+
+def write_log(directory: Path, n_series: int, ticks: int, records: Records) -> tuple[int, int]:
+    """Definitions and samples of n series in the log, nothing applied; bytes of the former and of the latter."""
+    memory = Memory(n_series + 1024, 64 * MIB)
+    refs, definitions = memory.intern(n_series)
+    memory.close()
+    slots = (refs & 0xFFFF_FFFF).astype(np.int64)
+    assert np.array_equal(slots, np.arange(slots[0], slots[0] + n_series)), "runs are possible"
+    n_bytes = 0
+    with log_in(directory) as wal:
+        for block in definitions:
+            wal.append(CATALOG, 0, 0, block)
+        waiting: list[bytes] = []
+        for tick in range(ticks):
+            for record in records(slots, T0 + tick * STEP_S):
+                if sum(map(len, waiting)) + len(record) > BLOCK_BYTES:
+                    wal.append(CATALOG, 0, 0, b"".join(waiting))
+                    waiting.clear()
+                waiting.append(record)
+                n_bytes += len(record)
+        wal.append(CATALOG, 0, 0, b"".join(waiting))
+        assert wal.flush(60)
+    return sum(map(len, definitions)), n_bytes
+
+
+def run(report: Report, *, small: bool = False, cold: bool = False, directory: Path | None = None) -> None:
+    sizes = Sizes(2000, 1, 0.1, 2000, 12, 32 * MIB) if small else Sizes()
+    with tempfile.TemporaryDirectory(prefix="mstore-bench-", dir=directory) as folder:
+        bench_snapshot(report, Path(folder), sizes, cold)
+    bench_replay(report, sizes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--series", type=int, default=100_000)
-    parser.add_argument("--chunks", type=int, default=3)
+    defaults = Sizes()
+    parser.add_argument("--series", type=int, default=defaults.n_series)
+    parser.add_argument("--chunks", type=int, default=defaults.n_chunks)
     parser.add_argument(
-        "--logged", type=float, default=0.1, help="share of the series with a chunk behind the snapshot"
+        "--logged",
+        type=float,
+        default=defaults.logged_share,
+        help="share of the series with a chunk behind the snapshot",
     )
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--dir", type=Path, default=None)
     options = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="mstore-bench-", dir=options.dir))
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}")
-    try:
-        bench(directory, options.series, options.chunks, options.logged, options.cold)
-    finally:
-        shutil.rmtree(directory)
+    print(machine())
+    sizes = Sizes(options.series, options.chunks, options.logged)
+    with tempfile.TemporaryDirectory(prefix="mstore-bench-", dir=options.dir) as folder:
+        bench_snapshot(Report(), Path(folder), sizes, options.cold)
+    bench_replay(Report(), sizes)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class Restarted:
         with mstore.connect(self.directory, timeout=300) as client:
             client.control("stop", "free")
         self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 def fill(directory: Path, n_series: int, n_chunks: int) -> int:
@@ -156,4 +158,5 @@ def run(report: Report, *, small: bool = False, largest_gb: float = 0.0) -> None
     sizes = [1] if small else [1, *([round(largest_gb / 1.085)] if largest_gb else [])]
     for n_chunks in sizes:
         with tempfile.TemporaryDirectory(prefix="mstore-bench-") as directory:
-            bench_warm(report, Path(directory), 2_000 if small else N_SERIES, n_chunks)
+            size, rounds = (2_000, 1) if small else (N_SERIES, 3)
+            bench_warm(report, Path(directory), size, n_chunks, rounds)

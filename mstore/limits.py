@@ -47,6 +47,9 @@ EXTENT_BYTES = 256 * KIB
 # Write-ahead log.
 WAL_SEGMENT_BYTES = 64 * MIB
 WAL_BLOCK_BYTES_MAX = 4 * MIB
+# How long it may be held for somebody who copies it: it grows meanwhile.
+HOLD_S_DEFAULT = 3600
+HOLD_S_MAX = 86_400
 
 # Queries.
 QUERY_SAMPLES_MAX = 200_000_000

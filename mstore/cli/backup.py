@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mstore.cli import common, render
+from mstore.cli import common, render, streams
+from mstore.limits import HOLD_S_DEFAULT
 
 NAMES = ("backup",)
-LIMIT_S = 3600
 
 
 def add(commands: common.Commands) -> None:
@@ -27,7 +26,7 @@ def add(commands: common.Commands) -> None:
         "--limit",
         metavar="TIME",
         type=common.duration,
-        default=LIMIT_S,
+        default=HOLD_S_DEFAULT,
         help="how long the store keeps its log for this (default: 1h)",
     )
     common.json_option(parser)
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         common.print_json(asdict(made))
         return 0
     for text in made.warnings:
-        sys.stderr.write(f"mstore: warning: {text}\n")
+        streams.complain(f"mstore: warning: {text}")
     print(
         f"{made.target}: {render.size(made.n_bytes)}, {render.count(made.n_samples, 'sample')},"
         f" up to block {made.seq:,} of the log, in {made.seconds:.2f} s"

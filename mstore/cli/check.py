@@ -61,8 +61,9 @@ def _repair(args: argparse.Namespace) -> int:
             print("\n".join([*found.lines(), "", "repair:", *(f"  {step.text}" for step in plan.steps)]))
         if args.yes:
             return True
-        if not sys.stdin.isatty():
-            sys.stderr.write("mstore: nothing was changed: without a terminal, --repair needs --yes\n")
+        if args.json or not sys.stdin.isatty():
+            how = "with --json" if args.json else "without a terminal"
+            streams.complain(f"mstore: nothing was changed: {how}, --repair needs --yes")
             return False
         return input("do this? [y/N] ").strip().lower() in ("y", "yes")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import os
 import sys
 import tarfile
-from pathlib import Path
 
 from mstore import clock
 from mstore.cli import common
@@ -42,10 +42,16 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(archive(bundle.texts))
         sys.stdout.buffer.flush()
     else:
-        Path(args.output).write_bytes(archive(bundle.texts))
+        _write_privately(args.output, archive(bundle.texts))
         print(bundle.texts["summary.txt"], end="")
         print(f"{args.output}: {len(bundle.texts)} files")
     return 0 if bundle.healthy else 1
+
+
+def _write_privately(path: str, content: bytes) -> None:
+    """For its owner alone: there are names of hosts and users in it."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
+        stream.write(content)
 
 
 def archive(texts: dict[str, str]) -> bytes:

@@ -34,8 +34,6 @@ _EVENTS = {
     "fsync_errors": "failed fdatasyncs",
     "snapshot_errors": "failed snapshots",
     "stale_samples": "samples of series that were gone",
-    "records_skipped": "records skipped",
-    "query_retries": "reads repeated because a chunk changed",
     "eras_started": "series continued on a new grid",
     "chunks_freed": "chunks freed by retention",
     "chunks_evicted": "chunks evicted at the memory cap",

@@ -41,6 +41,11 @@ def add(commands: common.Commands) -> None:
         action="store_true",
         help="a stop leaves the shared memory: the next start on this boot is ready within a second",
     )
+    serve.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse to start from a damaged log or snapshot, instead of going on without the damaged part",
+    )
     serve.set_defaults(run=run_serve)
 
     stop = _command(commands, "stop", "stop the store: acknowledge, write a last snapshot, free the memory")
@@ -95,7 +100,9 @@ def run_serve(args: argparse.Namespace) -> int:
     from mstore.workers.serve import serve
 
     workers = args.ingest_workers, args.query_workers
-    return int(serve(common.store_dir(args), args.config, *workers, keep_memory=args.keep_memory))
+    return int(
+        serve(common.store_dir(args), args.config, *workers, keep_memory=args.keep_memory, strict=args.strict)
+    )
 
 
 def run_command(args: argparse.Namespace) -> int:

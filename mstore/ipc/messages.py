@@ -367,16 +367,6 @@ class Snapshot(Message):
 
 
 @_message
-class Ready(Message):
-    """A worker says that it serves. `kind`: ingest, query, persister; -> Done."""
-
-    TAG: ClassVar[int] = 48
-    kind: str
-    index: int
-    deadline_ms: int = 0
-
-
-@_message
 class Hold(Message):
     """Give up nothing of the log while this connection is open, for limit_s at most -> Done {hold, seq}:
     what was acknowledged before is at or before block seq, and durable."""
@@ -405,7 +395,7 @@ _RULES: dict[tuple[str, str], checks.Check] = {
     ("Lines", "precision"): checks.one_of(*PRECISIONS),
     ("Stop", "memory"): checks.one_of(*MEMORY),
     ("Restart", "memory"): checks.one_of(*MEMORY),
-    ("Hold", "limit_s"): checks.between(1, 86_400),
+    ("Hold", "limit_s"): checks.between(1, limits.HOLD_S_MAX),
     ("Open", "series"): checks.paths,
     ("Open", "specs"): checks.specs,
     ("InternPaths", "paths"): checks.paths,

@@ -92,6 +92,7 @@ cdef class Chunks:
     cdef int unlink(self, ms_series* s, int64_t n) noexcept nogil
     cdef uint64_t drop_range(self, uint32_t slot, ms_series* s, int64_t first, int64_t last) noexcept nogil
     cdef ms_series* live(self, uint64_t slot) noexcept nogil
-    cdef void recount(self, ms_series* s) noexcept nogil
-    cdef _take(self, char* taken, uint64_t slot, uint64_t offset, unsigned size_class)
+    cdef int _take_links(self, char* taken, uint64_t slot, ms_series* s, uint32_t* newest) except -1
+    cdef ms_chunk* _own(self, uint64_t slot, ms_series* s, int64_t n, uint64_t word) except NULL
+    cdef int _take(self, char* taken, uint64_t slot, uint64_t offset, unsigned size_class) except -1
     cdef void adopt_extent(self, char* taken, uint32_t i) noexcept nogil

@@ -495,38 +495,19 @@ cdef class Chunks:
             self.extents[self.n_extents - 1 - i].size_class = CLASSES
             self.list_push(&self.free_extents, self.n_extents - 1 - i)
 
-    cdef void recount(self, ms_series* s) noexcept nogil:
-        """First and last chunk, their number and the current chunk, from the links."""
-        cdef uint64_t i, word
-        cdef uint64_t* words = link_place(self.base, s, 0)
-        cdef uint32_t found = 0
-        cdef int64_t n
-        s.first_n, s.last_n, s.cur_n, s.cur_link, s.n_seen, s.n_edge = 0, -1, 0, 0, 0, 0
-        for i in range(<uint64_t>1 << (s.table & 255)):
-            word = words[i]
-            if word == 0:
-                continue
-            n = (<ms_chunk*>(self.base + MS_LINK_OFFSET(word))).n
-            if found == 0 or n < s.first_n:
-                s.first_n = n
-            if found == 0 or n > s.last_n:
-                s.last_n, s.cur_n, s.cur_link = n, n, word
-            if s.kind == KIND_STAMPED:  # a row may have been published just before the kill
-                s.last_t = max(s.last_t, (<ms_chunk*>(self.base + MS_LINK_OFFSET(word))).t_max_ms)
-            found += 1
-        s.n_chunks = found
-
     def rebuild_free_lists(self):
         """Adopt the segment as a dead writer left it: everything is derived again from the links.
 
-        raises ValueError naming the series if a link leads to a chunk that is not its own; the segment is then
-        damaged and must be restored from snapshots and log.
+        Which chunk a link leads to follows from its place and from first_n, which no chunk lies before: so a store of any
+        size is adopted without a look at each of its chunks, and each page that one lies in. The newest chunk of a series
+        is looked at, because the writer goes on in it, and stamped ones, because rows may be half written.
+
+        raises ValueError naming the series if a link leads where none of its chunks can be; the segment is then damaged
+        and must be restored from snapshots and log.
         """
-        cdef uint64_t slot, i, word, n_words
-        cdef uint32_t index, e, per
-        cdef uint64_t* words
+        cdef uint64_t slot, i
+        cdef uint32_t e
         cdef ms_series* s
-        cdef ms_chunk* chunk
         cdef char* taken = <char*>calloc(self.n_extents or 1, MS_EXTENT_BYTES / 64 / 8)
         cdef uint32_t newest = 0
         if taken == NULL:
@@ -539,8 +520,9 @@ cdef class Chunks:
             for slot in range(self.n_series):
                 s = self.table + slot
                 ms_prefetch_link(s + AHEAD)
-                if slot + NEAR < self.n_series and s[NEAR].table == 0:
-                    ms_prefetch_link(self.base + min(MS_LINK_OFFSET(s[NEAR].link0), self.samples.length))
+                if slot + NEAR < self.n_series:
+                    ms_prefetch_link(self.base + min(s[NEAR].table >> 8, <uint64_t>self.samples.length))
+                    ms_prefetch_link(self.base + min(MS_LINK_OFFSET(s[NEAR].cur_link), <uint64_t>self.samples.length))
                 if not s.flags & SERIES_LIVE:
                     s.table = s.link0 = s.cur_link = 0
                     s.n_chunks = 0
@@ -550,30 +532,61 @@ cdef class Chunks:
                         raise ValueError(f"series {slot}: link table of 2^{s.table & 255} words")
                     self._take(taken, slot, s.table >> 8, table_class(s.table & 255))
                     ms_store_relaxed_u64(&s.link0, 0)
-                n_words = <uint64_t>1 << (s.table & 255)
-                words = link_place(self.base, s, 0)
-                for i in range(n_words):
-                    if i + NEAR < n_words:
-                        ms_prefetch_link(self.base + min(MS_LINK_OFFSET(words[i + NEAR]), self.samples.length))
-                    word = words[i]
-                    if word == 0:
-                        continue
-                    self._take(taken, slot, MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
-                    chunk = <ms_chunk*>(self.base + MS_LINK_OFFSET(word))
-                    if (chunk.series != slot or chunk.generation != s.generation
-                            or chunk.size_class != MS_LINK_CLASS(word) or (chunk.n & (n_words - 1)) != i):
-                        raise ValueError(f"series {slot}: link {i} leads to a chunk of series {chunk.series}")
-                    newest = max(newest, <uint32_t>(word >> 40))
-                    if chunk.seq & 1:
-                        drop_rows(chunk, 1, 0, True)
-                self.recount(s)
+                self._take_links(taken, slot, s, &newest)
             self.stamp = newest
             for e in range(self.n_extents):
                 self.adopt_extent(taken + <uint64_t>e * (MS_EXTENT_BYTES / 64 / 8), e)
         finally:
             free(taken)
 
-    cdef _take(self, char* taken, uint64_t slot, uint64_t offset, unsigned size_class):
+    cdef int _take_links(self, char* taken, uint64_t slot, ms_series* s, uint32_t* newest) except -1:
+        """The chunks that the link words of a series lead to, and with them what its record says of them."""
+        cdef uint64_t mask = (<uint64_t>1 << (s.table & 255)) - 1, i, word, last_word = 0
+        cdef uint64_t* words = link_place(self.base, s, 0)
+        cdef int64_t n, first = 0, last = -1, last_t = s.last_t
+        cdef uint32_t found = 0
+        cdef ms_chunk* chunk
+        for i in range(mask + 1):
+            word = words[i]
+            if word == 0:
+                continue
+            n = s.first_n + <int64_t>((i - <uint64_t>s.first_n) & mask)
+            if n > s.last_n or MS_LINK_CLASS(word) > CLASS_FULL_8:
+                raise ValueError(f"series {slot}: link {i} of {mask + 1} leads to none of the chunks {s.first_n} to {s.last_n}")
+            self._take(taken, slot, MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
+            newest[0] = max(newest[0], <uint32_t>(word >> 40))
+            if s.kind == KIND_STAMPED:
+                chunk = self._own(slot, s, n, word)
+                if chunk.seq & 1:
+                    drop_rows(chunk, 1, 0, True)
+                last_t = max(last_t, chunk.t_max_ms)  # a row may have been published just before the kill
+            if found == 0 or n < first:
+                first = n
+            if found == 0 or n > last:
+                last, last_word = n, word
+            found += 1
+        if found:
+            self._own(slot, s, last, last_word)
+        # Readers are at work meanwhile: for them first_n .. last_n never leave out a chunk.
+        ms_store_relaxed_u64(&s.first_n, <uint64_t>first)
+        ms_store_relaxed_u64(&s.last_n, <uint64_t>last)
+        ms_store_relaxed_u64(&s.last_t, <uint64_t>last_t)
+        ms_store_relaxed_u32(&s.n_chunks, found)
+        s.cur_n, s.cur_link, s.n_seen, s.n_edge = (last if found else 0), last_word, 0, 0
+        return 0
+
+    cdef ms_chunk* _own(self, uint64_t slot, ms_series* s, int64_t n, uint64_t word) except NULL:
+        """The chunk behind a link that was taken; raises ValueError if it is not chunk n of this series."""
+        cdef ms_chunk* chunk = <ms_chunk*>(self.base + MS_LINK_OFFSET(word))
+        if (chunk.series != slot or chunk.generation != s.generation or chunk.n != n
+                or chunk.size_class != MS_LINK_CLASS(word)):
+            raise ValueError(
+                f"series {slot}: the link of chunk {n} leads to chunk {chunk.n} of series {chunk.series}"
+            )
+        return chunk
+
+    cdef int _take(self, char* taken, uint64_t slot, uint64_t offset, unsigned size_class) except -1:
+        """Mark memory as taken; raises ValueError where no chunk of that class can be, or is already."""
         cdef uint64_t i = (offset - MS_SAMPLES_DATA) / MS_EXTENT_BYTES
         cdef uint64_t inside = (offset - MS_SAMPLES_DATA) % MS_EXTENT_BYTES
         cdef uint32_t index
@@ -596,6 +609,7 @@ cdef class Chunks:
         e.used += 1
         e.bump = max(e.bump, index + 1)
         self.n_chunks[size_class] += 1
+        return 0
 
     cdef void adopt_extent(self, char* taken, uint32_t i) noexcept nogil:
         cdef extent* e = &self.extents[i]

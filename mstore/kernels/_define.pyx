@@ -104,6 +104,7 @@ cdef class Definer(DirectoryReader):
     cdef void turn_critical(self) noexcept:
         """Odd: what follows are several words that belong together; even: they are all there."""
         ms_store_release_u64(&self.head.critical, self.head.critical + 1)
+        ms_fence_release()  # SYNC POINT (release) critical: none of these words before the odd number
 
     cdef bint allocate(self, uint64_t at, uint64_t n) noexcept:
         """Back n bytes of the segment with memory; False when the limit or the system says no."""
@@ -212,10 +213,10 @@ cdef class Definer(DirectoryReader):
             moved = <char*>calloc(1, (<size_t>1 << log2) // 8)
             if moved == NULL:
                 return False
-            ms_store_release_u64(&region.committed, region.committed + bytes)
-            ms_store_release_u64(&region.used, region.used + bytes)
             if not self.changing:
                 self.turn_critical()
+            ms_store_release_u64(&region.committed, region.committed + bytes)
+            ms_store_release_u64(&region.used, region.used + bytes)
             self.split_table(table, log2, moved)
             if not self.changing:
                 self.turn_critical()

@@ -56,7 +56,7 @@ cdef enum:
     AHEAD_CHUNKS_MAX = 8
     BLOCK = 1024              # slots added at a time: sums, coverage and four runs of them stay in the first cache
     ROWS = 4
-    TILE = 32                 # slots of ROWS runs that are added between two fetches
+    TILE = 128                # slots of ROWS runs that are added between two fetches
 
 cdef void expect(fetch_list* list, const char* at, size_t size) noexcept nogil:
     """Note `size` bytes to be fetched; what finds no room is not, it is only slower to read."""

@@ -471,7 +471,7 @@ cdef class Interner(Definer):
             self.publish_key(&(<pending_key*>self.new_keys.bytes)[i])
         self.new_keys.used = 0
         self.changing = False
-        ms_store_release_u64(&self.head.critical, self.head.critical + 1)
+        self.turn_critical()
 
     cdef void publish_counts(self) noexcept:
         cdef ms_directory* head = self.head
@@ -504,6 +504,7 @@ cdef class Interner(Definer):
         cdef int64_t made
         cdef pending_era* p
         cdef size_t i
+        cdef bint nested = self.changing
         if slot >= self.n_series or self.series_p[slot].flags & (SERIES_LIVE | SERIES_ENDED) != SERIES_LIVE:
             raise ValueError(f"series slot {slot} is not a newest era")
         if slot in self.removing:
@@ -517,6 +518,8 @@ cdef class Interner(Definer):
         self.begin()
         made = self.take_slot()
         if made < 0:
+            if not nested:
+                self.publish()  # nothing: else the directory would stay in the middle of a change that never was
             raise MemoryError("no room for another series")
         old, new = &self.series_p[slot], &self.series_p[made]
         self.fill_series(<uint32_t>made, old.level, old.metric, anchor_s)

@@ -309,18 +309,20 @@ cdef class DirectoryWriter(Interner):
         indices. Nothing of it is logged: it is a matter of the configuration. raises IndexError for an index there is not
         """
         cdef uint64_t slot
-        cdef bint hide
+        cdef bint hide, any_hidden = bool(self.hidden)
         cdef bytearray wanted = bytearray(self.n_metrics)
         for index in indices:
             if not 0 <= index < self.n_metrics:
                 raise IndexError(f"no metric {index}: there are {self.n_metrics}")
             wanted[index] = 1
         self.ignored = set(indices)
+        if not self.ignored and not any_hidden:
+            return
         for slot in range(self.n_series):
             if self.series_p[slot].level == MS_NO_LEVEL or not self.series_p[slot].flags & SERIES_LIVE:
                 continue
-            hide = bool(wanted[self.series_p[slot].metric])
-            if hide == (slot in self.hidden):
+            hide = wanted[self.series_p[slot].metric] != 0
+            if not (hide or any_hidden) or hide == (slot in self.hidden):
                 continue
             if hide:
                 self.hidden.add(slot)
@@ -336,6 +338,30 @@ cdef class DirectoryWriter(Interner):
     def ignores(self, index):
         """Whether samples of this metric are refused by ignore_metrics()."""
         return index in self.ignored
+
+    def newest_grids_unlike(self, const uint8_t[::1] types, const uint32_t[::1] steps=None, uint8_t without=0,
+                            uint64_t limit=0xFFFFFFFF):
+        """Slots of the grid series that no later era follows and whose type or step is not what is named here.
+
+        types    uint8[n_metrics], by metric
+        steps    uint32[n_metrics], seconds; None: any
+        without  flags that leave a series out
+        limit    slots at most
+        returns  a list, ascending
+        """
+        cdef uint64_t slot
+        cdef uint8_t states = SERIES_LIVE | SERIES_ENDED | without
+        cdef ms_series* s
+        cdef list found = []
+        for slot in range(self.n_series):
+            s = &self.series_p[slot]
+            if s.flags & states != SERIES_LIVE or s.kind != KIND_GRID or s.metric >= <size_t>types.shape[0]:
+                continue
+            if s.type != types[s.metric] or (steps is not None and s.step_s != steps[s.metric]):
+                found.append(slot)
+                if <uint64_t>len(found) >= limit:
+                    break
+        return found
 
     # ---- keeping the key region in bounds ----
 

@@ -308,8 +308,8 @@ cdef class ChunkCopier:
             if entry.kind == KIND_GRID:
                 payload = <uint64_t>min(entry.capacity, <uint32_t>MS_CHUNK_SLOTS) * (4 if entry.type == TYPE_F32 else 8)
             else:
-                entry.count = ms_load_acquire_u32(&chunk.count)
-                payload = <uint64_t>min(entry.count, entry.capacity) * (1 + entry.n_columns) * 8
+                entry.count = min(ms_load_acquire_u32(&chunk.count), entry.capacity)
+                payload = <uint64_t>entry.count * (1 + entry.n_columns) * 8
             if payload > CLASS_BYTES[MS_LINK_CLASS(word)] - sizeof(ms_chunk) or (entry.kind == KIND_STAMPED and seq & 1):
                 continue
             memcpy(out + sizeof(ms_chunk), <const unsigned char*>chunk + sizeof(ms_chunk), payload)
@@ -317,6 +317,8 @@ cdef class ChunkCopier:
             same = ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table
             same = same and ms_load_relaxed_u32(&s.generation) == self.generation
             if same and (entry.kind == KIND_GRID or ms_load_relaxed_u32(&chunk.seq) == seq):
+                if entry.kind == KIND_STAMPED:
+                    describe_rows(entry, <const int64_t*>(out + sizeof(ms_chunk)))
                 used[0] += self.finish(entry, out, payload, MS_LINK_CLASS(word))
                 return COPIED
         return BUSY
@@ -355,6 +357,21 @@ cdef class ChunkCopier:
         self.t_max = max(self.t_max, last)
         self.ages[self.age_of(entry, last)] += CLASS_BYTES[size_class]
         return sizeof(ms_chunk) + padded
+
+
+cdef void describe_rows(ms_chunk* entry, const int64_t* rows) noexcept nogil:
+    """Range and order of the rows that were copied: what the header said is of another moment than their count, and a
+    row beyond the range that it names would be taken for a missing one, and stored again, when the log is replayed."""
+    cdef uint64_t width = 1 + entry.n_columns
+    cdef int64_t stamp, oldest = INT64_MAX, newest = INT64_MIN
+    cdef uint32_t i
+    entry.flags = 0
+    for i in range(entry.count):
+        stamp = rows[i * width]
+        if i and stamp <= newest:
+            entry.flags = CHUNK_UNORDERED
+        oldest, newest = min(oldest, stamp), max(newest, stamp)
+    entry.anchor_s, entry.t_max_ms = oldest, newest
 
 
 cdef uint64_t trimmed(const unsigned char* values, uint64_t n_bytes, uint8_t type) noexcept nogil:

@@ -65,9 +65,14 @@ def _entry(samples: bytes | bytearray, link: int) -> bytes:
         count = _used(payload, vtype)
         payload = payload[: count * width]
     else:
-        payload = samples[offset + 64 : offset + 64 + min(count, capacity) * (1 + columns) * 8]
+        count = min(count, capacity)
+        payload = samples[offset + 64 : offset + 64 + count * (1 + columns) * 8]
     if not count:
         return b""
+    if kind != _GRID:
+        stamps = [stamp for stamp, *_ in struct.iter_unpack(f"<q{columns}Q", payload)]
+        anchor, t_max = min(stamps), max(stamps)
+        flags = int(any(now <= max(stamps[:i]) for i, now in enumerate(stamps) if i))
     header = _CHUNK.pack(
         series, generation, n, anchor, step, kind, vtype, 0, columns, 0, count, 0, flags, t_max, len(payload)
     )

@@ -34,10 +34,9 @@ from mstore.persistence.blocks import (
     encode_header,
     encode_segment_header,
 )
-from mstore.persistence.files import TMP_SUFFIX, Files, snapshot_dir, wal_dir, wal_name
+from mstore.persistence.files import TMP_SUFFIX, Files, ReadOnly, snapshot_dir, wal_dir, wal_name
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
-from mstore.persistence.survey import ReadOnly
 from mstore.persistence.tally import Tally
 
 SLICE_BYTES = 256 * KIB

@@ -115,6 +115,24 @@ def parse(text: memoryview, offset: int, segment_id: int) -> Block | str:
     return Block(seq, ring, start, stop, durable, payload, offset)
 
 
+def skip(text: memoryview, offset: int, segment_id: int, seq: int, upto_seq: int) -> tuple[int, int]:
+    """(offset, sequence) of the last block up to `upto_seq`, from block `seq` at `offset` on, by headers alone.
+
+    What nobody needs is not read through. The next header where a length says that it is, with the segment's id and the
+    next sequence, vouches for that length; the last block has none behind it, so it is left to parse().
+    """
+    at = offset, seq
+    while seq <= upto_seq and offset + BLOCK_HEADER_BYTES <= len(text):
+        magic, version, _, length, _, owner, found, *_ = _HEADER.unpack_from(text, offset)
+        stop = offset + BLOCK_HEADER_BYTES + length
+        whole = magic == BLOCK_MAGIC and version == VERSION and owner == segment_id and found == seq
+        if not whole or length % 8 or length > WAL_BLOCK_BYTES_MAX or stop > len(text):
+            break
+        at = offset, seq
+        offset, seq = stop, seq + 1
+    return at
+
+
 def resembles(text: memoryview, offset: int, segment_id: int, seq: int) -> bool:
     """Whether somebody began to write block `seq` of this segment here: tells a torn block from a clean end.
 

@@ -288,6 +288,31 @@ class Files:
         return _wal.Committer(control, list(rings), list(eventfds), notify_fd, durable, dir_fd)
 
 
+class ReadOnly(Files):
+    """Files that are only looked at: what reading damaged ones would write, copy or remove stays as it is."""
+
+    def mkdir(self, path: Path) -> None:
+        pass
+
+    def create(self, path: Path, allocate_bytes: int = 0) -> int:
+        raise StorageError(f"{path} is not made: these files are only looked at", path=str(path))
+
+    def link(self, source: Path, target: Path) -> None:
+        pass
+
+    def replace(self, path: Path, content: bytes) -> None:
+        pass
+
+    def rename(self, source: Path, target: Path) -> None:
+        pass
+
+    def unlink(self, path: Path) -> None:
+        pass
+
+    def sync_path(self, path: Path) -> None:
+        pass
+
+
 def lock(directory: Path) -> int:
     """Take DIR/lock; returns the descriptor, inheritable, that every process of the run keeps open.
 

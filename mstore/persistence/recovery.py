@@ -12,6 +12,7 @@ even when the file is damaged. Nothing is written before step 4, so a death on t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,21 +22,39 @@ from typing import Any
 
 from mstore import faults
 from mstore.clock import monotonic_s, now_s
-from mstore.errors import StorageError
+from mstore.errors import CorruptRecord, LayoutMismatch, StorageError
 from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, parse_segment_header
 from mstore.persistence.files import (
+    SNAPSHOT_SUFFIX,
     WAL_SUFFIX,
     Files,
+    generation_of,
     is_no_space,
     number_of,
+    quarantine_dir,
     recovery_note_path,
     remove_leftovers,
+    snapshot_dir,
     stop_note_path,
     wal_dir,
 )
 from mstore.persistence.replay import Apply, LogReader, LogReport, finish_replay
 from mstore.persistence.restore import ANY_TIME_S, Loaded, Progress, Refused, Target, load_snapshots
-from mstore.persistence.snapshot import SnapshotInfo
+from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
+from mstore.persistence.snapshot_files import read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest generation there is, for whoever decides when the next one is due."""
+
+    log_seq: int = 0
+    created_ns: int = 0
+    """0: there is none."""
+    log_bytes: int = 0
+    """Of the log behind it."""
+    unsound: tuple[int, ...] = ()
+    """Sequences of generations of which a file was found damaged."""
 
 
 @dataclass(slots=True)
@@ -53,6 +72,17 @@ class Report:
     """Step 4, when the disk had no room for it: to be done before anything is promised (wal.Wal's `prepare`)."""
     notes: list[str] = field(default_factory=list)
     """What else an operator should know, a sentence each."""
+    unread: Newest | None = None
+    """Of a start over kept memory: no snapshot was read."""
+
+    @property
+    def newest(self) -> Newest:
+        """What the next snapshot is due by: age, log and soundness of the one before outlive any start."""
+        if self.unread is not None:
+            return self.unread
+        created_ns = self.snapshot.created_ns if self.snapshot else 0
+        unsound = sorted({one.log_seq for one in self.snapshots_refused})
+        return Newest(self.snapshot_seq, created_ns, self.log.n_bytes, tuple(unsound))
 
     @property
     def snapshot(self) -> SnapshotInfo | None:
@@ -152,7 +182,7 @@ def recover(
     floor = report.loaded.durable_floor
     reader = LogReader(files, directory, report.snapshot_seq, durable_floor=floor, strict=strict)
     report.log = reader.replay(
-        _counting(report, target.apply, _log_bytes(files, directory, report), progress)
+        _counting(report, target.apply, sum(_log_bytes(files, directory, report.snapshot_seq)), progress)
     )
     _finish(files, directory, report)
     report.seconds = monotonic_s() - began
@@ -189,19 +219,33 @@ def _counting(report: Report, apply: Apply, bytes_all: int, progress: Progress |
     return counted
 
 
-def _log_bytes(files: Files, directory: Path, report: Report) -> int:
-    """Of the segments that hold something behind the snapshot; the newest is mostly not full."""
+def _log_bytes(files: Files, directory: Path, behind_seq: int) -> list[int]:
+    """Sizes of the segments that hold something behind a sequence, in order; the newest is mostly not full."""
     folder = wal_dir(directory)
     named = [
         (number, name) for name in files.list(folder) if (number := number_of(name, WAL_SUFFIX)) is not None
     ]
-    total = 0
+    sizes = []
     for place, (_, name) in enumerate(named):
-        if place + 1 == len(named) or named[place + 1][0] > report.snapshot_seq + 1:
+        if place + 1 == len(named) or named[place + 1][0] > behind_seq + 1:
             fd = files.open(folder / name)
-            total += files.size(fd)
+            sizes.append(files.size(fd))
             files.close(fd)
-    return total
+    return sizes
+
+
+def _newest_unread(files: Files, directory: Path) -> Newest:
+    """By names and manifests alone. A file of a snapshot that was found damaged has a second name in DIR/quarantine."""
+    folder = snapshot_dir(directory)
+    damaged = set(files.list(folder)) & set(files.list(quarantine_dir(directory)))
+    unsound = {found[0] for name in damaged if (found := generation_of(name))}
+    unsound |= {seq for name in damaged if (seq := number_of(name, SNAPSHOT_SUFFIX)) is not None}
+    for log_seq, path in list_snapshots(files, folder):
+        with contextlib.suppress(CorruptRecord, LayoutMismatch, StorageError):
+            created_ns = read_manifest(files, path, log_seq).created_ns
+            behind = sum(_log_bytes(files, directory, log_seq)[:-1])
+            return Newest(log_seq, created_ns, behind, tuple(sorted(unsound)))
+    return Newest(0, 0, sum(_log_bytes(files, directory, 0)[:-1]), tuple(sorted(unsound)))
 
 
 def take_notes(files: Files, directory: Path) -> list[str]:
@@ -256,6 +300,7 @@ def resume(
     after = min(applied_seq, durable_seq)
     reader = LogReader(files, directory, after, durable_floor=durable_seq, strict=strict)
     report.log = reader.replay(apply, applied_seq)
+    report.unread = _newest_unread(files, directory)
     _finish(files, directory, report)
     report.seconds = monotonic_s() - began
     return report

@@ -9,7 +9,6 @@ That costs some hundred bytes a series and nothing a sample.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,12 +26,14 @@ _MAP_NORESERVE = 0x4000
 """Of Linux; mmap names it from Python 3.13 on."""
 
 
-@dataclass
-class _Private:
-    """Memory that takes no page before it is used, and has no name."""
+class PrivateMemory:
+    """Zeros that take no page before they are used, and have no name: what a segment is to one process alone."""
 
-    segment: Segment
-    fd: int = -1
+    fd = -1
+
+    def __init__(self, n_bytes: int) -> None:
+        self.buffer = mmap.mmap(-1, n_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        self.segment = Segment(self.buffer, True)
 
 
 class Rehearsal:
@@ -43,8 +44,7 @@ class Rehearsal:
 
     def __init__(self, max_series: int) -> None:
         max_series = min(max(max_series, _SERIES_MIN), SERIES_MAX)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        memory = _Private(Segment(mmap.mmap(-1, directory_bytes(max_series), flags), True))
+        memory = PrivateMemory(directory_bytes(max_series))
         create_directory(memory, max_series, 1)
         self.segment = memory.segment
         self.directory = DirectoryWriter(memory.segment)

@@ -38,6 +38,7 @@ from mstore.persistence.blocks import (
     parse_segment_header,
     resembles,
     search,
+    skip,
     used_bytes,
 )
 from mstore.persistence.files import (
@@ -134,6 +135,7 @@ class LogReader:
     def __init__(
         self, files: Files, directory: Path, after_seq: int, *, durable_floor: int = 0, strict: bool = False
     ) -> None:
+        self._after = after_seq
         self._floor = durable_floor
         self._files = files
         self._directory = directory
@@ -235,7 +237,7 @@ class LogReader:
         for file in self._log:
             text = memoryview(self._files.read(file.path))
             segment_id = self._identify(file, text, quiet)
-            offset, seq = SEGMENT_HEADER_BYTES, file.first_seq
+            offset, seq = skip(text, SEGMENT_HEADER_BYTES, segment_id, file.first_seq, self._after)
             while not isinstance(found := parse(text, offset, segment_id), str) and found.seq == seq:
                 yield file, found
                 offset, seq = found.end, seq + 1

@@ -139,8 +139,10 @@ def write_snapshot(
         # The disk may be full because of us: give its space back at once.
         with contextlib.suppress(StorageError):
             remove_unfinished(files, folder)
+            writing.unname_parts()
         raise
-    return replace(info_of(manifest), oldest_kept_seq=_remove_old(files, folder, unsound))
+    others = [one for one in unsound if one != log_seq]  # a generation of the same sequence is replaced
+    return replace(info_of(manifest), oldest_kept_seq=_remove_old(files, folder, others))
 
 
 class _Writing:
@@ -160,6 +162,7 @@ class _Writing:
         self._parts: list[Part] = []
         self._ages: NDArray[np.uint64] = np.zeros(_AGE_STEPS + 1, np.uint64)
         self._n_bytes = 0
+        self._bound = False
 
     @contextlib.contextmanager
     def _file(self, path: Path, expected: Expected) -> Iterator[BlockWriter]:
@@ -230,11 +233,18 @@ class _Writing:
             self._files.rename(path.with_name(path.name + TMP_SUFFIX), path)
         self._files.sync_path(self._folder)
 
+    def unname_parts(self) -> None:
+        """Remove what name_parts() named, unless a manifest names it by now, durably or not."""
+        manifest = self._manifest()
+        for part in () if self._bound else manifest.parts:
+            self._files.unlink(manifest.path_of(part))
+
     def finish(self) -> Manifest:
         manifest = self._manifest()
         with self._file(manifest.path, Expected(self._log_seq, ROLE_MANIFEST, 0, self._id)) as writer:
             n_bytes = write_manifest(writer, manifest)
         self._files.rename(manifest.path.with_name(manifest.path.name + TMP_SUFFIX), manifest.path)
+        self._bound = True
         self._files.sync_path(self._folder)
         self._progress(1.0, self._n_bytes + n_bytes)
         return replace(manifest, n_bytes=n_bytes)
@@ -263,6 +273,7 @@ def _remove_old(files: Files, folder: Path, unsound: Collection[int]) -> int:
     generations = list_snapshots(files, folder)
     sound = [log_seq for log_seq, _ in generations if log_seq not in unsound]
     if len(sound) < KEEP:
+        _remove_unnamed(files, folder, generations)
         return 0
     kept = sound[:KEEP]
     gone = [path for log_seq, path in generations if log_seq not in kept]

@@ -21,6 +21,7 @@ from mstore.persistence.files import (
     TMP_SUFFIX,
     WAL_SUFFIX,
     Files,
+    ReadOnly,
     generation_of,
     number_of,
     quarantine_dir,
@@ -36,28 +37,6 @@ from mstore.persistence.tally import Tally
 
 _SERIES_RECORD_BYTES = 40
 _LENGTH = slice(8, 12)
-
-
-class ReadOnly(Files):
-    """Files that are only looked at: what reading damaged ones would write, copy or remove stays as it is."""
-
-    def mkdir(self, path: Path) -> None:
-        pass
-
-    def link(self, source: Path, target: Path) -> None:
-        pass
-
-    def replace(self, path: Path, content: bytes) -> None:
-        pass
-
-    def rename(self, source: Path, target: Path) -> None:
-        pass
-
-    def unlink(self, path: Path) -> None:
-        pass
-
-    def sync_path(self, path: Path) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a payload holds, counted without applying it: samples, series, time span, definitions.
 
-The same reading serves sound payloads and damaged bytes: it stops at the first record that makes no sense and
-says how far it came. Of damaged bytes it tells what they still look like, which is the best that can be known.
+The same reading serves sound payloads and damaged bytes: it stops at the first record that makes no sense. Of damaged
+bytes it tells what they still look like, which is the best that can be known.
 """
 
 from __future__ import annotations
@@ -43,19 +43,14 @@ class Tally:
     t_first: int = _T_MAX_S
     """Nominal seconds of the first and the last sample; first > last without samples."""
     t_last: int = -_T_MAX_S
-    n_bytes_unread: int = 0
-    """Of payloads that stopped making sense."""
 
     def add(self, payload: memoryview) -> None:
         """Count one payload, up to where it makes no sense any more."""
-        at = 0
         for record in records(payload):
-            at = record.stop
             if record.kind in _RUNS:
                 self._add_run(payload[record.start : record.stop])
             elif record.kind != layout.REC_PAD:
                 self.n_definitions += 1
-        self.n_bytes_unread += len(payload) - at
 
     def _add_run(self, record: memoryview) -> None:
         refs, times = run_of(record)

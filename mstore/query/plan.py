@@ -36,7 +36,10 @@ NO_HOST, NO_LEVEL, NO_SERIES, NO_SAMPLES = (
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+# What is made anew for each of the thousand questions of a job view is not frozen: that would take five times as long.
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Request:
     """One question; what Reader.query takes, with times already in seconds."""
 
@@ -53,9 +56,6 @@ class Request:
     resolution: int = 0
     missing: str = "skip"
     """How an aggregate treats a slot that some series miss: "skip" them, or "propagate" the gap."""
-
-
-# What is made anew for each of the thousand requests of a job view is not frozen: that would take five times as long.
 
 
 @dataclass(slots=True)

@@ -34,7 +34,16 @@ from mstore.shm import layout
 CONTROL_BYTES = layout.WORKERS + WORKERS_MAX * layout.WORKER.itemsize
 
 # States of a worker's slot.
-WORKER_FREE, WORKER_STARTING, WORKER_READY, WORKER_STOPPING = 0, 1, 2, 3
+WORKER_FREE, WORKER_STARTING, WORKER_READY = 0, 1, 2
+
+STATE_NAMES = {
+    layout.STATE_STARTING: "starting", layout.STATE_REPLAYING: "replaying", layout.STATE_READY: "ready",
+    layout.STATE_STOPPING: "stopping",
+}  # fmt: skip
+WORKER_NAMES = {
+    layout.WORKER_SUPERVISOR: "supervisor", layout.WORKER_PERSISTER: "persister", layout.WORKER_INGEST: "ingest",
+    layout.WORKER_QUERY: "query",
+}  # fmt: skip
 
 
 def _line_counters() -> tuple[str, ...]:
@@ -50,28 +59,27 @@ COUNTERS: tuple[str, ...] = (
     *LINE_COUNTERS,
     # ingest
     "connections_open", "connections_total", "bytes_in", "batches", "lines", "samples", "frames",
-    "columns_frames", "handles_open", "intern_requests", "acks", "ring_full_waits", "errors",
+    "handles_open", "intern_requests", "acks", "ring_full_waits", "errors",
     # query
-    "queries", "query_series", "query_samples", "query_us_total", "query_retries", "bytes_out", "cancelled",
+    "queries", "query_series", "query_samples", "query_us_total", "bytes_out", "cancelled",
     # persister: interning, log, apply
-    "keys_interned", "series_created", "series_removed", "wal_bytes", "wal_blocks", "wal_segments", "fsyncs",
-    "fsync_us_total", "fsync_errors", "samples_applied", "stale_samples", "records_skipped",
+    "series_removed", "wal_bytes", "wal_blocks", "fsyncs", "fsync_us_total", "fsync_errors", "samples_applied",
+    "stale_samples",
     # persister: memory, snapshots
-    "chunks_freed", "chunks_evicted", "eras_started", "retention_passes", "samples_bytes", "directory_bytes",
+    "chunks_freed", "chunks_evicted", "eras_started", "retention_passes", "samples_bytes",
     "snapshots", "snapshot_bytes", "snapshot_us_total", "snapshot_errors",
     "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
     # recovery
-    "recovered_series", "recovered_samples", "torn_tail_bytes", "quarantined_bytes",
     "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
     # supervisor
-    "restarts", "handed_out",
+    "restarts",
     # persister: who holds the log
     "log_holds",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
     {
-        "connections_open", "handles_open", "samples_bytes", "directory_bytes", "log_holds",
+        "connections_open", "handles_open", "samples_bytes", "log_holds",
         "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
     }

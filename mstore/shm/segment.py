@@ -167,7 +167,7 @@ def create(
 
     reserved_bytes  length of the file and of every mapping of it; costs address space only
     commit_bytes    how much of it gets memory now; None = all
-    group           gid that may read it; None = the creator's
+    group           gid that may read it, where the system lets us give it away; None = the creator's
     raises          StoreFull when /dev/shm has no room, StorageError when the name exists; no file is left
     """
     commit_bytes = reserved_bytes if commit_bytes is None else commit_bytes
@@ -183,7 +183,10 @@ def create(
         _allocate(fd, name, 0, commit_bytes)
         os.fchmod(fd, SEGMENT_MODE)
         if group is not None:
-            os.fchown(fd, -1, group)
+            with contextlib.suppress(
+                PermissionError
+            ):  # not a group of ours: the owner is served all the same
+                os.fchown(fd, -1, group)
         mapping = Mapping(name, fd, mmap.mmap(fd, reserved_bytes), writable=True)
     except BaseException as error:
         unlink(name)

@@ -9,8 +9,8 @@ Memory is adopted iff
     2. it was filled: `applied` is not 0
     3. the directory is not in the middle of a change: `critical` is even
     4. the configuration still fits: max_series, the length of samples, memory_cap
-    5. the log goes with it: its newest segment is the one that the memory names, no block up to `applied` is missing
-    6. every link leads to a chunk of its own series
+    5. the log goes with it: its newest segment is the one that the memory names, no block up to `written` is missing
+    6. every link leads into memory of its own, among the chunks that its series says it has; to the newest one's header
 
 1 to 4 are checked here, by the supervisor with DIR/lock held: all processes of the run before are gone, and nothing
 changes underneath. 5 and 6 are the persister's (opening.py), who reads log and links anyway. Whatever fails, the store is
@@ -64,9 +64,9 @@ def find(store_dir: Path, config: Config, n_rings: int) -> Incarnation | None:
     except BaseException as error:
         for mapping in mappings.values():
             mapping.close()
-        if isinstance(error, MstoreError) and not isinstance(error, NotAdopted):
-            raise NotAdopted(str(error)) from error
-        raise
+        if isinstance(error, NotAdopted) or not isinstance(error, (MstoreError, OSError, ValueError)):
+            raise
+        raise NotAdopted(str(error)) from error
     _release_workers(Control(mappings["control"]))
     bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(1 + n_rings)]
     return Incarnation(

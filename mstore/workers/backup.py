@@ -20,13 +20,11 @@ from mstore.client.session import Session
 from mstore.errors import MstoreError, StorageError, StoreLocked
 from mstore.ipc import messages as m
 from mstore.ipc.transport import run
+from mstore.limits import HOLD_S_DEFAULT
 from mstore.persistence import backup as persistence
 from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, wal_dir
 from mstore.persistence.snapshot import list_snapshots
 from mstore.workers.look import lock_quietly
-
-LIMIT_S = 3600
-"""How long a store holds its log for one backup, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Backup:
     warnings: list[str]
 
 
-def backup(store_dir: Path, target: Path, *, limit_s: int = LIMIT_S) -> Backup:
+def backup(store_dir: Path, target: Path, *, limit_s: int = HOLD_S_DEFAULT) -> Backup:
     """Copy the store in `store_dir` to `target`; everything acknowledged as durable before is in it.
 
     limit_s  how long a running store holds its log for it
@@ -59,7 +57,7 @@ def backup(store_dir: Path, target: Path, *, limit_s: int = LIMIT_S) -> Backup:
             f"{store_dir} holds neither a log nor snapshots: there is no store in it", path=str(store_dir)
         )
     persistence.refuse_used(target)
-    if target.is_relative_to(store_dir.absolute()):
+    if target.resolve().is_relative_to(store_dir.resolve()):
         raise StorageError(
             f"{target} is inside the store it would copy: choose another place", path=str(target)
         )

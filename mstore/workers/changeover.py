@@ -12,8 +12,9 @@ may have parsed such numbers a moment ago, in a batch that is not published yet,
 A change of anything but a type needs none of the waits.
 
 Senders wait for some milliseconds; nothing they sent is refused or converted. What a batch that was begun before needs
-(references, room in the ring) it gets meanwhile, so every epoch ends. Nothing here waits: step() is called again and
-again until the machine is idle.
+(references, room in the ring) it gets meanwhile, so every epoch ends; that of a worker somebody has stopped does not, and
+nor do rings drain into a store that is full: whoever calls step() gives up then, and begins again later. Nothing here
+waits: step() is called again and again until the machine is idle.
 """
 
 from __future__ import annotations
@@ -78,6 +79,17 @@ class Changeover:
                 self._ground.change()
                 self.state = State.CHANGING
         return self.step()
+
+    @property
+    def waits(self) -> bool:
+        """Whether senders are held and nothing is changed yet."""
+        return self.state in (State.EPOCHS, State.DRAINING)
+
+    def give_up(self) -> None:
+        """Let go without a change, if none was made yet."""
+        if self.waits:
+            self.state = State.IDLE
+            self._ground.let_go()
 
     def step(self) -> State:
         """Go as far as it goes now; IDLE once it is done."""

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mstore import clock
 from mstore.errors import Degraded, StorageError
 from mstore.kernels._ring import fence_full
 from mstore.shm import layout
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _STEP_S = 0.002
 _LOG_RETRY_S = 0.2
+_HOLD_S_MAX = 10.0
+"""Senders are not held longer for a worker that does not move, or rings that do not drain; it takes milliseconds."""
+_AGAIN_S = 60.0
 
 
 class ChangeGround:
@@ -63,13 +67,15 @@ class ChangeGround:
         persister = self._persister
         try:
             persister.log_the_unlogged()  # what an earlier configuration changed: eras that are not yet begun, too
+            if self._to_follow:
+                self._to_follow = False
+                follow_configuration(persister)
+                persister.log_the_unlogged()
+            persister.directory.publish()  # a change that found no room may have begun, and logged nothing
         except (StorageError, Degraded) as error:
             log.debug("definitions wait for the log: %s", error)
             return False
-        if self._to_follow:
-            self._to_follow = False
-            follow_configuration(persister)
-        return not persister.directory.unpublished
+        return True
 
 
 class Follower:
@@ -78,15 +84,29 @@ class Follower:
     def __init__(self, persister: Persister) -> None:
         self._machine = Changeover(ChangeGround(persister))
         self._timer: asyncio.TimerHandle | None = None
+        self._give_up_s = 0.0
 
     def follow(self) -> None:
         """The configuration has changed, or the store begins."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._machine.state is State.IDLE:
+            self._give_up_s = clock.monotonic_s() + _HOLD_S_MAX
         self._machine.begin()
         self._go_on_later()
 
     def _go_on(self) -> None:
         self._timer = None
         self._machine.step()
+        if self._machine.waits and clock.monotonic_s() > self._give_up_s:
+            self._machine.give_up()
+            log.warning(
+                "series keep their types for now: a worker, or what was sent before, did not move for %.0f s;"
+                " tried again in %.0f s", _HOLD_S_MAX, _AGAIN_S,
+            )  # fmt: skip
+            self._timer = asyncio.get_running_loop().call_later(_AGAIN_S, self.follow)
+            return
         self._go_on_later()
 
     def _go_on_later(self) -> None:

@@ -7,6 +7,7 @@ running   directory, samples and rings as they are now; beside the writer every 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,10 +21,10 @@ from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageEr
 from mstore.kernels._ring import RingReader
 from mstore.paths import run_dir
 from mstore.persistence import files
-from mstore.persistence.files import WAL_SUFFIX, number_of, snapshot_dir, wal_dir
+from mstore.persistence.files import WAL_SUFFIX, ReadOnly, number_of, snapshot_dir, wal_dir
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
-from mstore.persistence.survey import Fault, ReadOnly, Survey, survey
+from mstore.persistence.survey import Fault, Survey, survey
 from mstore.shm import chunks, layout, segment
 from mstore.shm.control import Control
 from mstore.workers.look import kept_memory, lock_quietly
@@ -78,18 +79,17 @@ def check(store_dir: Path) -> Result:
 
     raises  CannotCheck
     """
-    _refuse_what_is_no_store(store_dir)
-    try:
-        lock_fd = lock_quietly(store_dir)
-    except StoreLocked:
-        return Result(True, _running(store_dir))
-    except MstoreError as error:
-        raise CannotCheck(error.message) from error
-    try:
-        return _stopped(store_dir)
-    finally:
-        if lock_fd >= 0:
-            os.close(lock_fd)
+    with _checking():
+        _refuse_what_is_no_store(store_dir)
+        try:
+            lock_fd = lock_quietly(store_dir)
+        except StoreLocked:
+            return Result(True, _running(store_dir))
+        try:
+            return _stopped(store_dir)
+        finally:
+            if lock_fd >= 0:
+                os.close(lock_fd)
 
 
 def repair(store_dir: Path, agree: Callable[[Result, Plan], bool]) -> tuple[Result, Plan, bool]:
@@ -98,10 +98,12 @@ def repair(store_dir: Path, agree: Callable[[Result, Plan], bool]) -> tuple[Resu
     returns  (the result before, the plan, whether it was carried out)
     raises   CannotCheck, CannotRepair, StorageError; StoreLocked when it runs
     """
-    _refuse_what_is_no_store(store_dir)
+    with _checking():
+        _refuse_what_is_no_store(store_dir)
     lock_fd = files.lock(store_dir)
     try:
-        found = _stopped(store_dir)
+        with _checking():
+            found = _stopped(store_dir)
         plan = make_plan(found.survey, found.kept, found.adoptable)
         if not plan.steps or not agree(found, plan):
             return found, plan, False
@@ -109,6 +111,19 @@ def repair(store_dir: Path, agree: Callable[[Result, Plan], bool]) -> tuple[Resu
         return found, plan, True
     finally:
         os.close(lock_fd)
+
+
+@contextlib.contextmanager
+def _checking() -> Iterator[None]:
+    """What keeps us from looking says nothing about the store."""
+    try:
+        yield
+    except CannotCheck:
+        raise
+    except MstoreError as error:
+        raise CannotCheck(f"the store cannot be checked: {error.message}") from error
+    except OSError as error:
+        raise CannotCheck(f"the store cannot be checked: {error}") from error
 
 
 def _refuse_what_is_no_store(store_dir: Path) -> None:
@@ -119,10 +134,7 @@ def _refuse_what_is_no_store(store_dir: Path) -> None:
 
 
 def _stopped(store_dir: Path) -> Result:
-    try:
-        found = survey(store_dir)
-    except MstoreError as error:
-        raise CannotCheck(f"the files cannot be checked: {error.message}") from error
+    found = survey(store_dir)
     kept, adoptable = kept_memory(store_dir)
     if adoptable:
         found.notes.append("the memory of the last run is in /dev/shm, and the next start may use it")

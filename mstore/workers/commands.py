@@ -19,10 +19,14 @@ from mstore.shm.directory import DirectoryReader
 from mstore.workers import states
 from mstore.workers.control_connection import ControlConnection
 from mstore.workers.info import Place, store_info
+from mstore.workers.tasks import Tasks, take_connection
 
 if TYPE_CHECKING:
     from mstore.workers.family import Child
     from mstore.workers.supervisor import Supervisor
+
+_ANSWERS_S_MAX = 2.0
+"""For commands of a store that has ended: they only send their answers."""
 
 
 class Commands:
@@ -31,20 +35,19 @@ class Commands:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self.control_connections: set[ControlConnection] = set()
+        self.tasks = Tasks()
 
     @property
     def instance(self) -> int:
         return self._supervisor.instance
 
-    async def serve(self, sock: socket.socket) -> None:
+    def serve(self, sock: socket.socket) -> None:
         """Take an accepted connection over."""
-        sock.setblocking(False)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: ControlConnection(self), sock)
-        except OSError:
-            sock.close()
+        self.tasks.start(take_connection(sock, lambda: ControlConnection(self)))
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """End the connections, once the commands under way have said how they ended."""
+        await self.tasks.finish(_ANSWERS_S_MAX)
         for connection in list(self.control_connections):
             connection.close()
 
@@ -114,7 +117,9 @@ class Commands:
             "config": configuration.render(supervisor.config),
             "log": recent(),
         }
-        ask = {child.name: partial(self._ask_state, child) for child in supervisor.children if child.alive}
+        # One that has not even taken what was sent before would only collect questions.
+        able = [child for child in supervisor.children if child.alive and not child.channel.n_waiting]
+        ask = {child.name: partial(self._ask_state, child) for child in able}
         return {"supervisor": {"pid": os.getpid(), **own}, **await states.gather(ask)}
 
     def _ask_state(self, child: Child, memory_fd: int) -> asyncio.Future[dict[str, Any]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import struct
 from typing import TYPE_CHECKING, cast
 
 from mstore import __version__, limits
 from mstore.errors import MstoreError, NotPermitted, UnknownMessage
-from mstore.ipc import framing, greeting
+from mstore.ipc import failure, framing, greeting
 from mstore.ipc import messages as m
+from mstore.workers import states
 
 if TYPE_CHECKING:
     from mstore.workers.commands import Commands
@@ -74,18 +73,18 @@ class ControlConnection(asyncio.Protocol):
             self._greet(request_id, greeting.accept_hello(message, "control"))
             return
         if isinstance(message, m.Info):
-            self._answer_info(request_id)
+            self._answer_info(request_id, message)
             return
         if not isinstance(message, (m.Stop, m.Restart, m.Reload, m.Snapshot, m.Hold, m.States, m.Ping)):
             raise UnknownMessage(f"{type(message).__name__} is not a message of control.sock")
-        asyncio.get_running_loop().create_task(self._carry_out(request_id, message))
+        self._commands.tasks.start(self._carry_out(request_id, message))
 
     def _greet(self, request_id: int, hello: m.Hello) -> None:
         assert self._transport is not None
         self._greeted = True
         sock = self._transport.get_extra_info("socket")
         if hello.role == "worker":
-            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            uid = states.peer(self._transport).get("uid", -1)
             if uid != os.geteuid():
                 raise NotPermitted(f"user {uid} is not this store's user {os.geteuid()}", uid=uid)
             # Nothing follows a Hello before its answer, so the connection can change hands here.
@@ -94,12 +93,12 @@ class ControlConnection(asyncio.Protocol):
             return
         self.send(greeting.welcome(hello, "control", self._commands.instance, __version__), request_id)
 
-    def _answer_info(self, request_id: int) -> None:
+    def _answer_info(self, request_id: int, message: m.Info) -> None:
         """From the first second of a start on, when nobody serves query.sock yet."""
         try:
             self.send(m.InfoReply(self._commands.info()), request_id)
-        except MstoreError as error:
-            self.send(m.Error.of(error), request_id)
+        except Exception as error:
+            self.send(failure.reply_to(message, error, "the supervisor"), request_id)
 
     async def _carry_out(self, request_id: int, message: m.Message) -> None:
         try:
@@ -109,8 +108,8 @@ class ControlConnection(asyncio.Protocol):
                 if self._transport is None or self._transport.is_closing():  # nobody is there to end it
                     self._end_holds()
             self.send(m.Done(details), request_id)
-        except MstoreError as error:
-            self.send(m.Error.of(error), request_id)
+        except Exception as error:
+            self.send(failure.reply_to(message, error, "the supervisor"), request_id)
 
     def send(self, message: m.Message, request_id: int) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -29,14 +29,14 @@ from mstore.ipc.transport import run
 from mstore.kernels._ring import RingReader
 from mstore.persistence import files
 from mstore.shm import layout, segment
-from mstore.shm.control import WORKER_FREE, Control
+from mstore.shm.control import WORKER_FREE, WORKER_NAMES, Control
 from mstore.workers import stacks
 from mstore.workers.look import holder
+from mstore.workers.stacks import open_files
 
 WAIT_S = 5.0
 """For the store's answers; for stacks as long again."""
 
-_KINDS = {1: "supervisor", 2: "persister", 3: "ingest", 4: "query"}
 _PACKAGES = ("numpy", "msgpack", "uvloop", "psutil", "crc32c")
 
 
@@ -99,17 +99,7 @@ def _processes(store_dir: Path) -> Iterator[dict[str, Any]]:
 
 def _has_lock(pid: int, store_dir: Path) -> bool:
     """Whether the process holds DIR/lock open, as all of a run do: a number alone may be anybody's by now."""
-    lock = os.path.realpath(files.lock_path(store_dir))
-    with contextlib.suppress(OSError):
-        return any(_link(entry.path) == lock for entry in os.scandir(f"/proc/{pid}/fd"))
-    return False
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
+    return os.path.realpath(files.lock_path(store_dir)) in open_files(pid)
 
 
 def _process(pid: int) -> dict[str, Any]:
@@ -161,7 +151,9 @@ def _answers(bundle: Bundle, store_dir: Path, wait_s: float) -> set[int]:
     finally:
         if session is not None:
             session.forget()
-    assert isinstance(done, m.Done)
+    if not isinstance(done, m.Done):
+        bundle.failures.append(f"the store does not answer: {type(done).__name__} came instead")
+        return set()
     pids: set[int] = set()
     for name, state in done.details.items():
         pids.add(state.get("pid", 0))
@@ -287,7 +279,7 @@ def _control(control: Control) -> dict[str, Any]:
         "totals": {name: value for name, value in control.totals().items() if value},
         "workers": [
             {
-                "kind": _KINDS.get(slot.kind, "?"),
+                "kind": WORKER_NAMES.get(slot.kind, "?"),
                 "index": slot.index,
                 "pid": slot.pid,
                 "state": slot.state,

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import Degraded, StorageError, StoreFull
@@ -44,6 +43,7 @@ def follow_configuration(persister: Persister) -> None:
             n_eras += 1
     except StoreFull as error:
         log.error("not all metrics follow the configuration: %s", error)
+        records.append(persister.directory.take_log())  # of the call that got only half way
     persister.slot.add("eras_started", n_eras)
     if not any(records):
         return
@@ -55,23 +55,13 @@ def follow_configuration(persister: Persister) -> None:
 
 def changes_types(directory: DirectoryWriter, config: Config) -> bool:
     """Whether following this configuration would give a series another type."""
-    series, metrics = directory.series_table(), directory.metrics_table()
-    wanted = metrics["type"].copy()
-    for index in range(len(metrics)):
+    wanted = directory.metrics_table()["type"].copy()
+    for index in range(len(wanted)):
         info = directory.metric(index)
         spec = config.metric(directory.level(info.cluster).type_id, info.name)
         if spec is not None and not spec.stamped and info.kind == layout.KIND_GRID:
             wanted[index] = _TYPES[spec.type]
-    newest = _newest_grids(series)
-    return bool((series["type"][newest] != wanted[series["metric"][newest]]).any())
-
-
-def _newest_grids(series: NDArray[np.void], without: int = 0) -> NDArray[np.intp]:
-    """Slots of the grid series that no later era follows, and that have none of the flags `without`."""
-    states = layout.SERIES_LIVE | layout.SERIES_ENDED | without
-    return np.flatnonzero(
-        (series["flags"] & states == layout.SERIES_LIVE) & (series["kind"] == layout.KIND_GRID)
-    )
+    return bool(directory.newest_grids_unlike(wanted, limit=1))
 
 
 def _ignore(directory: DirectoryWriter, config: Config) -> None:
@@ -126,18 +116,14 @@ def _possible(cluster: str, spec: MetricSpec, info: MetricInfo) -> MetricSpec:
 
 def _eras(directory: DirectoryWriter) -> Iterator[bytes]:
     """Log records of a new era for each grid series whose step or type is not its metric's."""
-    series, metrics = directory.series_table(), directory.metrics_table()
+    metrics = directory.metrics_table()
+    types, steps = (np.ascontiguousarray(metrics[name]) for name in ("type", "step_s"))
     # A series that is being removed, or ignored, gets no sample: its successor begins with the new grid.
-    slots = _newest_grids(series, layout.SERIES_REMOVING)
-    of = series["metric"][slots]
-    differs = (series["step_s"][slots] != metrics["step_s"][of]) | (
-        series["type"][slots] != metrics["type"][of]
-    )
-    for slot, index in zip(slots[differs].tolist(), of[differs].tolist(), strict=True):
+    for slot in directory.newest_grids_unlike(types, steps, layout.SERIES_REMOVING):
         info = directory.series(slot)
-        wanted = metrics[index]
-        if info is None or wanted["kind"] != layout.KIND_GRID:
+        if info is None or metrics[info.metric]["kind"] != layout.KIND_GRID:
             continue
+        wanted = metrics[info.metric]
         step_s = int(wanted["step_s"])
         anchor_s, era_start = next_grid(info, step_s)
         yield directory.begin_era(slot, anchor_s, step_s, era_start, int(wanted["type"]))[1]

@@ -1,4 +1,4 @@
-"""Child processes: started by exec with inherited descriptors, watched by pidfd."""
+"""Child processes: started by exec with inherited descriptors, watched by pidfd, stopped in order."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from mstore.workers.supervisor_state import least_loaded
 
 log = logging.getLogger(__name__)
 
+STOP_S_MAX = {"ingest": 15.0, "persister": 180.0, "query": 5.0}
+"""By kind, in the order of a stop; the persister's beside the time that the last snapshot may take."""
+
 
 @dataclass
 class Child:
@@ -39,6 +42,9 @@ class Child:
     pidfd: int = -1
     exited: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.exited.set()
+
     @classmethod
     def place(cls, kind: str, index: int, slot: int) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -46,7 +52,7 @@ class Child:
         return cls(name, kind, index, slot, Channel(ours), theirs)
 
     def spawn(self, spec: WorkerSpec, pass_fds: tuple[int, ...], died: Callable[[Child, int], None]) -> None:
-        """Start the process; `died(child, return code)` is called once when it has ended."""
+        """Start the process; `died(child, return code)` is called once when it has ended. raises OSError: there is none"""
         self.ready = False
         # The child inherits the mask: Ctrl-C or a hang-up before it ignores them must not end it (run_worker).
         held = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)
@@ -59,8 +65,13 @@ class Child:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        try:
+            self.pidfd = os.pidfd_open(self.process.pid)
+        except OSError:  # nobody would hear of its end: whoever waits for that would wait for good
+            self.process.kill()
+            self.process.wait()
+            raise
         self.exited.clear()
-        self.pidfd = os.pidfd_open(self.process.pid)
         loop = asyncio.get_running_loop()
         loop.add_reader(self.pidfd, self._ended, loop, died)
 
@@ -75,7 +86,7 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        return self.process is not None and not self.exited.is_set()
+        return not self.exited.is_set()
 
     def cpu_s(self) -> float:
         """Processor time that the process has used; 0.0 when there is none. Grows in steps of a clock tick."""
@@ -114,6 +125,36 @@ class Child:
     def close(self) -> None:
         self.channel.close()
         self.child_end.close()
+
+
+def places(n_ingest: int, n_query: int) -> list[Child]:
+    """The family before anybody is started: the persister first, then its workers; slots are counted in this order."""
+    kinds = [
+        ("persister", 0),
+        *(("ingest", k) for k in range(n_ingest)),
+        *(("query", k) for k in range(n_query)),
+    ]
+    return [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(kinds)]
+
+
+async def stop_in_order(children: Sequence[Child], snapshot_s_max: float, *, keep: bool) -> None:
+    """Ingest first (what it took is still acknowledged), then the persister, then the readers.
+
+    snapshot_s_max  how long the persister's last snapshot may take
+    keep            the memory stays: no last snapshot
+    """
+    for kind, limit_s in STOP_S_MAX.items():
+        limit_s += snapshot_s_max if kind == "persister" else 0.0
+        alike = (child for child in children if child.kind == kind)
+        await asyncio.gather(*(child.stop(limit_s, "keep" if keep else "free") for child in alike))
+
+
+async def kill_all(children: Sequence[Child]) -> None:
+    """End them at once, and return when none of them can touch the memory any more."""
+    for child in children:
+        child.kill()
+    for child in children:
+        await child.exited.wait()
 
 
 def least_loaded_child(children: Sequence[Child], kind: str, control: Control) -> Child:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SWEEP_SERIES = 16_384
-"""Series looked at in one slice: about a millisecond between two drains."""
+_SWEEP_SERIES = 2048
+"""Series looked at in one slice: about a millisecond between two drains if a chunk of each is freed."""
+_SWEEP_PAUSE_S = 0.002
+"""After a slice that freed something: most of the time is for what comes in (benchmarks/bench_acks.py)."""
 _RETENTION_EVERY_S_MIN, _RETENTION_EVERY_S_MAX = 5.0, 300.0
 _REMOVE_SERIES = 1024
 """Series removed in one go: their records are one block of the log."""
@@ -123,7 +125,9 @@ class Housekeeping:
             persister.slot.add("chunks_freed", freed)
         if not self._remove_idle(count, before_s):
             self._sweep_at += count
-        if not self._stopped:
+        if freed:
+            self._later(_SWEEP_PAUSE_S, lambda: self._sweep(before_s))
+        elif not self._stopped:
             asyncio.get_running_loop().call_soon(self._sweep, before_s)
 
     def free_range(self, start: int, count: int, before_s: int) -> int:

@@ -49,9 +49,7 @@ class Incarnation:
     def close(self, *, keep: bool = False) -> None:
         """Unmap everything here. keep: segments and note stay as they are, for a next life to adopt."""
         if not keep:
-            unlink_own(
-                self.note, self.note_inode
-            )  # DIR may be gone, or another's; the segments go all the same
+            unlink_own(self.note, self.note_inode)  # DIR may be another's by now; the segments are ours
         for mapping in self.mappings.values():
             if not keep:
                 segment.unlink(mapping.name)
@@ -59,9 +57,18 @@ class Incarnation:
         for fd in (self.doorbell_fd, *self.ack_fds):
             os.close(fd)
 
-    def shelve(self) -> None:
-        """The store ends and its memory stays: nobody must attach to what nobody writes any more."""
-        self.note.replace(self.note.with_name(KEPT_NOTE))
+    def shelve(self) -> bool:
+        """The store ends and its memory stays: nobody must attach to what nobody writes any more.
+
+        False when the note cannot be written: nobody would find the memory, so it must not be kept.
+        """
+        mend_note(self)
+        try:
+            self.note.replace(self.note.with_name(KEPT_NOTE))
+        except OSError as error:
+            log.error("the memory is not kept, the next start reads the log: %s: %s", self.note, error)
+            return False
+        return True
 
 
 def remove_stale(store_dir: Path, but: Collection[str] = ()) -> list[str]:

@@ -11,13 +11,10 @@ from mstore import __version__, clock
 from mstore.persistence import files
 from mstore.persistence.recovery import last_details
 from mstore.shm import layout
-from mstore.shm.control import WORKER_FREE, Control
+from mstore.shm.control import STATE_NAMES, WORKER_FREE, WORKER_NAMES, Control
 from mstore.shm.directory import DirectoryReader
 from mstore.shm.segment import SHM_DIR, Mapping
 from mstore.workers.progress import PHASES, left_s
-
-_STATES = {0: "starting", 1: "replaying", 2: "ready", 3: "stopping"}
-_KINDS = {1: "supervisor", 2: "persister", 3: "ingest", 4: "query"}
 
 
 class Where(Protocol):
@@ -56,7 +53,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         "version": __version__,
         "dir": spec.store_dir,
         "instance": spec.instance,
-        "state": _STATES.get(control.state, "unknown"),
+        "state": STATE_NAMES.get(control.state, "unknown"),
         "full": bool(control.flags & layout.FLAG_FULL),
         "degraded": bool(control.flags & layout.FLAG_DEGRADED),
         "now_s": clock.now_s(),
@@ -112,7 +109,7 @@ def _snapshot(totals: dict[str, int]) -> dict[str, Any]:
 def _workers(control: Control) -> list[dict[str, Any]]:
     return [
         {
-            "kind": _KINDS.get(slot.kind, "?"),
+            "kind": WORKER_NAMES.get(slot.kind, "?"),
             "index": slot.index,
             "pid": slot.pid,
             "started_s": slot.started_ns // 1_000_000_000,

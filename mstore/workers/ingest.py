@@ -31,6 +31,7 @@ from mstore.workers.ingest_connection import IngestConnection
 from mstore.workers.interning import Interner
 from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
+from mstore.workers.tasks import Tasks, take_connection
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class IngestWorker:
         self._rooms: deque[asyncio.Future[None]] = deque()
         self._interner = Interner(Path(paths.socket_path(spec.directory, "control")))
         self._connections: set[IngestConnection] = set()
+        self._tasks = Tasks()
         self._channel = Channel.from_fd(spec.channel_fd)
         self._ack_fd = spec.ack_fds[spec.index]
         self._stopping = asyncio.Event()
@@ -162,7 +164,7 @@ class IngestWorker:
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "serve" and fd is not None:
-            asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
+            self._tasks.start(take_connection(socket.socket(fileno=fd), lambda: IngestConnection(self)))
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
         elif packet[0] == "reload" and fd is not None:
@@ -174,14 +176,6 @@ class IngestWorker:
         """The channel holds connections that this process cannot take: what the supervisor says waits behind them."""
         if self._control.state == layout.STATE_STOPPING:
             self._stopping.set()
-
-    async def _serve(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: IngestConnection(self), sock)
-        except OSError as error:
-            log.info("a connection was gone before it was served: %s", error)
-            sock.close()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()

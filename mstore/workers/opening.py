@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mstore.apply.pool import Pool
-from mstore.errors import StorageError
+from mstore.errors import CorruptRecord, StorageError, StoreFull, UnknownMessage
 from mstore.kernels._ring import RingReader
 from mstore.kernels._samples import Samples
 from mstore.kernels._segment import Segment
@@ -53,9 +54,8 @@ def fill(
     if spec.adopt:
         report = _warm(spec, files, control, directory, pool, rings)
     else:
-        report = pool.recover(
-            lambda target: recover(files, spec.directory, target, retention_s=retention_s, progress=progress)
-        )
+        read_back = partial(recover, strict=spec.strict, retention_s=retention_s, progress=progress)
+        report = pool.recover(lambda target: read_back(files, spec.directory, target))
     progress.end()
     directory.publish()
     control.applied = report.next_seq - 1
@@ -79,14 +79,20 @@ def _warm(
             f"the log in {spec.directory} is not the one this memory was filled from"
             f" (its newest segment is {found:#x}, expected {control.log_id:#x})"
         )
-    applied, durable = control.applied, control.durable
+    applied, durable, written = control.applied, control.durable, control.written
     directory.show_removing()
-    report = pool.recover(lambda target: resume(files, spec.directory, applied, durable, apply=target.apply))
+    try:
+        report = pool.recover(
+            lambda target: resume(files, spec.directory, applied, durable, apply=target.apply)
+        )
+    except (CorruptRecord, UnknownMessage, StoreFull) as error:
+        raise NotAdopted(f"what the log holds cannot be applied to this memory: {error}") from error
     if report.finish is not None:
         raise NotAdopted(f"what the log holds cannot be made durable: {report.summary()}")
-    if report.damaged or report.log.last_seq < applied:
+    # Definitions and evictions are in memory before they count as applied: so the log must hold all that was written.
+    if report.damaged or report.log.last_seq < max(applied, written):
         raise NotAdopted(
-            f"the log does not hold what this memory holds up to block {applied}: {report.summary()}"
+            f"the log does not hold what this memory holds up to block {max(applied, written)}: {report.summary()}"
         )
     _settle(rings, report.positions)
     return report

@@ -19,6 +19,13 @@ def inode_of(path: Path | str | int) -> Inode | None:
     return found.st_dev, found.st_ino
 
 
+def is_still(path: Path | str, fd: int) -> bool:
+    """Whether a name is still that of the open file `fd`; False when that cannot be told."""
+    with contextlib.suppress(OSError):
+        return inode_of(path) == inode_of(fd)
+    return False
+
+
 def unlink_own(path: Path | str, own: Inode | None) -> None:
     """Remove a name if it is still that of the file `own`; another's is left alone.
 

@@ -34,6 +34,7 @@ from mstore.workers.intern_connection import InternConnection
 from mstore.workers.path_interning import PathInterner
 from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
+from mstore.workers.tasks import Tasks, take_connection
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Persister:
         self._keep_memory = False
         self._draining = False
         self._held = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._connections: set[InternConnection] = set()
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.follower = Follower(self)
@@ -326,10 +327,7 @@ class Persister:
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "worker" and fd is not None:
-            # The loop keeps only weak references to its tasks.
-            task = asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd), packet[1]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._serve(socket.socket(fileno=fd), packet[1]))
         elif packet[0] == "reload" and fd is not None:
             self._reload(settings.take(fd))
         elif packet[0] == "snapshot":
@@ -375,15 +373,9 @@ class Persister:
             os.eventfd_write(ack_fd, 1)
 
     async def _serve(self, sock: socket.socket, hello: bytes) -> None:
-        sock.setblocking(False)
-        try:
-            _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: InternConnection(self), sock
-            )
-        except OSError:
-            sock.close()
-            return
-        protocol.data_received(hello)
+        protocol = await take_connection(sock, lambda: InternConnection(self))
+        if protocol is not None:
+            protocol.data_received(hello)
 
     def opened(self, connection: InternConnection) -> None:
         self._connections.add(connection)

@@ -48,7 +48,7 @@ def left_s(done: float, all_: float, took_s: float) -> float | None:
 
 
 def describe(phase: str, done_bytes: int, all_bytes: int, took_s: float) -> str:
-    """ "reading chunks: 43% of 1.2 GB, about 3 s left" """
+    """ "reading chunks: 43% of 1,204,338,688 bytes, about 3 s left" """
     share = 100 * done_bytes // max(1, all_bytes)
     rest = left_s(done_bytes, all_bytes, took_s)
     told = f", about {rest:.0f} s left" if rest is not None else ""

@@ -33,6 +33,7 @@ from mstore.workers.info import store_info
 from mstore.workers.process import run_worker
 from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
+from mstore.workers.tasks import Tasks, take_connection
 
 log = logging.getLogger(__name__)
 
@@ -266,6 +267,7 @@ class QueryWorker:
         self.slowest = Slowest()
         self._channel = Channel.from_fd(spec.channel_fd)
         self._connections: set[QueryConnection] = set()
+        self._tasks = Tasks()
         self._stopping = asyncio.Event()
 
     def opened(self, connection: QueryConnection) -> None:
@@ -297,7 +299,7 @@ class QueryWorker:
         raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
 
     def _query(self, q: m.Query) -> m.Message:
-        began = clock.now_ns()
+        began_us = clock.monotonic_us()
         found = self._reader.query(
             q.cluster, q.host, q.metric, q.start, q.end, type=q.type, type_ids=q.type_ids, subtype=q.subtype,
             subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution,
@@ -313,10 +315,10 @@ class QueryWorker:
                 f"an answer of {n_bytes} bytes; at most {limits.ANSWER_BYTES_MAX}: ask for less at a time",
                 limit=limits.ANSWER_BYTES_MAX,
             )
-        us = (clock.now_ns() - began) // 1000
+        us = clock.monotonic_us() - began_us
         self.slot.add_query(len(series), n_samples, us)
-        if us > self.slowest.floor_us or began >= self.slowest.oldest_ns:
-            self.slowest.note(us, began, asked(q, len(series), n_samples, n_bytes))
+        if us > self.slowest.floor_us or clock.now_ns() >= self.slowest.oldest_ns:
+            self.slowest.note(us, clock.now_ns(), asked(q, len(series), n_samples, n_bytes))
         return m.Answer(many, [one.to_wire() for one in series])
 
     def state(self) -> dict[str, Any]:
@@ -326,7 +328,7 @@ class QueryWorker:
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "serve" and fd is not None:
-            asyncio.get_running_loop().create_task(self._serve(socket.socket(fileno=fd)))
+            self._tasks.start(take_connection(socket.socket(fileno=fd), lambda: QueryConnection(self)))
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
         elif fd is not None:
@@ -338,14 +340,6 @@ class QueryWorker:
         """The channel holds connections that this process cannot take: what the supervisor says waits behind them."""
         if self._control.state == STATE_STOPPING:
             self._stopping.set()
-
-    async def _serve(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: QueryConnection(self), sock)
-        except OSError as error:
-            log.info("a connection was gone before it was served: %s", error)
-            sock.close()
 
     async def run(self) -> None:
         self._channel.serve(

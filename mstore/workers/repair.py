@@ -15,7 +15,6 @@ files that a start reads with the same result, and a second repair ends the work
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import secrets
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from mstore.persistence.files import (
     TMP_SUFFIX,
     WAL_SUFFIX,
     Files,
+    ReadOnly,
     generation_of,
     number_of,
     quarantine_dir,
@@ -45,14 +45,14 @@ from mstore.persistence.files import (
     wal_dir,
 )
 from mstore.persistence.recovery import recover
+from mstore.persistence.rehearsal import PrivateMemory
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import list_snapshots, write_snapshot
 from mstore.persistence.snapshot_files import Manifest, read_manifest
-from mstore.persistence.survey import ReadOnly, Survey
+from mstore.persistence.survey import Survey
 from mstore.shm import layout, segment
 from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
 
-_MAP_NORESERVE = 0x4000
 _SLICE_BYTES = 4 * MIB
 
 
@@ -239,15 +239,13 @@ class _Planner:
                 needed=needed, free=free,
             )  # fmt: skip
         max_series = min(SERIES_MAX, max(65_536, self._definition_bytes() // 40))
-        directory = Segment(_mapped(directory_bytes(max_series)), True)
-        create_directory(_Memory(directory), max_series, secrets.randbits(63))
+        directory = PrivateMemory(directory_bytes(max_series))
+        create_directory(directory, max_series, secrets.randbits(63))
         room = max(4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * needed)
         n_bytes = layout.SAMPLES_DATA + room // layout.EXTENT_BYTES * layout.EXTENT_BYTES
-        samples = _mapped(n_bytes)
-        header = np.frombuffer(samples, layout.SEGMENT_HEADER, 1)
-        header["committed_bytes"] = n_bytes
-        del header
-        return directory, Segment(samples, True)
+        samples = PrivateMemory(n_bytes)
+        np.frombuffer(samples.buffer, layout.SEGMENT_HEADER, 1)["committed_bytes"] = n_bytes
+        return directory.segment, samples.segment
 
     def _definition_bytes(self) -> int:
         """An upper bound of all records that could be definitions."""
@@ -342,16 +340,6 @@ class _Planner:
 
 class _NeedsAnew(Exception):
     """What is damaged and what is needed are in one file."""
-
-
-@dataclass
-class _Memory:
-    segment: Segment
-    fd: int = -1
-
-
-def _mapped(n_bytes: int) -> mmap.mmap:
-    return mmap.mmap(-1, n_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
 def _available_bytes() -> int:

@@ -13,6 +13,7 @@ from mstore import paths
 from mstore.log import set_up_logging
 from mstore.persistence import files
 from mstore.workers import stacks
+from mstore.workers.ownership import is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.settings import Settings
 from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
@@ -29,14 +30,19 @@ def serve(
     query_workers: int | None,
     *,
     keep_memory: bool = False,
+    strict: bool = False,
 ) -> int:
-    """Run a store in the foreground until it is stopped; the exit status. raises MstoreError when it cannot start."""
+    """Run a store in the foreground until it is stopped; the exit status. raises MstoreError when it cannot start.
+
+    strict  damaged files are a reason not to start
+    """
     check_platform()
     hold_standard_descriptors()
     set_up_logging("supervisor")
     service = Service.from_environment(os.environ)
     raise_descriptor_limit()
-    settings = Settings(config_path, (ingest_workers, query_workers), keep_memory=keep_memory)
+    workers = ingest_workers, query_workers
+    settings = Settings(config_path, workers, keep_memory=keep_memory, strict=strict)
     for warning in settings.current.warnings:
         log.warning("%s", warning)
     store_dir = prepare_dir(store_dir)
@@ -50,5 +56,6 @@ def serve(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Supervisor(store_dir, settings, lock_fd, service).run())
     finally:
-        stacks.remove(store_dir)
+        if is_still(files.lock_path(store_dir), lock_fd):  # else they are those of the store that came after
+            stacks.remove(store_dir)
         os.close(lock_fd)

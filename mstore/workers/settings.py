@@ -34,6 +34,7 @@ class Settings:
     path     the configuration file; None = the defaults
     workers  (ingest, query) as the command line says, None = as configured
     keep_memory  True: whatever the file says
+    strict   damaged files are refused when they are read back, at every start of this store's persister
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Settings:
         workers: tuple[int | None, int | None] = (None, None),
         *,
         keep_memory: bool = False,
+        strict: bool = False,
     ) -> None:
+        self.strict = strict
         self._path = path
         self._workers = workers
         self._keep_memory = keep_memory

@@ -52,14 +52,15 @@ class Snapshots:
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: list[Answer] = []
-        self.seq = report.snapshot_seq
+        newest = report.newest
+        self.seq = newest.log_seq
         """Everything up to here is in a sound snapshot."""
-        self._unsound = sorted({one.log_seq for one in report.snapshots_refused})
+        self._unsound = list(newest.unsound)
         # The age of the snapshot and the log behind it outlive a restart: else one that is restarted often, or
         # whose disk is slow, would never take another.
-        created_ns = report.snapshot.created_ns if report.snapshot else clock.now_ns()
+        created_ns = newest.created_ns or clock.now_ns()
         self._last_s = clock.monotonic_s() - max(0.0, (clock.now_ns() - created_ns) / 1e9)
-        self._bytes_before = -report.log.n_bytes
+        self._bytes_before = -newest.log_bytes
         self._retry_wait_s = self._retry_at_s = 0.0
         self._stopped = self._given_up = False
 

@@ -32,6 +32,8 @@ class WorkerSpec:
     parent_pid: int
     adopt: bool = False
     """Memory was kept: the persister takes it as it is instead of filling it from the files."""
+    strict: bool = False
+    """The persister reads no damaged files: it refuses to start instead."""
 
     @property
     def directory(self) -> Path:

@@ -84,14 +84,20 @@ def ask(store_dir: Path, pids: Iterable[int], wait_s: float) -> list[Stack]:
     return [stack for stack, _ in asked]
 
 
+def open_files(pid: int) -> list[str]:
+    """What /proc says a process has open; empty when it has ended or is another user's."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed since
+                found.append(os.readlink(entry.path))
+    return found
+
+
 def _file_of(pid: int, folder: Path) -> Path | None:
     """The file in `folder` that this process has open under its present name."""
-    try:
-        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
-    except OSError:
-        return None
     here = os.path.realpath(folder)
-    for link in links:
+    for link in open_files(pid):
         if os.path.dirname(link) == here and not link.endswith(" (deleted)"):
             return folder / os.path.basename(link)
     return None

@@ -68,21 +68,23 @@ def answer(channel: Channel, number: int, fd: int, describe: Callable[[], dict[s
     A question must not end the process it is about: what goes wrong becomes the answer.
     """
     try:
-        try:
-            told = describe()
-        except Exception as error:
-            log.exception("cannot tell the state of this process")
-            told = {"error": f"{type(error).__name__}: {error}"}
-        text = json.dumps(
-            {"pid": os.getpid(), "at_s": clock.now_s(), **told, "log": recent()}, default=str
-        ).encode()
+        text = _text(describe)
         if len(text) > STATE_BYTES_MAX:
             text = json.dumps({"pid": os.getpid(), "error": f"its state has {len(text)} bytes"}).encode()
-        with open(fd, "wb", closefd=False) as stream:
+        with open(fd, "wb") as stream:
             stream.write(text)
-    finally:
-        os.close(fd)
+    except OSError as error:  # no memory for it: the asker finds none, or half of it
+        log.warning("cannot hand over the state of this process: %s", error)
     channel.send(["done", number, {}])
+
+
+def _text(describe: Callable[[], dict[str, Any]]) -> bytes:
+    now = {"pid": os.getpid(), "at_s": clock.now_s()}
+    try:
+        return json.dumps({**now, **describe(), "log": recent()}, default=str).encode()
+    except Exception as error:
+        log.exception("cannot tell the state of this process")
+        return json.dumps({**now, "error": f"{type(error).__name__}: {error}", "log": recent()}).encode()
 
 
 async def gather(

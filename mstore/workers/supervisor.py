@@ -23,7 +23,7 @@ from mstore.shm.directory import DirectoryReader
 from mstore.workers import adoption, incarnation
 from mstore.workers.commands import Commands
 from mstore.workers.door import Door
-from mstore.workers.family import Child, least_loaded_child
+from mstore.workers.family import Child, kill_all, least_loaded_child, places, stop_in_order
 from mstore.workers.ground import LOOK_S, Ground
 from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
@@ -32,6 +32,7 @@ from mstore.workers.settings import Settings
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.supervisor_state import RestartPolicy, Verdict
 from mstore.workers.systemd import Service
+from mstore.workers.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,6 @@ _HAND_OUTS_WAITING_MAX = 64
 """Connections that wait here for one worker; more wait in the listening socket, which costs no descriptor."""
 _READY_S_MAX = 60.0
 """For ingest and query workers, which have nothing to read; a persister may replay for long."""
-_INGEST_STOP_S_MAX = 15.0
-_PERSISTER_STOP_S_MAX = 180.0
-"""Beside the time that the last snapshot may take."""
-_QUERY_STOP_S_MAX = 5.0
 
 
 class Supervisor:
@@ -65,7 +62,7 @@ class Supervisor:
         self.renewing = False
         self._changing = asyncio.Lock()
         """Held while children and memory come or go: a stop, a restart and a renewal never overlap."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._exit_code = 0
         self._memory = ""
         """What the stop command says about the memory: "keep", "free" or nothing."""
@@ -136,12 +133,7 @@ class Supervisor:
         self.control = Control(self.life.mappings["control"])
         self.control.state = layout.STATE_STARTING
         self._ready.clear()
-        places = [
-            ("persister", 0),
-            *(("ingest", k) for k in range(n_ingest)),
-            *(("query", k) for k in range(n_query)),
-        ]
-        self.children = [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(places)]
+        self.children = places(n_ingest, n_query)
         loop = asyncio.get_running_loop()
         for child in self.children:
             child.channel.serve(loop, partial(self._report, child), lambda: None)
@@ -166,6 +158,7 @@ class Supervisor:
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
             life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, os.getpid(), life.adopted,
+            self._settings.strict,
         )  # fmt: skip
         try:
             inherited = (spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, self._lock_fd)
@@ -187,17 +180,6 @@ class Supervisor:
         log.error("%s: the store stops", why)
         self._exit_code = 1
         self._stopping.set()
-
-    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside everything else. The loop alone would not keep the task alive, nor tell of its failure."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an unexpected error", exc_info=error)
 
     def _accept(self) -> None:
         for which in ("ingest", "query"):
@@ -227,7 +209,7 @@ class Supervisor:
         self.children[0].channel.send(["alive"])
 
     def _persister_progress(self) -> float | None:
-        """See Heartbeat. Stops and renewals end by time limits of their own."""
+        """See Heartbeat. A stop ends by time limits of its own; a renewal waits for killed processes, for nothing else."""
         if self._stopping.is_set() or self.renewing or not self.children:
             return asyncio.get_running_loop().time()
         persister = self.children[0]
@@ -243,7 +225,7 @@ class Supervisor:
     def _admit(self, which: str, sock: socket.socket) -> bool:
         """Take one accepted connection; False: take no more for now. raises OSError: this one is lost."""
         if which == "control":
-            self._start_task(self._commands.serve(sock))
+            self._commands.serve(sock)
             return True
         try:
             return self._hand_out(which, sock) < _HAND_OUTS_WAITING_MAX
@@ -306,11 +288,13 @@ class Supervisor:
         if child.kind == "persister" and not self._announced and not adopting:
             verdict = Verdict.GIVE_UP  # it could not even start: its own message says why
         log.warning("%s died (%s): %s", child.name, how, verdict.value)
+        if self.control is not None and verdict is not Verdict.GIVE_UP:
+            self.control.worker(child.slot).add("restarts")
         if verdict is Verdict.RESPAWN:
             self._spawn(child)
         elif verdict is Verdict.RENEW:
             # Memory that the persister did not survive adopting is not offered to the next one.
-            self._start_task(self._renew(self.life, keep=not adopting))
+            self._tasks.start(self._renew(self.life, keep=not adopting))
         else:
             self._give_up(f"{child.name} keeps dying" if self._announced else f"{child.name} could not start")
 
@@ -319,28 +303,29 @@ class Supervisor:
         async with self._changing:
             if self.life is not life or self._stopping.is_set():
                 return  # a restart, or a stop, came first
-            self.renewing = True
             self._notifier.status("starting again: the persister died")
-            self._door.shut("ingest", "query")
-            for child in self.children:
-                child.kill()
-            for child in self.children:
-                if child.process is not None:
-                    await child.exited.wait()
-            faults.hit("supervisor.renewing")
-            self._begin_again(keep=keep)
+            await self._begin_again(kill_all(self.children), keep=keep)
 
-    def _begin_again(self, *, keep: bool) -> None:
-        """The next life, unless the store is to stop: then nothing new is made that somebody would have to remove."""
-        self._release(keep=keep and not self._stopping.is_set())
-        self.renewing = False
-        if self._stopping.is_set():
-            return
+    async def _begin_again(self, ending: Coroutine[Any, Any, None], *, keep: bool) -> None:
+        """The next life, once all children have ended; held under _changing. Not when the store is to stop by then:
+        nothing new is made that somebody would have to remove.
+
+        keep  over the same memory, if it can be adopted
+        """
+        self.renewing = True
+        self._door.shut("ingest", "query")
         try:
-            self._begin(adopt=keep)
-        except (MstoreError, OSError) as error:
+            await ending
+            faults.hit("supervisor.renewing")
+            self._release(keep=keep and not self._stopping.is_set())
+            self.renewing = False
+            if not self._stopping.is_set():
+                self._begin(adopt=keep)
+        except Exception as error:
             # Attached readers may still hold the memory of the life before: it is not ours to wait for them.
             self._give_up(f"the store cannot be started again: {error}")
+            if not isinstance(error, (MstoreError, OSError)):
+                raise
 
     def _release(self, *, keep: bool = False) -> None:
         self.questions.fail_all("the store was stopped or renewed before it was done")
@@ -390,18 +375,16 @@ class Supervisor:
 
         Memory that the configuration does not fit any more is given up: then a snapshot is written before.
         """
-        newer = self._settings.for_restart(self._n_series())
-        self._settings.take(newer)
         async with self._changing:
-            if not self._stopping.is_set():
-                self.renewing = True
-                self._door.shut("ingest", "query")
-                if keep and self.life is not None and (reason := adoption.misfit(self.life.mappings, newer)):
-                    log.info("the memory is made anew: %s", reason)
-                    keep = False
-                await self._stop_children(keep=keep)
-                self._begin_again(keep=keep)
             self._refuse_if_stopping()
+            newer = self._settings.for_restart(self._n_series())
+            if keep and self.life is not None and (reason := adoption.misfit(self.life.mappings, newer)):
+                log.info("the memory is made anew: %s", reason)
+                keep = False
+            self._settings.take(newer)
+            await self._begin_again(
+                stop_in_order(self.children, newer.snapshot_stop_limit_s, keep=keep), keep=keep
+            )
         await self._ready_or_stopping()
         self._refuse_if_stopping()
 
@@ -416,25 +399,6 @@ class Supervisor:
 
     # --- stop
 
-    async def _stop_children(self, *, keep: bool) -> None:
-        """Ingest first (what it took is still acknowledged), then the persister, then the readers.
-
-        keep  the memory stays: no last snapshot
-        """
-        by_kind = {
-            kind: [child for child in self.children if child.kind == kind]
-            for kind in ("ingest", "persister", "query")
-        }
-        limits_s = {
-            "ingest": _INGEST_STOP_S_MAX,
-            "persister": _PERSISTER_STOP_S_MAX + self.config.snapshot_stop_limit_s,
-            "query": _QUERY_STOP_S_MAX,
-        }
-        for kind, children in by_kind.items():
-            await asyncio.gather(
-                *(child.stop(limits_s[kind], "keep" if keep else "free") for child in children)
-            )
-
     def _keeps_memory(self) -> bool:
         """Whether a stop leaves the memory: as the command or the configuration says, if there is data in it."""
         wanted = self._memory == "keep" or (not self._memory and self.config.keep_memory)
@@ -444,23 +408,18 @@ class Supervisor:
         self._stopping.set()
         self._door.close()
         async with self._changing:
-            keep = self._keeps_memory()
+            keep, shelved = self._keeps_memory(), False
             try:
                 if self.control is not None:
                     self.control.state = layout.STATE_STOPPING
                 # A last snapshot would go where DIR was, which is perhaps another store's by now.
-                await self._stop_children(keep=keep or self._ground_lost)
-                if keep and self.life is not None:
-                    self.life.shelve()
-            except BaseException:
-                keep = False
-                raise
+                limit_s = self.config.snapshot_stop_limit_s
+                await stop_in_order(self.children, limit_s, keep=keep or self._ground_lost)
+                shelved = keep and self.life is not None and self.life.shelve()
             finally:
-                self._release(keep=keep)
+                self._release(keep=shelved)
         for done in self._finished:
             if not done.done():
                 done.set_result(None)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        self._commands.close()
+        await self._commands.close()
         await asyncio.sleep(0)

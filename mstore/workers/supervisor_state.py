@@ -15,7 +15,7 @@ class Verdict(Enum):
     RESPAWN = "respawn"
     """Start the same worker again: its ring, doorbell and channel are inherited as they stand."""
     RENEW = "renew"
-    """Start the whole store again from its files: shared memory may be half changed."""
+    """Start all workers again: shared memory may be half changed, so it is adopted anew or filled from the files."""
     GIVE_UP = "give up"
     """It keeps dying: stop the store and say so."""
 
@@ -24,8 +24,8 @@ class RestartPolicy:
     """Counts deaths by worker in a sliding window.
 
     A worker that only reads shared memory, or writes nothing but its own ring and counters, is simply
-    replaced. The persister writes the directory and the samples: after its death they cannot be trusted, but
-    everything acknowledged is in the log, so the store is renewed from there.
+    replaced. The persister writes the directory and the samples: after its death they are not trusted before they
+    are held against the log (adoption.py), so the whole store is renewed.
     """
 
     def __init__(self, deaths_max: int = DEATHS_MAX, window_s: float = WINDOW_S) -> None:

@@ -69,6 +69,39 @@ def test_a_restart_keeps_the_memory_and_whoever_is_attached_to_it(serve: Serve, 
     assert segments_left(server) == []
 
 
+def test_a_stop_that_keeps_the_memory_writes_the_note_that_somebody_removed(serve: Serve, now: int) -> None:
+    server = serve(CONFIG)
+    write(server, now - 600)
+    before = content(server, now)
+    (server.directory / "run" / "instance.json").unlink()
+    with server.client() as client:
+        client.control("stop", "keep")
+    assert server.wait() == 0
+    server.start()
+    assert ADOPTED in server.log_text()
+    assert content(server, now) == before
+
+
+def test_a_stop_whose_note_cannot_be_written_frees_the_memory_and_ends_in_order(
+    serve: Serve, now: int
+) -> None:
+    server = serve(CONFIG)
+    write(server, now - 600)
+    before = content(server, now)
+    note = server.directory / "run" / "instance.json"
+    note.unlink()
+    (note.with_suffix(".tmp")).mkdir()
+    with server.client() as client:
+        client.control("stop", "keep")
+    assert server.wait() == 0
+    assert "the memory is not kept" in server.log_text()
+    assert segments_left(server) == []
+    (note.with_suffix(".tmp")).rmdir()
+    server.start()
+    assert ADOPTED not in server.log_text()
+    assert content(server, now) == before
+
+
 def test_kill_9_of_all_processes_costs_no_reading_of_files(serve: Serve, now: int) -> None:
     server = serve(CONFIG)
     write(server, now - 600)
@@ -168,6 +201,22 @@ def segment_gone(server: Server) -> None:
     segment.unlink(names["ring-0"])
 
 
+def cut_short(server: Server) -> None:
+    """With a header that agrees."""
+    names = json.loads((server.directory / "run" / "instance.json").read_text())["segments"]
+    os.truncate(segment.SHM_DIR / names["directory"], 3 * layout.PAGE_BYTES)
+    fields = layout.SEGMENT_HEADER.fields
+    assert fields is not None
+    poke(server, "directory", fields["reserved_bytes"][1], 3 * layout.PAGE_BYTES)
+
+
+def strange_name(server: Server) -> None:
+    note = server.directory / "run" / "instance.json"
+    content = json.loads(note.read_text())
+    content["segments"]["ring-0"] += "/x"
+    note.write_text(json.dumps(content))
+
+
 def no_note(server: Server) -> None:
     (server.directory / "run" / "instance.json").write_text("{")
 
@@ -186,6 +235,12 @@ REFUSALS: dict[str, tuple[Callable[[Server], None], str]] = {
         lambda s: poke(s, "control", layout.STORE_APPLIED, 10**6),
         "does not hold what this memory holds",
     ),
+    "more written than logged": (
+        lambda s: poke(s, "control", layout.STORE_WRITTEN, 10**6),
+        "does not hold what this memory holds",
+    ),
+    "a segment that is cut short": (cut_short, "ends outside the segment"),
+    "a name that cannot be one": (strange_name, "cannot be the name of a segment"),
     "a segment is gone": (segment_gone, "no segment"),
     "a note that is damaged": (no_note, "does not say which segments"),
 }
@@ -240,6 +295,18 @@ def test_a_restart_with_another_configuration_keeps_the_memory_where_it_fits(
     server.kill()
     server.start()
     assert content(server, now) == after
+
+
+def test_a_change_of_types_that_a_kill_cut_short_holds_nobody_after_the_adoption(
+    serve: Serve, now: int
+) -> None:
+    server = serve(CONFIG)
+    write(server, now - 600)
+    server.kill()
+    poke(server, "control", layout.STORE_FLAGS, layout.FLAG_HOLD, 4)
+    server.start()
+    assert ADOPTED in server.log_text()
+    write(server, now - 540)
 
 
 def test_a_second_crash_right_after_an_adoption_loses_nothing(serve: Serve, now: int) -> None:

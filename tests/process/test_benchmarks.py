@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import bench_ingest, bench_memory, bench_read
+from benchmarks import bench_acks, bench_ingest, bench_memory, bench_read, bench_recovery, bench_restart
 from benchmarks.common import Report
 
 
@@ -29,3 +29,31 @@ def test_the_read_benchmark_compares_every_answer() -> None:
     bench_read.single_series(report, rounds=20)
     bench_read.job_view(report, n_nodes=2, n_samples=100, rounds=2)
     assert len(report.results) == 6
+
+
+def test_the_benchmark_of_acknowledgements_sees_a_snapshot_and_a_pass_that_frees_a_chunk_of_every_series() -> (
+    None
+):
+    report = Report()
+    bench_acks.run(report, small=True)
+    quiet, snapshot, retention = report.results
+    assert all(result.value > 0 for result in report.results)
+    assert snapshot.budget == retention.budget == max(3 * quiet.value, 10)
+    assert [result.at_least for result in report.results[1:]] == [False, False]
+
+
+def test_the_restart_benchmark_compares_answers_before_and_after() -> None:
+    report = Report()
+    bench_restart.run(report, small=True)
+    assert len(report.results) == 3
+    assert all(result.value > 0 for result in report.results)
+
+
+def test_the_recovery_benchmark_reads_back_all_that_was_written() -> None:
+    report = Report()
+    bench_recovery.run(report, small=True)
+    by_name = {result.name: result for result in report.results}
+    assert len(by_name) == 6
+    assert by_name["log replay, in random order"].budget == 15e6
+    assert by_name["log replay, in runs"].budget == 50e6
+    assert all(result.value > 0 for result in report.results)

@@ -96,7 +96,13 @@ def test_a_second_store_at_the_same_path_keeps_its_sockets_and_its_data_when_the
         try:
             write(second, now, "second")
             assert ended(first) == 1
-            assert {path.name for path in (first.directory / "run").iterdir()} >= MADE
+            run = first.directory / "run"
+            assert {path.name for path in run.iterdir()} >= MADE
+            assert {path.name for path in (run / "stacks").iterdir()} >= {
+                "supervisor",
+                "persister",
+                "ingest-0",
+            }
             assert list(first.directory.glob("snapshots/*")) == [], "the first's last one would be here"
             write(second, now, "after")
             assert second.stop() == 0

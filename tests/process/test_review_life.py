@@ -115,13 +115,13 @@ def test_a_stop_in_the_middle_of_a_restart_leaves_no_segment(
     server = serve()
     write_one(server, now)
     assert server.process is not None
-    before = stale(name_prefix(server.directory))
+    before = child_of(server, "persister")
     command = subprocess.Popen(
         [sys.executable, "-m", "mstore", "restart", "--dir", str(server.directory)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     if delay_children:
-        until(lambda: stale(name_prefix(server.directory)) not in (before, []), "the next life")
+        until(lambda: child_of(server, "persister") not in (before, 0), "the next life")
     else:
         until(lambda: not child_of(server, "ingest"), "the end of the ingest worker")
     server.process.send_signal(signal.SIGTERM)

@@ -236,7 +236,8 @@ def test_values_come_back_bit_for_bit_or_rounded_once(serve: Serve, now: int) ->
 
 
 def test_timestamps_are_told_apart_by_magnitude_at_its_borders(serve: Serve, now: int) -> None:
-    server = serve('retention = "0"\nmax_future = "200000w"\nunknown_metrics = "register"\n')
+    # Steps so long that one series reaches from the first second to the year 5138.
+    server = serve('retention = "0"\nmax_future = "200000w"\ndefault_step = 86400\n')
     stamps = {
         0: 0, 10**11 - 1: 10**11 - 1, 10**11: 10**8, 10**14 - 1: 10**11 - 1, 10**14: 10**8, 10**17 - 1: 10**11 - 1,
         10**17: 10**8, 2**63 - 1: (2**63 - 1) // 10**9,

@@ -100,6 +100,26 @@ def test_a_memory_cap_below_control_and_rings_is_refused_while_the_store_goes_on
     assert server.process.poll() is None
 
 
+def test_fewer_max_series_than_there_are_series_is_refused_while_the_store_goes_on(
+    serve: Serve, now: int
+) -> None:
+    server = serve()
+    with server.client() as client:
+        assert [write(client, name, now) for name in "abc"] == ["written"] * 3
+    server.stop()
+    server.arguments += ["--config", str(server.directory / "mstore.toml")]
+    configure(server, "max_series = 3\n")
+    server.start()
+    pid = server.worker_pid("persister")
+    with server.client() as client:
+        configure(server, 'max_series = 2\nmax_future = "2h"\n')
+        with pytest.raises(ConfigError, match="max_series = 2: this store has 3 series"):
+            client.control("restart")
+        assert server.worker_pid("persister") == pid, "nobody was stopped"
+        assert write(client, "a", now + 7000) == "too_far_ahead", "a refused file changes nothing at all"
+        assert write(client, "d", now) == "series_limit"
+
+
 def test_a_memory_cap_below_control_and_rings_is_a_clear_error_at_the_start(serve: Serve) -> None:
     server = serve('memory_cap = "5MiB"\ningest_workers = 1\nring_bytes = "4MiB"\n', start=False)
     ended = subprocess.run(

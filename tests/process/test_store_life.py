@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mstore
+from mstore.shm import layout
 from mstore.shm.segment import name_prefix, stale
 from tests.stores import Server, until
 
@@ -64,14 +65,18 @@ def test_a_killed_store_comes_back_with_everything_acknowledged(serve: Serve, no
     assert_there(server, values, now)
 
 
-def test_segments_of_a_killed_run_are_removed_by_the_next(serve: Serve, now: int) -> None:
+def test_segments_of_a_killed_run_that_cannot_be_adopted_are_removed_by_the_next(
+    serve: Serve, now: int
+) -> None:
     server = serve()
-    write_some(server, now, 3)
+    values = write_some(server, now, 3)
     server.kill()
     left = stale(name_prefix(server.directory))
     assert left
+    (server.directory / "run" / "instance.json").unlink()
     server.start()
     assert not set(left) & set(stale(name_prefix(server.directory)))
+    assert_there(server, values, now)
 
 
 @pytest.mark.parametrize("kind", ["ingest", "query"])
@@ -87,21 +92,23 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(serve: Serve, now: int,
             "".join(f"m,cluster=c,hostname={host} value={value} {now}\n" for host, value in more.items())
         )
     assert_there(server, {**values, **more}, now)
+    assert server.info()["counters"]["restarts"] == 1
 
 
-def test_a_killed_persister_renews_the_store_from_its_files(serve: Serve, now: int) -> None:
+def test_a_killed_persister_is_replaced_with_all_workers_and_nothing_is_lost(serve: Serve, now: int) -> None:
     server = serve()
     values = write_some(server, now)
-    instance = server.info()["instance"]
-    os.kill(server.worker_pid("persister"), signal.SIGKILL)
+    before = {kind: server.worker_pid(kind) for kind in ("persister", "ingest", "query")}
+    os.kill(before["persister"], signal.SIGKILL)
 
     def renewed() -> bool:
         try:
-            return bool(server.info()["instance"] != instance)
+            return all(server.worker_pid(kind) not in (0, pid) for kind, pid in before.items())
         except mstore.MstoreError:
             return False
 
     until(renewed, "the renewed store")
+    assert server.info()["counters"]["restarts"] == 1
     assert_there(server, values, now)
     values.update(write_some(server, now, 310))
     assert_there(server, values, now)
@@ -159,11 +166,19 @@ def test_a_bad_configuration_is_refused_before_anything_is_made(short_dir: Path)
 
 
 def test_restart_keeps_data_and_takes_a_new_configuration(serve: Serve, now: int) -> None:
-    server = serve("default_step = 60\n")
+    def ring_bytes() -> int:
+        return int(server.info()["memory"]["segments"]["ring-0"]["reserved_bytes"]) - layout.RING_DATA
+
+    server = serve('ring_bytes = "8MiB"\n')
     values = write_some(server, now)
     before = server.info()["instance"]
+    assert ring_bytes() == 8 << 20
+    (server.directory / "mstore.toml").write_text('ring_bytes = "4MiB"\n')
     with server.client() as client:
-        assert client.control("restart")["instance"] != before
+        assert client.control("restart")["instance"] == before
+        assert ring_bytes() == 4 << 20
+        assert_there(server, values, now)
+        assert client.control("restart", "free")["instance"] != before
     assert_there(server, values, now)
 
 

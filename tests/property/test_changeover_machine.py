@@ -105,6 +105,8 @@ def play(world: World, machine: Changeover, n_steps: int) -> None:
         elif what < 0.78:
             world.wanted = world.rng.randrange(3)
             machine.begin()
+        elif what < 0.79:
+            machine.give_up()
         else:
             machine.step()
 
@@ -128,6 +130,10 @@ def test_no_record_is_applied_to_a_series_of_another_type(seed: int, n_workers: 
     for _ in range(4):
         machine.step()
     assert (machine.state, world.held, world.lost) == (State.IDLE, False, 0)
+    machine.begin()  # whatever was given up is made good
+    for _ in range(4):
+        machine.step()
+    assert (world.type, world.lost) == (world.wanted, 0)
 
 
 class Hasty(Changeover):

@@ -219,7 +219,10 @@ class Run:
                     return
                 except AssertionError:
                     assert self.server.process is not None
-                    if self.server.process.wait(30) != -signal.SIGKILL:
+                    status = self.server.process.wait(30)
+                    assert self.server.process.stdout is not None
+                    self.server.process.stdout.close()
+                    if status != -signal.SIGKILL:
                         raise
                     self.killed["mstore at a start"] += not self._disarm()
                     self.bury()

@@ -136,19 +136,32 @@ def test_what_a_killed_backup_left_is_replaced_and_nothing_else_is(store: StoreF
     assert held(tmp_path / "copy", store) == everything(store)
 
 
-@pytest.mark.parametrize("kind", ["file", "full", "inside", "nowhere"])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("file", "not empty"),
+        ("full", "not empty"),
+        ("inside", "inside the store"),
+        ("inside by a link", "inside the store"),
+        ("nowhere", "make it first"),
+    ],
+)
 def test_a_target_that_cannot_be_is_refused_before_anything_is_read(
-    store: StoreFiles, tmp_path: Path, kind: str
+    store: StoreFiles, tmp_path: Path, kind: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets = {
         "file": tmp_path / "file",
         "full": tmp_path,
         "inside": store.directory / "copy",
+        "inside by a link": tmp_path / "link" / "copy",
         "nowhere": tmp_path / "not" / "there",
     }
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError):
+    (tmp_path / "link").symlink_to(store.directory)
+    monkeypatch.delattr("mstore.persistence.backup.copy_store")
+    with pytest.raises(StorageError, match=why):
         backup(store.directory, targets[kind])
+    assert not (store.directory / "copy.tmp").exists()
 
 
 def test_an_empty_directory_may_be_the_target(store: StoreFiles, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,9 @@ from mstore.ipc import messages as m
 from mstore.kernels._samples import Samples
 from mstore.kernels._segment import Segment
 from mstore.shm import chunks, layout
+from mstore.workers import changeover_ground
 from mstore.workers.changeover import Changeover, State
-from mstore.workers.changeover_ground import ChangeGround
+from mstore.workers.changeover_ground import ChangeGround, Follower
 from tests.ingest_rig import NOW_S, IngestRig, line
 
 HEADER = b"# mstore cluster=c\n"
@@ -197,3 +199,58 @@ def test_workers_are_held_until_the_log_takes_the_new_eras(rig: IngestRig, persi
     eras = persister.values("a")
     assert eras == [("f32", [1.5]), ("u64", []), ("f64", [0.1])]
     rig.directory.writer.validate()
+
+
+def test_a_change_that_finds_no_room_lets_senders_go_on(
+    rig: IngestRig, persister: Persister, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The directory has no memory for another series, so no era begins; series keep their type, and are written to."""
+    machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
+    n = 0
+    while rig.directory.writer.counts()["n_series"] * layout.SERIES.itemsize % 65536 or not n:
+        assert send(rig, line("load", f"h{n}", 1.5, T0)) == WRITTEN_1
+        n += 1
+    persister.drain()
+    rig.directory.writer.commits_allowed = 0
+    persister.configure('[metrics.load]\ntype = "u64"\n')
+    machine.begin()
+    assert machine.step() is State.IDLE
+    assert rig.control.flags == 0
+    assert not rig.directory.writer.unpublished
+    assert rig.directory.writer.counts()["critical"] % 2 == 0
+    assert send(rig, line("load", "h0", 2.5, T0 + 60)) == WRITTEN_1
+    persister.drain()
+    assert persister.values("h0") == [("f32", [1.5, 2.5])]
+    assert "no room for another series" in caplog.text
+    caplog.clear()  # the error that it keeps has the directory in its traceback
+
+
+def test_a_worker_that_does_not_move_holds_senders_for_a_while_only(
+    rig: IngestRig, persister: Persister, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changeover_ground, "_HOLD_S_MAX", 0.02)
+    monkeypatch.setattr(changeover_ground, "_AGAIN_S", 0.02)
+    send(rig, line("load", "a", 1.5, T0))
+    persister.drain()
+    in_hand = TextSession(rig.engine)
+    steps = in_hand.consume(HEADER + line("load", "b", 2.5, T0))
+    rig.run_until(steps, NeedReferences)
+    persister.configure('[metrics.load]\ntype = "u64"\n')
+
+    async def follow() -> None:
+        follower = Follower(persister)  # type: ignore[arg-type]
+        follower.follow()
+        seen = {rig.control.flags}
+        while len(seen) < 2 or rig.control.flags == 0:  # held, let go, held again
+            await asyncio.sleep(0.001)
+            seen.add(rig.control.flags)
+        rig.run_on(steps)
+        persister.drain()
+        while persister.values("a")[-1][0] != "u64":
+            await asyncio.sleep(0.001)
+            persister.drain()
+
+    asyncio.run(asyncio.wait_for(follow(), 20.0))
+    assert rig.control.flags == 0
+    assert persister.values("b") == [("f32", [2.5]), ("u64", [])]
+    assert persister.stale == 0

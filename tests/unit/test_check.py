@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -137,6 +139,31 @@ def test_what_cannot_be_read_cannot_be_checked(store: StoreFiles) -> None:
     path.unlink()
     path.mkdir()
     assert main(["check", "--dir", str(store.directory)]) == 2
+
+
+def test_a_directory_that_may_not_be_looked_into_is_not_called_damaged(
+    store: StoreFiles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "DIR")
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    assert main(["check", "--dir", str(store.directory)]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+    assert main(["check", "--repair", "--yes", "--dir", str(store.directory)]) == 2
+
+
+def test_repair_as_json_asks_nothing_and_changes_nothing_without_yes(
+    store: StoreFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt_block_behind_the_snapshots(store)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert main(["check", "--repair", "--json", "--dir", str(store.directory)]) == DAMAGED
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert (document["done"], document["before"]["status"]) == (False, DAMAGED)
+    assert document["plan"]
+    assert "needs --yes" in told.err
 
 
 def test_a_repair_that_dies_anywhere_is_ended_by_the_next(store: StoreFiles, tmp_path: Path) -> None:

@@ -311,3 +311,28 @@ def test_child_process_of_a_fork_can_ask_many_questions(store: FakeStore, client
             os._exit(2)
     assert os.waitpid(pid, 0)[1] == 0
     assert len(client.query_many(asked(20))) == 20
+
+
+def test_client_closed_among_threads_leaves_no_connection_and_says_so(store: FakeStore) -> None:
+    client = mstore.connect(store.directory, timeout=5)
+    outcomes: list[str] = []
+
+    def work() -> None:
+        try:
+            while True:
+                client.query("c", "h", "m", 0, 60)
+        except errors.InvalidRequest as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    client.close()
+    for thread in threads:
+        thread.join(10)
+    assert outcomes == ["this client was closed: connect again"] * 6
+    until = time.monotonic() + 5
+    while store._connections and time.monotonic() < until:
+        time.sleep(0.005)
+    assert not store._connections

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import mstore
 from mstore.errors import InvariantBroken, LimitExceeded
 from mstore.kernels._segment import Segment
 from mstore.limits import WORKERS_MAX
@@ -148,6 +152,15 @@ def test_every_reason_has_a_counter() -> None:
         assert control.COUNTERS[reason] == expected
     assert len(set(control.COUNTERS)) == len(control.COUNTERS) <= 96
     assert set(control.COUNTERS) >= control.GAUGES
+
+
+def test_every_counter_is_counted_by_somebody() -> None:
+    package = Path(mstore.__file__).parent
+    folders = [package / name for name in ("workers", "ingest", "query", "apply", "persistence")]
+    text = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    by_position = {*control.LINE_COUNTERS, "queries", "query_series", "query_samples", "query_us_total"}
+    counted = set(re.findall(r"\.(?:add|set)\(\s*\"(\w+)\"", text))
+    assert sorted(set(control.COUNTERS) - by_position - counted) == []
 
 
 def test_unknown_counter_is_a_programming_error(mapping: InMemory) -> None:

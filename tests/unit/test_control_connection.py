@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import Any
 
 import pytest
 
 from mstore import limits
+from mstore.errors import MstoreError
 from mstore.ipc import framing
 from mstore.ipc import messages as m
 from mstore.workers.control_connection import ControlConnection
+from mstore.workers.tasks import Tasks
 
 
 class FakeSupervisor:
@@ -19,11 +22,15 @@ class FakeSupervisor:
 
     instance = 7
 
-    def __init__(self) -> None:
+    def __init__(self, failure: Exception | None = None) -> None:
         self.control_connections: set[Any] = set()
+        self.tasks = Tasks()
         self.passed: list[bytes] = []
+        self._failure = failure
 
     async def command(self, message: m.Message) -> dict[str, Any]:
+        if self._failure is not None:
+            raise self._failure
         return {"did": type(message).__name__}
 
     def pass_to_persister(self, sock: Any, hello: bytes) -> None:
@@ -81,3 +88,13 @@ def test_a_worker_of_this_store_goes_on_to_the_persister() -> None:
     supervisor = FakeSupervisor()
     assert replies_to(m.Hello(m.VERSION, "worker"), supervisor=supervisor) == []
     assert supervisor.passed == [m.encode(m.Hello(m.VERSION, "worker"), 1)]
+
+
+def test_a_command_that_fails_unexpectedly_is_answered_and_the_connection_goes_on() -> None:
+    failing = FakeSupervisor(OSError(errno.EMFILE, "Too many open files"))
+    hello = m.Hello(m.VERSION, "control")
+    _, *errors = replies_to(hello, m.Restart(), m.States(), supervisor=failing)
+    assert [type(one) for one in errors] == [m.Error, m.Error]
+    for error in errors:
+        assert isinstance(error, m.Error)
+        assert (error.code, "Too many open files" in error.message) == (MstoreError.code, True)

@@ -13,7 +13,9 @@ import pytest
 
 from mstore import paths
 from mstore.cli.main import build_parser
-from mstore.workers import door, heartbeat, supervisor
+from mstore.config import Config
+from mstore.workers import door, heartbeat
+from mstore.workers.family import STOP_S_MAX
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SOCKETS = ["mstore-ingest.socket", "mstore-query.socket"]
@@ -80,9 +82,7 @@ def test_the_service_takes_all_sockets_and_installs_them() -> None:
 
 
 def test_the_manager_waits_longer_than_the_store_takes() -> None:
-    slowest_stop_s = (
-        supervisor._INGEST_STOP_S_MAX + supervisor._PERSISTER_STOP_S_MAX + supervisor._QUERY_STOP_S_MAX
-    )
+    slowest_stop_s = sum(STOP_S_MAX.values()) + Config().snapshot_stop_limit_s
     assert seconds(SERVICE["TimeoutStopSec"]) > slowest_stop_s
     assert seconds(SERVICE["TimeoutStartSec"]) > heartbeat.EXTEND_S > 2 * heartbeat.EXTEND_EVERY_S
     assert seconds(SERVICE["RestartSec"]) * 5 > 10, "the start limit would close the sockets"

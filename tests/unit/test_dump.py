@@ -161,6 +161,15 @@ def test_records_of_the_kernels_are_taken_apart_whole(small: Small) -> None:
     ]  # fmt: skip
 
 
+def test_a_level_whose_type_is_longer_than_its_name_is_told_as_wrong(small: Small) -> None:
+    payload = bytearray(small.definitions)
+    first = next(iter(records(memoryview(payload))))
+    assert first.kind == layout.REC_LEVEL
+    payload[first.start + 16 : first.start + 18] = (200).to_bytes(2, "little")
+    with pytest.raises(ValueError, match="a type of 200 bytes in a name of"):
+        decode(first.kind, memoryview(payload)[first.start : first.stop])
+
+
 # --- JSON
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -136,3 +139,26 @@ def test_a_series_survives_the_wire_bit_for_bit(series: Series) -> None:
 def test_what_is_no_series_on_the_wire_is_a_protocol_error(entry: Any) -> None:
     with pytest.raises(ProtocolError):
         Series.from_wire(entry)
+
+
+def test_texts_of_an_answer_are_there_when_asked_for_and_survive_a_copy() -> None:
+    sent = Series(np.zeros(2, np.float32), 60, 60, "W", host="h", type="core", type_id="3")
+    found = Series.from_wire(sent.to_wire())
+    for copied in (found, copy.copy(found), pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        assert (copied.unit, copied.host, copied.path, copied.why) == ("W", "h", "h/core3", "")
+        assert copied.values.tolist() == [0, 0]
+    assert found.to_wire() == sent.to_wire()
+
+
+def test_a_series_has_no_other_attributes() -> None:
+    wire = Series(np.zeros(2, np.float32), 60, 60).to_wire()
+    for series in (Series(np.zeros(2, np.float32), 60, 60), Series.from_wire(wire)):
+        with pytest.raises(AttributeError, match="minimum"):
+            attrgetter("minimum")(series)
+        assert not hasattr(series, "__array__")
+
+
+def test_texts_that_are_none_become_text() -> None:
+    wire = Series(np.zeros(2, np.float32), 60, 60).to_wire()
+    wire[0] = {"unit": 7, "newer": [1]}
+    assert Series.from_wire(wire).unit == "7"

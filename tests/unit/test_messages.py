@@ -42,7 +42,6 @@ EXAMPLES: list[m.Message] = [
     m.Restart(),
     m.Reload(),
     m.Snapshot(1),
-    m.Ready("ingest", 3),
     m.Hold(60),
     m.States(),
 ]

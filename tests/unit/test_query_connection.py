@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +186,22 @@ def test_a_half_closed_connection_gets_all_its_answers(rig: MakeRig, loop: str) 
                 assert request_id == i
                 assert len(values(reply)) == N
             assert await client.closed()
+
+    play(loop, scene)
+
+
+def test_a_wall_clock_that_jumps_makes_no_query_slow(
+    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = await store.greeted()
+            wall_ns = itertools.count(clock.now_ns(), 3_600_000_000_000)
+            with monkeypatch.context() as patch:
+                patch.setattr(clock, "now_ns", lambda: next(wall_ns))
+                await client.ask(query())
+                assert len(values((await client.reply())[1])) == N
+            assert store.counter("query_us_total") < 60_000_000
 
     play(loop, scene)
 

@@ -11,9 +11,17 @@ import pytest
 from mstore.errors import CorruptRecord
 from mstore.kernels._segment import Segment
 from mstore.persistence.blocks import BLOCK_HEADER_BYTES, CATALOG, SEGMENT_HEADER_BYTES
-from mstore.persistence.files import Files, snapshot_dir, snapshot_name, wal_dir
-from mstore.persistence.recovery import Report, recover, resume
+from mstore.persistence.files import (
+    Files,
+    quarantine_dir,
+    snapshot_dir,
+    snapshot_name,
+    wal_dir,
+    wal_name,
+)
+from mstore.persistence.recovery import Newest, Report, recover, resume
 from mstore.persistence.snapshot import write_snapshot
+from mstore.persistence.snapshot_files import read_manifest
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from tests.targets import Counts
@@ -218,6 +226,47 @@ def test_a_warm_start_applies_only_what_memory_does_not_hold(tmp_path: Path) -> 
     assert store.content == {key: key for key in range(30)}
     assert store.n_blocks == 10
     assert report.next_seq == 32, "30 records and the marker of the clean stop"
+
+
+def test_damage_to_blocks_that_nobody_needs_hides_none_behind_them(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for key in range(6):
+        run.put(key, key)
+    assert run.wal.close()
+    path = wal_dir(tmp_path) / wal_name(1)
+    whole = path.read_bytes()
+    size = BLOCK_HEADER_BYTES + 16
+    for offset in range(SEGMENT_HEADER_BYTES + 2 * size, SEGMENT_HEADER_BYTES + 4 * size):
+        for bit in (1, 0x80):
+            path.write_bytes(whole[:offset] + bytes([whole[offset] ^ bit]) + whole[offset + 1 :])
+            store = DictStore({key: key for key in range(4)})
+            report = resume(Files(), tmp_path, 4, 4, apply=store.apply)
+            assert store.content == {key: key for key in range(6)}, f"byte {offset}, bit {bit}"
+            assert report.next_seq == 8
+    path.write_bytes(whole)
+
+
+def test_a_warm_start_knows_when_the_next_snapshot_is_due(tmp_path: Path) -> None:
+    """Else a store that is always killed and adopted would never take one, and its log would grow for ever."""
+    run = Run(tmp_path)
+    for key in range(12):  # more than one segment
+        run.put(key, key)
+    assert resume(Files(), tmp_path, 12, 12, apply=run.store.apply).newest == Newest(0, 0, SEGMENT_BYTES, ())
+    assert run.wal.close()
+    first = Run(tmp_path)
+    first.snapshot()
+    for key in range(20):
+        first.put(key, key)
+    second = first.snapshot()
+    first.put(1, 2)
+    assert first.wal.close()
+    path = snapshot_dir(tmp_path) / snapshot_name(second)
+    created_ns = read_manifest(Files(), path, second).created_ns
+    newest = resume(Files(), tmp_path, second, second, apply=first.store.apply).newest
+    assert newest == Newest(second, created_ns, 0, ())
+    quarantine_dir(tmp_path).mkdir()
+    (quarantine_dir(tmp_path) / path.name).hardlink_to(path)
+    assert resume(Files(), tmp_path, second, second, apply=first.store.apply).newest.unsound == (second,)
 
 
 def test_blocks_not_known_durable_are_written_again_before_anything_is_promised(tmp_path: Path) -> None:

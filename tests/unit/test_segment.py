@@ -66,6 +66,18 @@ def test_mode_lets_the_group_read_and_nobody_else(name: str) -> None:
     assert stat.st_gid == os.getgid()
 
 
+def test_a_group_that_its_creator_is_not_in_is_no_reason_to_fail(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(fd: int, uid: int, gid: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchown", refused)
+    with segment.create(name, KIND, PAGE, INSTANCE, group=0) as made:
+        status = os.fstat(made.fd)
+        assert (status.st_mode & 0o777, status.st_uid) == (0o640, os.geteuid())
+
+
 def test_reader_cannot_write(name: str) -> None:
     with make(name), segment.attach(name, KIND, INSTANCE) as reader:
         assert reader.fd == -1

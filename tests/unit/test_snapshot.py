@@ -160,9 +160,21 @@ def test_a_second_snapshot_of_the_same_sequence_takes_the_place_of_the_first(tmp
     assert load(tmp_path)[0].chunks == expected
 
 
-def test_what_a_killed_helper_left_is_removed_by_the_next_snapshot(tmp_path: Path) -> None:
+def test_a_damaged_generation_is_replaced_by_one_of_the_same_sequence(tmp_path: Path) -> None:
+    """Of a store that wrote nothing since: the new one is sound, and kept."""
     made, _ = small_store()
-    take(tmp_path, made, 10)
+    for log_seq in (10, 20):
+        take(tmp_path, made, log_seq)
+    assert take(tmp_path, made, 20, unsound={20}).oldest_kept_seq == 10
+    assert [seq for seq, _ in list_snapshots(Files(), snapshot_dir(tmp_path))] == [20, 10]
+
+
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_what_a_killed_helper_left_is_removed_by_the_next_snapshot(tmp_path: Path, n_before: int) -> None:
+    made, _ = small_store()
+    Files().mkdir(snapshot_dir(tmp_path))
+    for _ in range(n_before):
+        take(tmp_path, made, 10)
     folder = snapshot_dir(tmp_path)
     (folder / f"{15:016x}.{7:016x}.definitions.tmp").write_bytes(b"half")
     (folder / f"{15:016x}.{7:016x}.00000001.chunks").write_bytes(b"named, but its manifest never was")
@@ -249,6 +261,8 @@ def test_whatever_operation_fails_the_older_snapshots_stay_and_space_is_given_ba
         assert not any(name.endswith(".tmp") for name in names_of(tmp_path)), files.done
         generations = list_snapshots(Files(), snapshot_dir(tmp_path))
         assert len(generations) >= 2
+        if 40 not in dict(generations):
+            assert [name for name in names_of(tmp_path) if name.startswith(f"{40:016x}")] == [], files.done
         for log_seq, path in generations:
             check_snapshot(Files(), path, log_seq)
         target, loaded = load(tmp_path)

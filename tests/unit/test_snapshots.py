@@ -14,7 +14,7 @@ import pytest
 from mstore import clock
 from mstore.errors import MstoreError, StorageError
 from mstore.persistence.files import Files, snapshot_dir
-from mstore.persistence.recovery import Report
+from mstore.persistence.recovery import Newest, Report
 from mstore.persistence.restore import Loaded, Refused
 from mstore.persistence.snapshot import SnapshotInfo
 from mstore.workers import snapshots as module
@@ -124,6 +124,27 @@ def test_the_age_of_the_loaded_snapshot_counts(rig: Callable[..., Rig]) -> None:
         assert await store.look() == 0
         store.now_s += 11
         assert await store.look() == 1
+
+    asyncio.run(run())
+
+
+def test_the_age_of_a_snapshot_that_was_not_read_counts(rig: Callable[..., Rig]) -> None:
+    """Over kept memory nothing is loaded."""
+    report = Report(unread=Newest(5, clock.now_ns() - 90 * 10**9, 700, (5,)))
+
+    async def run() -> None:
+        store = rig(report, snapshot_interval_s=100, wal_bytes=1000)
+        store.snapshots._unsound = []
+        assert await store.look() == 0
+        store.now_s += 11
+        assert await store.look() == 1
+        again = rig(report, wal_bytes=1000)
+        assert again.snapshots._unsound == [5]
+        again.snapshots._unsound = []
+        again.wal.bytes_written = 299
+        assert await again.look() == 0
+        again.wal.bytes_written = 300
+        assert await again.look() == 1
 
     asyncio.run(run())
 

@@ -21,20 +21,12 @@ from mstore.persistence.dump.log import record_items
 from mstore.persistence.dump.names import Names
 from mstore.persistence.files import Files
 from mstore.shm import layout
-from mstore.shm.control import CONTROL_BYTES, Control
+from mstore.shm.control import CONTROL_BYTES, STATE_NAMES, WORKER_NAMES, Control
 from mstore.shm.segment import boot_id
 
 KINDS = {
     layout.SEG_CONTROL: "control", layout.SEG_DIRECTORY: "directory", layout.SEG_SAMPLES: "samples",
     layout.SEG_RING: "ring",
-}  # fmt: skip
-STATES = {
-    layout.STATE_STARTING: "starting", layout.STATE_REPLAYING: "replaying", layout.STATE_READY: "ready",
-    layout.STATE_STOPPING: "stopping",
-}  # fmt: skip
-WORKERS = {
-    layout.WORKER_SUPERVISOR: "supervisor", layout.WORKER_PERSISTER: "persister", layout.WORKER_INGEST: "ingest",
-    layout.WORKER_QUERY: "query",
 }  # fmt: skip
 
 
@@ -102,7 +94,7 @@ def control_items(source: Source, shown: Shown) -> Iterator[Item]:
     yield Item(
         "store", layout.STORE_STATE,
         {
-            "state": STATES.get(control.state, control.state), "config_version": control.config_version,
+            "state": STATE_NAMES.get(control.state, control.state), "config_version": control.config_version,
             "retention_s": control.retention_s, "full": bool(control.flags & layout.FLAG_FULL),
             "degraded": bool(control.flags & layout.FLAG_DEGRADED), "written": control.written,
             "applied": control.applied, "durable": control.durable, "log_id": f"{control.log_id:016x}",
@@ -113,7 +105,7 @@ def control_items(source: Source, shown: Shown) -> Iterator[Item]:
         if shown.takes("worker"):
             counters = {name: n for name, n in slot.snapshot().items() if n}
             fields = {
-                "kind": WORKERS.get(slot.kind, slot.kind), "index": slot.index, "pid": slot.pid, "state": slot.state,
+                "kind": WORKER_NAMES.get(slot.kind, slot.kind), "index": slot.index, "pid": slot.pid, "state": slot.state,
                 "started_ns": slot.started_ns, "epoch": slot.epoch, **counters,
             }  # fmt: skip
             yield Item("worker", layout.WORKERS + slot.number * layout.WORKER.itemsize, fields, 2)
