@@ -32,6 +32,7 @@ from mstore.kernels._segment cimport Segment
 
 cdef enum:
     ERAS_MAX = 65536
+    EMPTY_ERAS_MAX = 4096
 
 cdef uint64_t* CLASS_BYTES = [128, 512, 2112, 4160]
 
@@ -165,7 +166,7 @@ cdef class RunReader:
     cdef int load_chain(self, uint64_t ref, int64_t start_s, era_pool* pool) noexcept nogil:
         """Append the eras of ref's series from the newest back to the one that covers start_s."""
         cdef era e, other
-        cdef size_t n = 0
+        cdef size_t n = 0, passed
         cdef uint32_t slot, generation
         cdef int status = self.load_era(<uint32_t>ref, <uint32_t>(ref >> 32), &e)
         if status:
@@ -184,12 +185,17 @@ cdef class RunReader:
             n += 1
             if status or e.start <= start or n == ERAS_MAX:
                 return status
-            slot = ms_load_relaxed_u32(&e.at.prev_slot)
-            generation = ms_load_relaxed_u32(&e.at.prev_generation)
-            if slot == 0 or self.load_era(slot - 1, generation, &other) or other.kind != e.kind:
-                return _OK  # the older era was freed
-            if other.start >= e.start:
-                return _OK  # never so in a valid directory; and never a circle
+            other = e
+            passed = 0
+            while other.start == e.start:
+                # An era that never had a sample begins where its successor does, and lies before nothing of its own.
+                slot = ms_load_relaxed_u32(&other.at.prev_slot)
+                generation = ms_load_relaxed_u32(&other.at.prev_generation)
+                if slot == 0 or self.load_era(slot - 1, generation, &other) or other.kind != e.kind:
+                    return _OK  # the older era was freed
+                passed += 1
+                if other.start > e.start or passed == EMPTY_ERAS_MAX:
+                    return _OK  # never so in a valid directory; and never a circle
             other.stop = e.start
             e = other
 

@@ -154,6 +154,18 @@ def test_a_metric_a_line_registered_follows_the_configuration_that_comes_later(
     assert_sound(server)
 
 
+def test_samples_before_two_changes_of_a_silent_metric_stay_readable(serve: Serve, now: int) -> None:
+    plain, wide = "[metrics.m]\nstep = 60\n", '[metrics.m]\nstep = 60\ntype = "f64"\n'
+    server = serve(plain)
+    assert b"written=1" in server.send_text(f"m,cluster=c,hostname=h value=1.5 {now}\n".encode())
+    with server.client() as client:
+        for k, config in enumerate((wide, plain), start=1):
+            (server.directory / "mstore.toml").write_text(config)
+            client.control("reload")
+            until(lambda k=k: client.info()["counters"]["eras_started"] == k, "the new era")
+        assert client.query("c", "h", "m", now, now + 60).values.tolist() == [1.5]
+
+
 def test_what_a_metric_cannot_become_is_told_and_leaves_its_samples_readable(serve: Serve, now: int) -> None:
     server = serve('unknown_metrics = "register"\n[metrics.event]\nstep = 0\n')
     with server.client() as client:

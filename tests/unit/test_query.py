@@ -222,6 +222,27 @@ def test_eras_are_one_answer(store: Store) -> None:
     assert views[1].times[:2].tolist() == [T0 + 180, T0 + 190]
 
 
+@pytest.mark.parametrize("n_empty", [1, 2, 70])
+def test_eras_that_never_had_a_sample_hide_none_before_them(store: Store, n_empty: int) -> None:
+    """A silent series whose step changes twice: what it had before is asked for through the eras in between."""
+    ref = store.open("load")
+    store.put(ref, T0, [1.0, 2.0, 3.0])
+    newest = ref
+    for k in range(n_empty + 1):
+        step = (10, 60)[k % 2]
+        newest, _ = store.writer.new_era(
+            newest & 0xFFFF_FFFF, T0 + 180 - step // 2, step, T0 + 180, layout.TYPE_F32
+        )
+        store.writer.publish()
+    old = one(store.reader.query("fritz", "f1", "load", T0, T0 + 180))
+    assert (old.step, old.values.tolist()) == (60, [1.0, 2.0, 3.0])
+    views = list(store.reader.chunks("fritz", "f1", "load"))
+    assert [view.values[:3].tolist() for view in views] == [[1.0, 2.0, 3.0]]
+    store.put(newest, T0 + 240, [7.0], step=(10, 60)[n_empty % 2])
+    later = one(store.reader.query("fritz", "f1", "load", T0, T0 + 300)).values
+    assert set(later[~np.isnan(later)].tolist()) == {1.0, 2.0, 3.0, 7.0}
+
+
 def test_stamped_rows_are_sorted_and_the_last_of_equal_stamps_wins(store: Store) -> None:
     ref = store.open("scrape")
     ms = T0 * 1000
