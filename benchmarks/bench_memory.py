@@ -15,18 +15,18 @@ import numpy as np
 import psutil
 
 import mstore
-from benchmarks.common import Report, Result, Store, store
+from benchmarks.common import Report, Result, store
 from mstore import paths
 
 STEP_S = 60
 SERVER_ONLY = ("uvloop", "psutil", "crc32c", "mstore.workers", "mstore.persistence", "mstore.apply")
 
 
-def shm_bytes(running: Store) -> int:
+def shm_bytes(directory: Path) -> int:
     """Pages that the store's segments really occupy in /dev/shm, all of them."""
     from mstore.shm.segment import SHM_DIR, name_prefix
 
-    prefix = name_prefix(running.directory)
+    prefix = name_prefix(directory)
     return sum(
         path.stat().st_blocks * 512 for path in Path(SHM_DIR).iterdir() if path.name.startswith(prefix)
     )
@@ -51,7 +51,7 @@ def bench_full_chunks(report: Report, n_series: int, n_chunks: int) -> None:
                     times = t0 + STEP_S * np.arange(row, min(row + 2048, n))
                     writer.write(handles, times, values[row : row + 2048])
             written = writer.flush().written
-        used = shm_bytes(running)
+        used = shm_bytes(running.directory)
     samples = n_series * n
     assert written == samples, (written, samples)
     report.add(Result("memory, full chunks of f32, everything", used / samples, "bytes/sample", 4.4, at_least=False,
@@ -69,7 +69,7 @@ def bench_short_series(report: Report, n_series: int) -> None:
         for k in range(16):
             result = client.write("".join([f"{head}{k}.5 {t0 + k * STEP_S}\n" for head in heads]))
             assert result.written == n_series, result
-        used = shm_bytes(running)
+        used = shm_bytes(running.directory)
     report.add(Result("memory, series of 16 samples, everything", used / n_series, "bytes/series", 512, at_least=False,
                       reference=f"{n_series} series"))  # fmt: skip
 

@@ -117,7 +117,7 @@ def bench_warm(report: Report, directory: Path, n_series: int, n_chunks: int, ro
     try:
         t0 = fill(directory, n_series, n_chunks)
         t1 = t0 + CHUNK_SLOTS * n_chunks * STEP_S
-        size = shm_bytes(running)  # type: ignore[arg-type]  # it asks for the directory only
+        size = shm_bytes(directory)
         before = look(directory, n_series, t0, t1)
         took: dict[str, list[float]] = {"restart": [], "kill": [], "persister": []}
         for _ in range(rounds):
