@@ -14,6 +14,8 @@ from mstore.ipc.framing import Buffer
 Bin = bytes | bytearray | memoryview
 """Raw bytes: `bin` in msgpack. To encode, anything contiguous; decoded, bytes or a view of the body."""
 Check = Callable[[Any], str]
+Rules = dict[tuple[str, str], Check]
+"""By (message, field)."""
 
 PATH_PARTS = 7
 ANSWER_PARTS = 7

@@ -1,0 +1,114 @@
+"""The messages of the protocol: one dataclass and one tag each, and their msgpack codec.
+
+    connection.py   greeting, cancelling, errors         writing.py   ingest.sock
+    asking.py       query.sock                           control.py   control.sock, an operator's requests
+    interning.py    control.sock, between processes      codec.py     messages <-> frames
+
+docs/format/ipc.md says what each message means.
+
+Growth without a new version: new fields are added at the end and have defaults. A decoder fills in missing
+fields that have defaults and passes over fields beyond those it knows. Everything else (unknown tag, wrong
+type, value out of its range, too few fields) is a ProtocolError: nothing is guessed.
+"""
+
+from mstore.ipc.messages.asking import (
+    Answer,
+    Children,
+    MetricList,
+    Metrics,
+    Names,
+    Paths,
+    Query,
+)
+from mstore.ipc.messages.base import OLDEST_VERSION, VERSION, Message
+from mstore.ipc.messages.codec import (
+    MESSAGES,
+    TAGS,
+    decode,
+    decode_frame,
+    encode,
+    encode_body,
+    encode_parts,
+)
+from mstore.ipc.messages.connection import (
+    ACKS,
+    PRECISIONS,
+    ROLES,
+    Cancel,
+    Done,
+    Error,
+    Hello,
+    Info,
+    InfoReply,
+    Ping,
+    Welcome,
+    plain,
+)
+from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
+from mstore.ipc.messages.interning import Intern, Interned, InternPaths
+from mstore.ipc.messages.writing import (
+    HANDLE_NONE,
+    TYPE_BYTES,
+    TYPE_F32,
+    TYPE_F64,
+    TYPE_U64,
+    Columns,
+    Lines,
+    Open,
+    Opened,
+    Rows,
+    Written,
+)
+
+__all__ = [
+    "ACKS",
+    "HANDLE_NONE",
+    "MEMORY",
+    "MESSAGES",
+    "OLDEST_VERSION",
+    "PRECISIONS",
+    "ROLES",
+    "TAGS",
+    "TYPE_BYTES",
+    "TYPE_F32",
+    "TYPE_F64",
+    "TYPE_U64",
+    "VERSION",
+    "Answer",
+    "Cancel",
+    "Children",
+    "Columns",
+    "Done",
+    "Error",
+    "Hello",
+    "Hold",
+    "Info",
+    "InfoReply",
+    "Intern",
+    "InternPaths",
+    "Interned",
+    "Lines",
+    "Message",
+    "MetricList",
+    "Metrics",
+    "Names",
+    "Open",
+    "Opened",
+    "Paths",
+    "Ping",
+    "Query",
+    "Reload",
+    "Restart",
+    "Rows",
+    "Snapshot",
+    "States",
+    "Stop",
+    "Welcome",
+    "Written",
+    "decode",
+    "decode_frame",
+    "encode",
+    "encode_body",
+    "encode_parts",
+    "plain",
+]

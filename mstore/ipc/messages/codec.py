@@ -1,0 +1,169 @@
+"""The msgpack codec of the messages.
+
+A body is a msgpack array of the message's fields in the order of the dataclass. Bulk columns are raw
+little-endian bytes in `bin` fields.
+
+Decoding copies no bulk: in a message that consists of numbers and `bin` fields only, these fields are views
+of the body and live as long as it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from operator import attrgetter
+from typing import Any, Final
+
+import msgpack
+
+from mstore import limits
+from mstore.errors import ProtocolError, UnknownMessage
+from mstore.ipc import checks, framing
+from mstore.ipc.checks import Bin
+from mstore.ipc.messages import asking, connection, control, interning, writing
+from mstore.ipc.messages.base import Message
+
+# Bins of at least this many bytes go to the socket as they are; smaller ones are copied into the frame.
+BULK_BYTES_MIN = 65_536
+# Array elements a body may announce: msgpack allocates 8 bytes for each before it has seen any.
+ITEMS_MAX = 65_536
+
+_MODULES = (connection, writing, asking, interning, control)
+MESSAGES: Final[tuple[type[Message], ...]] = tuple(
+    one
+    for module in _MODULES
+    for one in vars(module).values()
+    if isinstance(one, type) and issubclass(one, Message) and one is not Message
+)
+_RULES: Final[checks.Rules] = {key: rule for module in _MODULES for key, rule in module.RULES.items()}
+
+
+class _Codec:
+    """What encode and decode need to know of one class, worked out once."""
+
+    __slots__ = ("bulk", "checks", "cls", "good", "many", "n_required", "names", "values")
+
+    def __init__(self, cls: type[Message]) -> None:
+        found = fields(cls)
+        self.cls = cls
+        self.many = cls.MANY
+        self.names = tuple(one.name for one in found)
+        self.n_required = sum(one.default is MISSING and one.default_factory is MISSING for one in found)
+        types = [str(one.type) for one in found]
+        self.bulk = "Bin" in types and all(one in ("Bin", "int", "str") for one in types)
+        self.checks = tuple(self._check(cls.__name__, one.name, str(one.type)) for one in found)
+        self.good = tuple(checks.GOOD_TYPES.get(check, frozenset()) for check in self.checks)
+        getter = attrgetter(*self.names)
+        self.values: Any = getter if len(self.names) > 1 else lambda message: (getter(message),)
+
+    @staticmethod
+    def _check(cls_name: str, name: str, annotation: str) -> checks.Check:
+        if name == "deadline_ms":
+            return checks.between(0, 0xFFFF_FFFF)
+        return _RULES.get((cls_name, name)) or checks.BY_ANNOTATION[annotation]
+
+
+_BY_TAG: Final = {cls.TAG: _Codec(cls) for cls in MESSAGES}
+TAGS: Final = frozenset(_BY_TAG)
+"""All tags: what a FrameDecoder may be told to accept."""
+
+assert len(TAGS) == len(MESSAGES)
+
+
+def encode_body(message: Message) -> bytes:
+    """The body of a message's frame.
+
+    raises ProtocolError for a field that cannot be sent (not UTF-8, not plain data, beyond 64 bits).
+    """
+    return _pack(message, _BY_TAG[message.TAG].values(message))
+
+
+def encode(message: Message, request_id: int = 0) -> bytes:
+    """The frame of a message in one piece."""
+    body = _pack(message, _BY_TAG[message.TAG].values(message))
+    return framing.header(message.TAG, len(body), request_id) + body
+
+
+def encode_parts(message: Message, request_id: int = 0) -> list[Bin]:
+    """The frame of a message as buffers for sendmsg, in order; large bins are passed on, not copied."""
+    codec = _BY_TAG[message.TAG]
+    if not codec.bulk:
+        return [encode(message, request_id)]
+    values = codec.values(message)
+    if not any(type(one) is not int and len(one) >= BULK_BYTES_MIN for one in values):
+        return [encode(message, request_id)]
+    parts: list[Bin] = []
+    small = bytearray(framing.HEADER_BYTES)
+    small.append(0x90 | len(values))
+    for value in values:
+        if isinstance(value, int | str) or len(value) < BULK_BYTES_MIN:
+            small += _pack(message, value)
+            continue
+        view = checks.as_bytes_view(value)
+        small += b"\xc6" + len(view).to_bytes(4, "big")
+        parts += (small, view)
+        small = bytearray()
+    if small:
+        parts.append(small)
+    length = sum(map(len, parts)) - framing.HEADER_BYTES
+    head = parts[0]
+    assert isinstance(head, bytearray)
+    head[: framing.HEADER_BYTES] = framing.header(message.TAG, length, request_id)
+    return parts
+
+
+def decode(tag: int, body: framing.Buffer) -> Message:
+    """The message in a frame's body.
+
+    raises UnknownMessage for a tag without a message, ProtocolError (naming message and field) for anything
+    that is not exactly such a message.
+    """
+    codec = _BY_TAG.get(tag)
+    if codec is None:
+        raise UnknownMessage(f"no message has tag {tag}", tag=tag)
+    values = checks.split_bulk(body) if codec.bulk else None
+    if values is None:
+        values = _unpack(codec, body)
+    name = codec.cls.__name__
+    if len(values) < codec.n_required:
+        raise ProtocolError(f"{name}: {len(values)} fields, expected at least {codec.n_required}")
+    for value, good, check, field_name in zip(values, codec.good, codec.checks, codec.names, strict=False):
+        if type(value) not in good and (wrong := check(value)):
+            raise ProtocolError(f"{name}.{field_name}: {wrong}")
+    return codec.cls(*values[: len(codec.names)])
+
+
+def decode_frame(frame: framing.Frame) -> Message:
+    return decode(frame.tag, frame.body)
+
+
+def _unpack(codec: _Codec, body: framing.Buffer) -> list[Any]:
+    items_max = len(body) // 2 + 16
+    if not codec.many:
+        items_max = min(items_max, ITEMS_MAX)
+    try:
+        values = msgpack.unpackb(
+            body, max_array_len=items_max, max_map_len=min(items_max, ITEMS_MAX), ext_hook=_no_extensions
+        )
+    except _UNPACK_ERRORS as error:
+        raise ProtocolError(f"{codec.cls.__name__}: not a msgpack array of its fields ({error})") from error
+    if type(values) is not list:
+        raise ProtocolError(f"{codec.cls.__name__}: not an array of its fields")
+    return values
+
+
+_UNPACK_ERRORS = (ValueError, TypeError, OverflowError, MemoryError, RecursionError, msgpack.UnpackException)
+
+
+def _no_extensions(code: int, _body: bytes) -> Any:
+    raise ValueError(f"extension type {code} is not part of the protocol")
+
+
+def _pack(message: Message, value: Any) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ProtocolError(f"{type(message).__name__} cannot be sent: {error}") from error
+    return packed
+
+
+assert limits.FRAME_BYTES_MAX <= limits.CONTROL_FRAME_BYTES_MAX < 2**32

@@ -1,0 +1,114 @@
+"""Messages of every connection: greeting, cancelling, errors, signs of life."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, ClassVar, Final
+
+from mstore.errors import MstoreError, from_wire
+from mstore.ipc import checks
+from mstore.ipc.messages.base import Message, message
+
+ROLES: Final = ("ingest", "query", "control", "worker")
+ACKS: Final = ("durable", "memory")
+PRECISIONS: Final = ("", "auto", "s", "ms", "us", "ns")
+"""Unit of timestamps; "auto": told apart by magnitude; "": in Hello the same, in Lines that of Hello."""
+
+
+@message
+class Hello(Message):
+    """First frame of a client; `role` is one of ROLES, `ack` of ACKS, `precision` of PRECISIONS."""
+
+    TAG: ClassVar[int] = 1
+    version: int
+    role: str
+    ack: str = "durable"
+    cluster: str = ""
+    precision: str = ""
+    client: str = ""
+    deadline_ms: int = 0
+
+
+@message
+class Welcome(Message):
+    """The answer to Hello. `instance` changes with every fresh start of the store."""
+
+    TAG: ClassVar[int] = 2
+    version: int
+    instance: int
+    limits: dict[str, int]
+    ack: str
+    shard_map: list[Any] = field(default_factory=list)
+    server: str = ""
+
+
+@message
+class Cancel(Message):
+    """Forget request `target` of this connection. Has no answer of its own; a request that had not
+    finished is answered by Error `cancelled`."""
+
+    TAG: ClassVar[int] = 25
+    target: int
+
+
+@message
+class Ping(Message):
+    TAG: ClassVar[int] = 26
+    deadline_ms: int = 0
+
+
+@message
+class Done(Message):
+    TAG: ClassVar[int] = 27
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class Info(Message):
+    TAG: ClassVar[int] = 23
+    deadline_ms: int = 0
+
+
+@message
+class InfoReply(Message):
+    TAG: ClassVar[int] = 24
+    info: dict[str, Any]
+
+
+@message
+class Error(Message):
+    """A request failed; `code` is that of a class of mstore.errors. Request id 0: the connection failed."""
+
+    TAG: ClassVar[int] = 31
+    code: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: MstoreError) -> Error:
+        return cls(error.code, error.message, plain(error.details))
+
+    def exception(self) -> MstoreError:
+        return from_wire(self.code, self.message, self.details)
+
+
+def plain(value: Any) -> Any:
+    """A value as msgpack can carry it: containers of plain values stay, anything else becomes text."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    return str(value)
+
+
+RULES: checks.Rules = {
+    ("Hello", "role"): checks.one_of(*ROLES),
+    ("Hello", "ack"): checks.one_of(*ACKS),
+    ("Hello", "precision"): checks.one_of(*PRECISIONS),
+    ("Hello", "version"): checks.between(1, 0xFFFF),
+    ("Welcome", "version"): checks.between(1, 0xFFFF),
+    ("Welcome", "ack"): checks.one_of(*ACKS),
+}
+"""Checks beyond the type, by (message, field)."""
