@@ -34,7 +34,7 @@ def answer(gatherer: Gatherer, plan: Plan, refs: list[NDArray[np.uint64]]) -> Se
 
 def _one(gatherer: Gatherer, plan: Plan, entry: Entry, refs: NDArray[np.uint64]) -> Series:
     request = plan.request
-    series = _gathered(gatherer, request, plan.metric, entry.why or NO_SERIES, refs)
+    series = gathered(gatherer, request, plan.metric, entry.why or NO_SERIES, refs)
     series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
     series.type, series.type_id = entry.type, entry.type_id
     series.subtype, series.subtype_id = entry.subtype, entry.subtype_id
@@ -56,7 +56,7 @@ def _as_aggregate(series: Series, aggregation: int) -> Series:
     return series.with_values(values, series.step, series.coverage)
 
 
-def _gathered(
+def gathered(
     gatherer: Gatherer, request: Request, metric: Metric, why_not: str, refs: NDArray[np.uint64]
 ) -> Series:
     if not len(refs):
