@@ -57,6 +57,12 @@ QUERY_SERIES_MAX = 1_000_000
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
 
+# Following.
+FOLLOW_SERIES_MAX = 1_000_000
+FOLLOWS_PER_CONNECTION_MAX = 64
+# Samples that wait for a subscriber who does not take them; beyond it they are counted and not delivered.
+FOLLOW_QUEUE_BYTES = 8 * MIB
+
 assert KEY_BYTES_MAX < LINE_BYTES_MAX < RECEIVE_BYTES
 # One batch of runs always fits the ring twice over: 32 bytes is the worst run of one sample.
 assert 2 * BATCH_LINES_MAX * 48 < RING_BYTES

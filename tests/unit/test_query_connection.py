@@ -49,6 +49,7 @@ class QueryRig(Supervised):
             self.channels[1].sock.detach(),
             -1,
             (),
+            (),
             os.getpid(),
         )
 
