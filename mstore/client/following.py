@@ -45,7 +45,7 @@ class FollowedSeries(NamedTuple):
     """0 = stamped."""
     unit: str
     columns: tuple[tuple[str, str], ...]
-    """(name, "f64" or "u64") of a stamped series with several."""
+    """(name, "f64" or "u64") of a stamped series; a single one has the name "value"."""
 
     @property
     def path(self) -> str:
@@ -112,9 +112,7 @@ def _values(series: FollowedSeries, value_type: int, words: NDArray[np.uint64]) 
 class FollowSteps:
     """The steps of one subscription; used by one thread or task at a time."""
 
-    def __init__(
-        self, settings: Settings, selector: list[Any], metrics: list[str], since_ms: int | None
-    ) -> None:
+    def __init__(self, settings: Settings, selector: str, metrics: list[str], since_ms: int | None) -> None:
         self._session = settings.session("query", adapt=self._adapted)
         self._question = messages.Follow(selector, metrics, since_ms)
         self._since_ms = since_ms

@@ -152,7 +152,9 @@ class Following:
     def _describe(self, index: int, level: int, metric: int) -> Announced:
         info = self._directory.metric(metric)
         path = self._directory.path(level, info.name)
-        columns = tuple(f"{name}:{kind}" for name, kind in info.columns)
+        stamped = info.kind == layout.KIND_STAMPED
+        pairs = info.columns or ((("value", info.type),) if stamped else ())
+        columns = tuple(f"{name}:{kind}" for name, kind in pairs)
         return Announced(
             index, (path.cluster, path.host, path.metric, path.type, path.type_id, path.subtype, path.subtype_id),
             info.step_s, info.unit, columns,
@@ -204,14 +206,16 @@ class Following:
                 n = len(stamps_ms)
                 yield Runs(np.full(n, index, np.uint32), stamps_ms, np.full(n, value_type, np.uint8), words)
 
-    @staticmethod
     def _stored_one(
-        gatherer: Gatherer, ref: int, since_s: int, until_s: int
+        self, gatherer: Gatherer, ref: int, since_s: int, until_s: int
     ) -> tuple[NDArray[np.int64], int, NDArray[np.uint64]] | None:
         kind = checked(gatherer.describe(ref))[0]
         if kind == layout.KIND_STAMPED:
             stamps_ms, rows, _ = stamped_rows(gatherer, ref, since_s, until_s)
             return stamps_ms, _ROWS, rows.reshape(-1)
+        since_s = max(since_s, self._oldest_s(ref & 0xFFFF_FFFF))
+        if since_s >= until_s:
+            return None
         values, start, step, value_type, n_present, _ = checked(
             gatherer.grid(ref, since_s, until_s, SLOTS_MAX)
         )
@@ -222,6 +226,17 @@ class Following:
         kept = values[present]
         words = kept if value_type == layout.TYPE_U64 else kept.astype(np.float64).view(np.uint64)
         return stamps_ms, value_type, words
+
+    def _oldest_s(self, slot: int) -> int:
+        """Start of the first chunk of a grid series, all its eras: nothing before it needs room in an answer."""
+        table = self._directory.series_table()
+        starts = [
+            int(table["anchor_s"][era])
+            + int(table["first_n"][era]) * layout.CHUNK_SLOTS * int(table["step_s"][era])
+            for era in (slot, *_earlier(table, slot))
+            if table["first_n"][era] <= table["last_n"][era]
+        ]
+        return min(starts, default=_NEVER_MS)
 
 
 def _earlier(table: NDArray[np.void], slot: int) -> list[int]:

@@ -18,8 +18,11 @@ from pathlib import Path
 
 from mstore import clock
 from mstore.errors import LimitExceeded, StorageError, Unavailable
+from mstore.ipc import messages as m
+from mstore.kernels._gather import Gatherer
 from mstore.kernels._ring import fence_full
 from mstore.persistence.tail import LogTail, Lost
+from mstore.query.following import Following
 from mstore.query.gather import replanned
 from mstore.shm.control import Control, WorkerSlot
 from mstore.workers.subscriber import Subscriber
@@ -31,12 +34,14 @@ BLOCKS_AT_ONCE = 8
 REFRESH_S_MIN = 0.02
 """Between two looks at the directory while series keep coming; longer where a look takes long: a fifth of the time."""
 
+STORED_AHEAD_S = 86_400
+"""How far ahead of the clock what memory holds is looked at: nodes' clocks differ."""
+
 
 class Feed:
     """All subscribers of one worker and the place in the log that they are at.
 
     wake_fd   eventfd that the persister writes to
-    ended     told of a subscriber that cannot go on, and why
     """
 
     def __init__(
@@ -45,13 +50,11 @@ class Feed:
         control: Control,
         slot: WorkerSlot,
         wake_fd: int,
-        ended: Callable[[Subscriber, LimitExceeded | Unavailable], None],
     ) -> None:
         self._wal_dir = wal_dir
         self._control = control
         self._slot = slot
         self._wake_fd = wake_fd
-        self._ended = ended
         self._subscribers: list[Subscriber] = []
         self._tail: LogTail | None = None
         self._scheduled: asyncio.Handle | None = None
@@ -60,8 +63,32 @@ class Feed:
         self._refresh_at_s = 0.0
         self._read_ms = 0
 
-    def begin(self) -> int:
-        """Somebody is about to follow: the last block applied so far. What is applied from now on is fed."""
+    def subscribe(
+        self,
+        following: Following,
+        gatherer: Gatherer,
+        send: Callable[[m.Message], None],
+        waiting: Callable[[], int],
+        since_s: int | None,
+    ) -> tuple[Subscriber, int]:
+        """A subscriber, fed from now on, and the last block before; see Subscriber for the arguments.
+
+        raises  LimitExceeded, Unavailable, UnknownSelector: then nothing was begun
+        """
+        seq = self._begin()
+        try:
+            # After the place in the log is fixed: what comes later is told by the log.
+            replanned(following.refresh)
+        except BaseException:
+            self._count(0)
+            raise
+        until_s = clock.now_s() + STORED_AHEAD_S
+        subscriber = Subscriber(following, gatherer, send, waiting, since_s, until_s)
+        self._subscribers.append(subscriber)
+        self._soon()
+        return subscriber, seq
+
+    def _begin(self) -> int:
         self._count(1)
         if self._tail is None:
             self._tail = LogTail(self._wal_dir, self._control.applied + 1)
@@ -69,19 +96,10 @@ class Feed:
             asyncio.get_running_loop().add_reader(self._wake_fd, self._woken)
         return self._tail.next_seq - 1
 
-    def add(self, subscriber: Subscriber) -> None:
-        """After begin(), in the same turn of the loop, with a Following that was refreshed since."""
-        self._subscribers.append(subscriber)
-        self._soon()
-
     def remove(self, subscriber: Subscriber) -> None:
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
             self._count(0)
-
-    def give_up(self) -> None:
-        """What begin() announced does not come."""
-        self._count(0)
 
     def _count(self, more: int) -> None:
         n = len(self._subscribers) + more
@@ -166,7 +184,7 @@ class Feed:
                 replanned(subscriber.following.refresh)
             except (LimitExceeded, Unavailable) as error:
                 self.remove(subscriber)
-                self._ended(subscriber, error)
+                subscriber.end(error)
         now_s = clock.monotonic_s()
         self._refresh_at_s = now_s + max(REFRESH_S_MIN, 4 * (now_s - began_s))
         return True

@@ -15,18 +15,23 @@ from mstore.errors import UnknownMessage
 from mstore.frames import Series
 from mstore.ipc import greeting
 from mstore.ipc import messages as m
+from mstore.persistence.files import wal_dir
 from mstore.query.budget import Budget, Work
 from mstore.query.catalog import MetricInfo
+from mstore.query.following import Following
 from mstore.query.reader import Reader
+from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
 from mstore.workers import memory, states
 from mstore.workers.channel import Channel
+from mstore.workers.feed import Feed
 from mstore.workers.info import store_info
 from mstore.workers.process import run_worker
 from mstore.workers.query_connection import QueryConnection
 from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
+from mstore.workers.subscriber import Subscriber
 from mstore.workers.tasks import Tasks, take_connection
 
 Answer: TypeAlias = Callable[[Any, Budget], m.Message | Work[m.Message]]
@@ -49,6 +54,7 @@ class QueryWorker:
         )
         self._samples = samples
         self.slowest = Slowest()
+        self.feed = Feed(wal_dir(spec.directory), self._control, self.slot, spec.follow_fds[spec.index])
         self._channel = Channel.from_fd(spec.channel_fd)
         self._connections: set[QueryConnection] = set()
         self._tasks = Tasks()
@@ -90,6 +96,16 @@ class QueryWorker:
             self.slowest.note(
                 took_us, clock.now_ns(), asked(message, budget.series, budget.samples, budget.n_bytes)
             )
+
+    def follow(
+        self, message: m.Follow, send: Callable[[m.Message], None], waiting: Callable[[], int]
+    ) -> tuple[Subscriber, m.FollowBegun]:
+        """A subscription to what the message selects, fed from now on; see Subscriber for the arguments."""
+        reader, selector = self._reader, Selector.parse(message.selector)
+        following = Following(reader.directory, lambda: reader.matching(selector, message.metrics))
+        since_s = None if message.since_ms is None else message.since_ms // 1000
+        subscriber, seq = self.feed.subscribe(following, reader.gatherer, send, waiting, since_s)
+        return subscriber, m.FollowBegun(seq, following.n_series)
 
     def _query(self, q: m.Query, budget: Budget) -> m.Message:
         found = self._reader.query(
@@ -147,6 +163,7 @@ class QueryWorker:
         self.slot.state = WORKER_READY
         self._channel.send(["ready"])
         await self._stopping.wait()
+        self.feed.close()
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(0)

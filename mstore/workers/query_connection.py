@@ -6,16 +6,19 @@ import asyncio
 import logging
 import select
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from mstore import clock, faults, limits
-from mstore.errors import Cancelled, MstoreError, ProtocolError, Timeout
+from mstore.errors import Cancelled, InvalidRequest, LimitExceeded, MstoreError, ProtocolError, Timeout
 from mstore.ipc import failure, framing, greeting
 from mstore.ipc import messages as m
 from mstore.query.budget import Budget, Slices, Work
 from mstore.shm.control import WorkerSlot
 from mstore.workers import states
+from mstore.workers.feed import Feed
+from mstore.workers.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,17 @@ class Answering(Protocol):
 
     def answer(self, message: m.Message, budget: Budget) -> m.Message | Work[m.Message]:
         """The reply, or the work that makes it. raises typed errors"""
+        ...
+
+    def follow(
+        self, message: m.Follow, send: Callable[[m.Message], None], waiting: Callable[[], int]
+    ) -> tuple[Subscriber, m.FollowBegun]:
+        """A subscription that is fed from now on. raises typed errors"""
+        ...
+
+    @property
+    def feed(self) -> Feed:
+        """What feeds the subscriptions of all connections."""
         ...
 
     def answered(self, message: m.Message, budget: Budget, took_us: int) -> None:
@@ -83,6 +97,8 @@ class QueryConnection(asyncio.BufferedProtocol):
         self._deadline_ms = _DEADLINE_MS_DEFAULT
         self._queue: deque[_Request] = deque()
         self._under_way: _UnderWay | None = None
+        self._subscribers: dict[int, Subscriber] = {}
+        """By the id of the request that began them."""
         self._broken: ProtocolError | None = None
         self._ended = False
         self._stalled: asyncio.TimerHandle | None = None
@@ -101,6 +117,7 @@ class QueryConnection(asyncio.BufferedProtocol):
             "waiting_bytes": self._transport.get_write_buffer_size() if self._transport is not None else 0,
             "requests_waiting": len(self._queue),
             "under_way": "" if self._under_way is None else type(self._under_way.request.message).__name__,
+            "subscriptions": len(self._subscribers),
             "takes_no_answers": self._stalled is not None,
             "unfinished_frame": self._decoder.pending_since is not None,
         }
@@ -117,6 +134,7 @@ class QueryConnection(asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
         self._queue.clear()
+        self._end_subscriptions()
         if self._under_way is not None:
             if self._under_way.turn is not None:
                 self._under_way.turn.cancel()
@@ -153,6 +171,8 @@ class QueryConnection(asyncio.BufferedProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+        if self._subscribers:
+            self._worker.feed.resume()
         self._work()
         self._read_on()
 
@@ -175,6 +195,9 @@ class QueryConnection(asyncio.BufferedProtocol):
         for request in [one for one in self._queue if one.request_id == target]:
             self._queue.remove(request)
             self._worker.slot.add("cancelled")
+            self._send(m.Error.of(Cancelled("cancelled by its sender")), target)
+        if target in self._subscribers:
+            self._worker.feed.remove(self._subscribers.pop(target))
             self._send(m.Error.of(Cancelled("cancelled by its sender")), target)
         if self._under_way is not None and self._under_way.request.request_id == target:
             self._worker.slot.add("cancelled")
@@ -206,6 +229,9 @@ class QueryConnection(asyncio.BufferedProtocol):
         began_us = clock.monotonic_us()
         try:
             budget.check()
+            if isinstance(request.message, m.Follow):
+                self._follow(request.request_id, request.message)
+                return
             reply = self._worker.answer(request.message, budget)
             if isinstance(reply, m.Message):
                 budget.check()
@@ -218,6 +244,27 @@ class QueryConnection(asyncio.BufferedProtocol):
         else:
             self._under_way = _UnderWay(request, budget, Slices(reply, budget), took_us)
             self._go_on(self._under_way)
+
+    def _follow(self, request_id: int, message: m.Follow) -> None:
+        """Begin a subscription; its messages carry the request's id until it is cancelled or the connection ends."""
+        assert self._transport is not None
+        if len(self._subscribers) >= limits.FOLLOWS_PER_CONNECTION_MAX:
+            raise LimitExceeded(
+                f"a connection follows at most {limits.FOLLOWS_PER_CONNECTION_MAX} selectors: cancel one",
+                limit=limits.FOLLOWS_PER_CONNECTION_MAX,
+            )
+        if request_id in self._subscribers:
+            raise InvalidRequest(f"request {request_id} follows already: use another id")
+        subscriber, begun = self._worker.follow(
+            message, lambda sent: self._send(sent, request_id), self._transport.get_write_buffer_size
+        )
+        self._subscribers[request_id] = subscriber
+        self._send(begun, request_id)
+
+    def _end_subscriptions(self) -> None:
+        for subscriber in self._subscribers.values():
+            self._worker.feed.remove(subscriber)
+        self._subscribers.clear()
 
     def _go_on(self, under_way: _UnderWay) -> bool:
         """Give a long request its turn; whether it is answered by now."""
@@ -281,6 +328,7 @@ class QueryConnection(asyncio.BufferedProtocol):
         self._worker.slot.add("errors")
         log.info("connection closed: %s", error)
         self._queue.clear()
+        self._end_subscriptions()
         self._send(m.Error.of(error), 0)
         self.close()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mstore.errors import MstoreError
 from mstore.ipc import messages as m
 from mstore.kernels._gather import Gatherer
 from mstore.limits import FOLLOW_QUEUE_BYTES
@@ -64,6 +65,10 @@ class Subscriber:
     def lose(self, since_ms: int) -> None:
         """Blocks of the log went before they were read: nobody knows what was in them."""
         self._missed.add(-1, since_ms)
+
+    def end(self, error: MstoreError) -> None:
+        """Tell the client that nothing more comes, and why."""
+        self._send(m.Error.of(error))
 
     def work(self) -> bool:
         """Send a slice, if the client takes what it was sent; whether there is more to send at once."""

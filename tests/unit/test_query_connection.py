@@ -52,7 +52,7 @@ class QueryRig(Supervised):
             self.channels[1].sock.detach(),
             -1,
             (),
-            (),
+            (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),),
             os.getpid(),
         )
 
@@ -67,6 +67,7 @@ class QueryRig(Supervised):
         self.channels[0].send(["stop"])
         await asyncio.wait_for(self._task, PATIENCE_S)
         self.forget_worker()
+        os.close(self.spec.follow_fds[0])
         segment.unlink(self.control_map.name)
         del self.control
         self.control_map.close()

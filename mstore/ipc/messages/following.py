@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mstore import limits
 from mstore.ipc import checks
 from mstore.ipc.checks import Bin
 from mstore.ipc.messages.base import Message, message
@@ -19,13 +18,13 @@ from mstore.ipc.messages.base import Message, message
 class Follow(Message):
     """Samples from now on of the series that match a selector, new ones included.
 
-    selector  elements from the cluster down: a name, a list of names, or None for any
+    selector  text, as mstore.selector reads it
     metrics   names; [] = all
     since_ms  also what memory holds from this time on, Unix ms; None = only what is new
     """
 
     TAG: ClassVar[int] = 80
-    selector: list[Any]
+    selector: str
     metrics: list[str]
     since_ms: int | None = None
     deadline_ms: int = 0
@@ -81,15 +80,5 @@ class FollowMissed(Message):
     since_ms: int
 
 
-def _selector(value: Any) -> str:
-    if type(value) is not list or len(value) > limits.PATH_DEPTH_MAX:
-        return f"expected a list of at most {limits.PATH_DEPTH_MAX} elements"
-    for element in value:
-        names = element if type(element) is list else [] if element is None else [element]
-        if not all(type(name) is str for name in names):
-            return "an element is a name, a list of names, or nil for any"
-    return ""
-
-
-RULES: checks.Rules = {("Follow", "selector"): _selector}
+RULES: checks.Rules = {}
 """Checks beyond the type, by (message, field)."""
