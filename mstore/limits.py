@@ -56,6 +56,8 @@ QUERY_SAMPLES_MAX = 200_000_000
 QUERY_SERIES_MAX = 1_000_000
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
+SELECTOR_BYTES_MAX = 1 * MIB
+SELECTOR_NAMES_MAX = 65_536  # written out or by ranges, each step
 
 assert KEY_BYTES_MAX < LINE_BYTES_MAX < RECEIVE_BYTES
 # One batch of runs always fits the ring twice over: 32 bytes is the worst run of one sample.
