@@ -50,8 +50,22 @@ class NotAggregatable(InvalidRequest):
     code = "not_aggregatable"
 
 
+class EmptyCluster(InvalidRequest):
+    """No cluster was named where one is needed."""
+
+    code = "empty_cluster"
+
+
 class UnknownSelector(MstoreError, LookupError):
+    """A cluster that nobody has written to. Hosts and ids that do not exist are answered, by empty entries."""
+
     code = "unknown_selector"
+
+
+class NoData(MstoreError, LookupError):
+    """A number was asked for where there is no sample to take it from."""
+
+    code = "no_data"
 
 
 class UnknownMetric(MstoreError, LookupError):

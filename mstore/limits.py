@@ -56,6 +56,14 @@ QUERY_SAMPLES_MAX = 200_000_000
 QUERY_SERIES_MAX = 1_000_000
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
+SELECTOR_BYTES_MAX = 1 * MIB
+SELECTOR_NAMES_MAX = 65_536  # written out or by ranges, each step
+
+# Following.
+FOLLOW_SERIES_MAX = 1_000_000
+FOLLOWS_PER_CONNECTION_MAX = 64
+# Samples that wait for a subscriber who does not take them; beyond it they are counted and not delivered.
+FOLLOW_QUEUE_BYTES = 8 * MIB
 
 assert KEY_BYTES_MAX < LINE_BYTES_MAX < RECEIVE_BYTES
 # One batch of runs always fits the ring twice over: 32 bytes is the worst run of one sample.

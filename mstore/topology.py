@@ -28,27 +28,30 @@ from mstore.model import MetricSpec, SeriesPath
 
 SCOPES = ("node", "socket", "memoryDomain", "core", "hwthread", "accelerator")
 HOSTS_MAX = 1_000_000
+_BLANKS = " \t\r\n"
 CLUSTER_FILE_BYTES_MAX = 64 << 20
 
 
 # --- hostlists ------------------------------------------------------------------------------------
 
 
-def expand(hostlist: str) -> list[str]:
+def expand(hostlist: str, names_max: int = HOSTS_MAX) -> list[str]:
     """The hosts of "f[0101-0103,0201],login1", in the order written.
 
     Brackets hold numbers and ranges; a leading zero of a range's first number fixes the width ("[08-11]" is
     08, 09, 10, 11). A name may have several brackets and text after them: "r[1-2]n[1-4]-ib".
-    raises ConfigError: unbalanced brackets, a range that runs backwards, more than a million hosts
+    raises ConfigError: unbalanced brackets, a range that runs backwards, more than names_max hosts
     """
     hosts: list[str] = []
     for part in _split(hostlist):
         pieces = re.split(r"\[([^\[\]]*)\]", part)
         if any(char in piece for piece in pieces[::2] for char in "[]"):
             raise _bad_hostlist(hostlist, "brackets must be balanced and not nested")
-        choices = [_numbers(hostlist, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
-        if len(hosts) + math.prod(len(choice) for choice in choices) > HOSTS_MAX:
-            raise _bad_hostlist(hostlist, f"more than {HOSTS_MAX} hosts")
+        choices = [
+            _numbers(hostlist, piece, names_max) if i % 2 else [piece] for i, piece in enumerate(pieces)
+        ]
+        if len(hosts) + math.prod(len(choice) for choice in choices) > names_max:
+            raise _bad_hostlist(hostlist, f"more than {names_max} hosts")
         hosts += ["".join(combination) for combination in itertools.product(*choices)]
     return hosts
 
@@ -83,17 +86,17 @@ def _split(hostlist: str) -> Iterator[str]:
     for position, char in enumerate(hostlist + ","):
         depth += (char == "[") - (char == "]")
         if char == "," and depth <= 0:
-            part = hostlist[start:position].strip()
+            part = hostlist[start:position].strip(_BLANKS)
             if part:
                 yield part
-            elif hostlist.strip():
+            elif hostlist.strip(_BLANKS):
                 raise _bad_hostlist(hostlist, "an empty name between commas")
             start = position + 1
     if depth > 0:
         raise _bad_hostlist(hostlist, "a closing bracket is missing")
 
 
-def _numbers(hostlist: str, bracket: str) -> list[str]:
+def _numbers(hostlist: str, bracket: str, names_max: int) -> list[str]:
     found: list[str] = []
     for item in bracket.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,12})(?:-([0-9]{1,12}))?\s*", item, re.ASCII)
@@ -102,8 +105,8 @@ def _numbers(hostlist: str, bracket: str) -> list[str]:
         low, high = match[1], match[2] or match[1]
         if int(low) > int(high):
             raise _bad_hostlist(hostlist, f"the range {low}-{high} runs backwards")
-        if len(found) + int(high) - int(low) >= HOSTS_MAX:
-            raise _bad_hostlist(hostlist, f"more than {HOSTS_MAX} hosts")
+        if len(found) + int(high) - int(low) >= names_max:
+            raise _bad_hostlist(hostlist, f"more than {names_max} hosts")
         found += [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
     return found
 

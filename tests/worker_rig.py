@@ -197,7 +197,7 @@ class WorkerRig(Supervised):
         self.spec = WorkerSpec(
             "ingest", 0, 1, str(directory), settings.hand_over(parse_config(config or "")), self.life.instance,
             self.life.names, self.channels[1].sock.detach(), self.life.doorbell_fd,
-            self.life.ack_fds, os.getpid(),
+            self.life.ack_fds, (), os.getpid(),
         )  # fmt: skip
         mappings = self.life.mappings
         self.control = Control(mappings["control"])

@@ -24,6 +24,7 @@ from mstore.cli import (
     debug,
     demo,
     dump,
+    follow,
     info,
     look,
     query,
@@ -36,7 +37,7 @@ from mstore.cli import (
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
-_COMMANDS = (demo, store, check, backup, debug, dump, write, query, look, info, simulate, collect)
+_COMMANDS = (demo, store, check, backup, debug, dump, write, query, follow, look, info, simulate, collect)
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,7 +136,7 @@ def _with_times_joined(argv: Sequence[str]) -> list[str]:
     """--from -2h as --from=-2h: argparse would take -2h for an option."""
     joined: list[str] = []
     for word in argv:
-        if joined and joined[-1] in ("--from", "--to") and re.match(r"-\d", word):
+        if joined and joined[-1] in ("--from", "--to", "--since") and re.match(r"-\d", word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -17,11 +17,13 @@ from mstore.client.results import Metric, WriteResult
 from mstore.client.sync import make_path
 from mstore.ipc.transport import Steps, run_async
 from mstore.model import MetricSpec
+from mstore.selector import SelectorLike
 from mstore.times import TimeLike
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from mstore.client.aio_following import AsyncFollow
     from mstore.client.columns import Handles, PathLike, WriterSteps
     from mstore.frames import Series
 
@@ -114,6 +116,17 @@ class AsyncClient:
         self, questions: Iterable[Question], *, timeout: float | None = None
     ) -> list[Series | list[Series]]:
         return await self._run(self._ops.query_many(questions, timeout))
+
+    async def follow(
+        self,
+        selector: SelectorLike,
+        metrics: str | Sequence[str] | None = None,
+        *,
+        since: TimeLike | None = None,
+    ) -> AsyncFollow:
+        from mstore.client.aio_following import AsyncFollow  # with it comes numpy
+
+        return await AsyncFollow(self._ops.follow(selector, metrics, since), self._ops.until_s).begin()
 
     async def children(self, *path: str) -> list[str]:
         return await self._run(self._ops.children(path))

@@ -15,8 +15,10 @@ from mstore.errors import InvalidRequest, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
 from mstore.model import SeriesPath
+from mstore.selector import Selector, SelectorLike
 
 if TYPE_CHECKING:
+    from mstore.client.following import FollowSteps
     from mstore.frames import Series
 
 M = TypeVar("M", bound=messages.Message)
@@ -71,6 +73,16 @@ class Operations:
             return (yield from answered(session, asked, lambda: self.until_s(timeout_s)))
         finally:
             self.pool.give(session, "query")
+
+    def follow(
+        self, selector: SelectorLike, metrics: str | Sequence[str] | None, since: times.TimeLike | None
+    ) -> FollowSteps:
+        """What follows; connected by its begin()."""
+        from mstore.client.following import FollowSteps  # with it comes numpy
+
+        names = [] if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+        since_ms = None if since is None else times.to_seconds(since, clock.now_s()) * 1000
+        return FollowSteps(self.settings, str(Selector.parse(selector)), names, since_ms)
 
     def children(self, path: Sequence[str]) -> Steps[list[str]]:
         reply = yield from self._ask(messages.Children(list(path)), messages.Names)

@@ -16,12 +16,14 @@ from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
 from mstore.ipc.transport import run
 from mstore.model import MetricSpec, SeriesPath
+from mstore.selector import SelectorLike
 from mstore.times import TimeLike
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from mstore.client.columns import Handles, PathLike, WriterSteps
+    from mstore.client.sync_following import Follow
     from mstore.frames import Series
 
 
@@ -143,6 +145,28 @@ class Client:
         raises     as query(); the first error ends the call
         """
         return run(self._ops.query_many(questions, timeout))
+
+    def follow(
+        self,
+        selector: SelectorLike,
+        metrics: str | Sequence[str] | None = None,
+        *,
+        since: TimeLike | None = None,
+    ) -> Follow:
+        """Samples as they are stored: iterate over what this returns, FollowBatch by FollowBatch.
+
+        selector   "fritz/f02[01-64]/hwthread*", or ["fritz", ["f0201", "f0202"], "*"]; what comes later and matches
+                   is followed, too
+        metrics    one, several, or None for all
+        since      also what is stored from this time on
+        raises     UnknownSelector, LimitExceeded
+
+        A batch comes within 100 ms of its write. Who does not keep up is told how many samples were not delivered
+        and from when (FollowBatch.missed), and may resume() from there.
+        """
+        from mstore.client.sync_following import Follow  # with it comes numpy
+
+        return Follow(self._ops.follow(selector, metrics, since), self._ops.until_s)
 
     def children(self, *path: str) -> list[str]:
         """Names of the levels below a path of level names; without one, the clusters."""

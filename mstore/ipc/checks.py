@@ -152,6 +152,7 @@ def answer_entries(value: Any) -> str:
 
 BY_ANNOTATION: dict[str, Check] = {
     "int": between(-(2**63), 2**64 - 1),
+    "int | None": _or_none(between(-(2**63), 2**63 - 1)),
     "bool": _exactly(bool, "a boolean"),
     "str": _exactly(str, "a string"),
     "str | None": _or_none(_exactly(str, "a string or nil")),
@@ -159,6 +160,7 @@ BY_ANNOTATION: dict[str, Check] = {
     "Bin": _bin,
     "list[Any]": _exactly(list, "an array"),
     "list[str]": _list_of(str, "strings"),
+    "list[list[Any]]": _list_of(list, "arrays"),
     "list[dict[str, Any]]": _list_of(dict, "maps"),
     "dict[str, int]": _dict_of_counts,
     "dict[str, Any]": _dict,

@@ -78,7 +78,7 @@ class Link:
 
     def send(self, parts: list[Bin], until_s: float) -> None:
         """Send buffers, in order, all of them. raises TimeoutError at the monotonic time until_s, OSError"""
-        sock, left = self._connected_sock(), list(parts)
+        sock, left = self.connected_sock(), list(parts)
         while left:
             _remaining_s(until_s)
             try:
@@ -92,13 +92,13 @@ class Link:
                 left[0] = memoryview(left[0])[n:]
 
     async def send_async(self, parts: list[Bin]) -> None:
-        sock, loop = self._connected_sock(), _running_loop()
+        sock, loop = self.connected_sock(), _running_loop()
         for part in parts:
             await loop.sock_sendall(sock, part)
 
     def receive(self, until_s: float) -> Received:
         """Wait for bytes; the frames they complete. raises TimeoutError at the monotonic time until_s, OSError"""
-        sock = self._connected_sock()
+        sock = self.connected_sock()
         if self._poll is None:
             self._poll = _poll_for(sock, select.POLLIN)
         while True:
@@ -111,9 +111,9 @@ class Link:
 
     async def receive_async(self) -> Received:
         loop = _running_loop()
-        return self._decode(await loop.sock_recv_into(self._connected_sock(), self.decoder.receive_buffer()))
+        return self._decode(await loop.sock_recv_into(self.connected_sock(), self.decoder.receive_buffer()))
 
-    def _connected_sock(self) -> socket.socket:
+    def connected_sock(self) -> socket.socket:
         if self.sock is None:
             raise LinkBroken("not connected")
         return self.sock
@@ -292,6 +292,44 @@ class Receive(_OnLink):
 
     async def _waiting(self) -> Received:
         return await self.link.receive_async()
+
+
+class AwaitMessages(_OnLink):
+    """As Receive, for what comes when it comes: a time-out takes nothing off the link, which stays connected."""
+
+    __slots__ = ()
+
+    async def perform_async(self) -> Any:
+        try:
+            return await self._waiting()
+        except OSError as error:
+            raise self._failed(error) from error
+        except BaseException:
+            self._end_link()
+            raise
+
+    def _failed(self, error: OSError) -> Exception:
+        if isinstance(error, TimeoutError):
+            return Timeout("nothing came in time; the next call waits on")
+        return super()._failed(error)
+
+    def _blocking(self) -> Received:
+        return self.link.receive(self.until_s)
+
+    async def _waiting(self) -> Received:
+        # Readable first, then read at once: a wait that is cut short must not lose what was just read.
+        import asyncio
+
+        loop = _running_loop()
+        sock = self.link.connected_sock()
+        readable = asyncio.Event()
+        loop.add_reader(sock, readable.set)
+        try:
+            async with asyncio.timeout(_remaining_s(self.until_s)):
+                await readable.wait()
+        finally:
+            loop.remove_reader(sock)
+        return self.link.receive(self.until_s)
 
 
 class Exchange(_OnLink):

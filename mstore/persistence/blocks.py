@@ -122,15 +122,23 @@ def skip(text: memoryview, offset: int, segment_id: int, seq: int, upto_seq: int
     next sequence, vouches for that length; the last block has none behind it, so it is left to parse().
     """
     at = offset, seq
-    while seq <= upto_seq and offset + BLOCK_HEADER_BYTES <= len(text):
-        magic, version, _, length, _, owner, found, *_ = _HEADER.unpack_from(text, offset)
-        stop = offset + BLOCK_HEADER_BYTES + length
-        whole = magic == BLOCK_MAGIC and version == VERSION and owner == segment_id and found == seq
-        if not whole or length % 8 or length > WAL_BLOCK_BYTES_MAX or stop > len(text):
+    while seq <= upto_seq:
+        length = payload_bytes(text[offset : offset + BLOCK_HEADER_BYTES], segment_id, seq)
+        if length is None or offset + BLOCK_HEADER_BYTES + length > len(text):
             break
         at = offset, seq
-        offset, seq = stop, seq + 1
+        offset, seq = offset + BLOCK_HEADER_BYTES + length, seq + 1
     return at
+
+
+def payload_bytes(head: Payload, segment_id: int, seq: int) -> int | None:
+    """Length of the payload of block `seq`, as its header alone says; None when that is not such a header."""
+    if len(head) < BLOCK_HEADER_BYTES:
+        return None
+    magic, version, _, length, _, owner, found, *_ = _HEADER.unpack_from(head)
+    if magic != BLOCK_MAGIC or version != VERSION or owner != segment_id or found != seq:
+        return None
+    return length if length % 8 == 0 and length <= WAL_BLOCK_BYTES_MAX else None
 
 
 def resembles(text: memoryview, offset: int, segment_id: int, seq: int) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mstore.errors import InvalidRequest
 from mstore.kernels._gather import Gatherer
 from mstore.limits import PATH_DEPTH_MAX
 from mstore.query.gather import Replan, checked
 from mstore.query.plan import natural_key
+from mstore.selector import Selector
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 
@@ -48,6 +52,22 @@ def children(gatherer: Gatherer, path: tuple[str, ...]) -> list[str]:
         levels = [child for level in levels for child, found in _named(gatherer, level) if found == name]
     names = {name for level in levels for _, name in _named(gatherer, level)}
     return sorted(names, key=natural_key)
+
+
+def matching(
+    gatherer: Gatherer, directory: DirectoryReader, selector: Selector, metrics: Sequence[str]
+) -> NDArray[np.uint64]:
+    """References of the live series of some metrics (none = all) at the levels that a selector selects, each once."""
+    levels = [0]
+    for step in selector.steps:
+        levels = [child for level in levels for child, name in _named(gatherer, level) if step.matches(name)]
+    found = [np.zeros(0, np.uint64)]
+    infos = [directory.metric(index) for index in range(directory.counts()["n_metrics"])]
+    for info in infos:
+        if not metrics or info.name in metrics:
+            at = [level for level in levels if directory.level(level).cluster == info.cluster]
+            found.append(checked(gatherer.collect(at, info.index)))
+    return np.unique(np.concatenate(found))
 
 
 def paths(gatherer: Gatherer, depth: int) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ number of times. Threads may share a Reader.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -26,6 +26,7 @@ from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.gather import SLOTS_MAX, Replan, replanned
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
 from mstore.query.retained import RetainedGatherer
+from mstore.selector import Selector
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 from mstore.times import SECONDS_MAX, SECONDS_MIN, to_seconds
@@ -144,6 +145,10 @@ class Reader:
     def paths(self, depth: int) -> list[tuple[str, ...]]:
         """All paths of that many names: 1 = clusters, 2 = (cluster, host), ..."""
         return catalog.paths(self.gatherer, depth)
+
+    def matching(self, selector: Selector, metrics: Sequence[str]) -> NDArray[np.uint64]:
+        """References of the live series of some metrics (none = all) that a selector selects, each once."""
+        return catalog.matching(self.gatherer, self.directory, selector, metrics)
 
     def metrics(self, cluster: str | None = None) -> list[MetricInfo]:
         """Metric definitions of a cluster, or of all."""

@@ -75,11 +75,13 @@ COUNTERS: tuple[str, ...] = (
     "restarts",
     # persister: who holds the log
     "log_holds",
+    # query: subscriptions
+    "followers",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
     {
-        "connections_open", "handles_open", "samples_bytes", "log_holds",
+        "connections_open", "handles_open", "samples_bytes", "log_holds", "followers",
         "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
     }
@@ -89,6 +91,7 @@ _INDEX = {name: index for index, name in enumerate(COUNTERS)}
 _QUERIES, _QUERY_SERIES, _QUERY_SAMPLES, _QUERY_US = map(
     _INDEX.__getitem__, ("queries", "query_series", "query_samples", "query_us_total")
 )
+_FOLLOWERS = _INDEX["followers"]
 _N_COUNTERS = 96
 _EPOCH = 128
 _COUNTERS = 256
@@ -312,6 +315,11 @@ class WorkerSlot:
     def epoch_exit(self) -> None:
         assert self._epoch is not None, "claim() first"
         self._epoch.exit()
+
+    @property
+    def followers(self) -> int:
+        """Subscriptions of this (query) worker."""
+        return self._words[_FOLLOWERS]
 
     def snapshot(self) -> dict[str, int]:
         """Every counter by name, each as of some moment during the call."""

@@ -335,5 +335,5 @@ def _slowest(bundle: Bundle) -> list[str]:
 
 
 def _query_line(query: dict[str, Any]) -> str:
-    where = "/".join(str(query[name]) for name in ("cluster", "host", "metric") if name in query)
+    where = "/".join(str(query[name]) for name in ("selector", "cluster", "host", "metric") if name in query)
     return f"{query['ms']:.1f} ms  {where}  {query['series']} series, {query['samples']} samples"

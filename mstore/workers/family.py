@@ -38,6 +38,8 @@ class Child:
     child_end: socket.socket
     process: subprocess.Popen[bytes] | None = None
     ready: bool = False
+    bell_fd: int = -1
+    """eventfd of a query worker: a block is applied, and somebody there follows."""
     handed_out: int = 0
     pidfd: int = -1
     exited: asyncio.Event = field(default_factory=asyncio.Event)
@@ -49,7 +51,8 @@ class Child:
     def place(cls, kind: str, index: int, slot: int) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         name = kind if kind == "persister" else f"{kind}-{index}"
-        return cls(name, kind, index, slot, Channel(ours), theirs)
+        bell_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if kind == "query" else -1
+        return cls(name, kind, index, slot, Channel(ours), theirs, bell_fd=bell_fd)
 
     def spawn(self, spec: WorkerSpec, pass_fds: tuple[int, ...], died: Callable[[Child, int], None]) -> None:
         """Start the process; `died(child, return code)` is called once when it has ended. raises OSError: there is none"""
@@ -125,6 +128,8 @@ class Child:
     def close(self) -> None:
         self.channel.close()
         self.child_end.close()
+        if self.bell_fd >= 0:
+            os.close(self.bell_fd)
 
 
 def places(n_ingest: int, n_query: int) -> list[Child]:

@@ -15,7 +15,7 @@ from mstore.apply.pool import Pool
 from mstore.apply.store import Store, split_records
 from mstore.config import Config
 from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
-from mstore.kernels._ring import RingReader
+from mstore.kernels._ring import RingReader, fence_full
 from mstore.persistence import files as persistence_files
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files
@@ -77,6 +77,10 @@ class Persister:
         self._held = 0
         self._tasks = Tasks()
         self._connections: set[InternConnection] = set()
+        first = 1 + len(spec.ack_fds)
+        self._query_slots = [
+            (self.control.worker(first + i), follow_fd) for i, follow_fd in enumerate(spec.follow_fds)
+        ]
         self._notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.follower = Follower(self)
         self.wal: Wal
@@ -134,8 +138,13 @@ class Persister:
         self.control.log_id = segment_id
 
     def mark_applied(self) -> None:
-        """Every block written so far is in memory, whole."""
+        """Every block written so far is in memory, whole; query workers with followers are woken."""
         self.control.applied = self.wal.written
+        # SYNC POINT (full fence) applied before followers: pairs with Feed._count
+        fence_full()
+        for slot, follow_fd in self._query_slots:
+            if slot.followers:
+                os.eventfd_write(follow_fd, 1)
 
     def _tell(self, report: Report) -> None:
         how = "memory adopted" if self._spec.adopt else "recovered"

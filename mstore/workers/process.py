@@ -83,7 +83,7 @@ def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]]) -> None:
     spec = WorkerSpec.from_json(sys.argv[1])
     die_with_parent(spec.parent_pid)
     ignore_signals()
-    for fd in (spec.channel_fd, spec.doorbell_fd, *spec.ack_fds, spec.config_fd):
+    for fd in (spec.channel_fd, spec.doorbell_fd, *spec.ack_fds, *spec.follow_fds, spec.config_fd):
         os.set_inheritable(fd, False)  # DIR/lock alone goes on to a helper
     name = spec.kind if spec.kind == "persister" else f"{spec.kind}-{spec.index}"
     set_name(f"mstore:{name}")

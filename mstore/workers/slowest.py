@@ -70,25 +70,21 @@ class Slowest:
         self.oldest_ns = oldest + self._window_ns
 
 
-def asked(query: Any, n_series: int, n_samples: int, n_bytes: int) -> dict[str, Any]:
-    """What a slow query was: its selector, range and size. Long lists of ids are cut."""
-    fields = (
-        "cluster",
-        "host",
-        "metric",
-        "type",
-        "type_ids",
-        "subtype",
-        "subtype_ids",
-        "aggregate",
-        "resolution",
-    )
-    chosen = {name: value for name in fields if (value := getattr(query, name))}
+_ASKED = (
+    "selector", "cluster", "host", "metric", "metrics", "type", "type_ids", "subtype", "subtype_ids", "aggregate",
+    "resolution",
+)  # fmt: skip
+
+
+def asked(message: Any, n_series: int, n_samples: int, n_bytes: int) -> dict[str, Any]:
+    """What a slow request was: its kind, selector, range and size. Long lists of ids are cut."""
+    chosen = {name: value for name in _ASKED if (value := getattr(message, name, None))}
     shown = {name: value if isinstance(value, bool | int) else _cut(value) for name, value in chosen.items()}
+    times = (("from", getattr(message, "start", None)), ("to", getattr(message, "end", None)))
     return {
+        "request": type(message).__name__,
         **shown,
-        "from": query.start,
-        "to": query.end,
+        **{name: t for name, t in times if t is not None},
         "series": n_series,
         "samples": n_samples,
         "bytes": n_bytes,

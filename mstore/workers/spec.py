@@ -29,6 +29,8 @@ class WorkerSpec:
     """eventfd: something was published into a ring (written by ingest workers, read by the persister)."""
     ack_fds: tuple[int, ...]
     """eventfd of each ingest worker: a position has moved."""
+    follow_fds: tuple[int, ...]
+    """eventfd of each query worker, in the order of their slots: a block is applied, and somebody there follows."""
     parent_pid: int
     adopt: bool = False
     """Memory was kept: the persister takes it as it is instead of filling it from the files."""
@@ -46,4 +48,5 @@ class WorkerSpec:
     def from_json(cls, text: str) -> WorkerSpec:
         fields = json.loads(text)
         fields["ack_fds"] = tuple(fields["ack_fds"])
+        fields["follow_fds"] = tuple(fields["follow_fds"])
         return cls(**fields)

@@ -155,13 +155,17 @@ class Supervisor:
     def _spawn(self, child: Child) -> None:
         life = self.life
         assert life is not None
+        follow_fds = tuple(one.bell_fd for one in self.children if one.kind == "query")
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
-            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, os.getpid(), life.adopted,
+            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds,
+            os.getpid(), life.adopted,
             self._settings.strict,
         )  # fmt: skip
         try:
-            inherited = (spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, self._lock_fd)
+            inherited = (
+                spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, *follow_fds, self._lock_fd,
+            )  # fmt: skip
             child.spawn(spec, inherited, self._died)
             faults.hit("supervisor.spawned")
         except OSError as error:

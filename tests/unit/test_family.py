@@ -16,7 +16,7 @@ from mstore.workers import family
 from mstore.workers.family import Child
 from mstore.workers.spec import WorkerSpec
 
-SPEC = WorkerSpec("ingest", 0, 1, "/nowhere", -1, 1, {}, -1, -1, (), os.getpid())
+SPEC = WorkerSpec("ingest", 0, 1, "/nowhere", -1, 1, {}, -1, -1, (), (), os.getpid())
 
 
 def sleeper(_command: list[str], **_options: Any) -> subprocess.Popen[bytes]:

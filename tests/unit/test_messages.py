@@ -44,6 +44,11 @@ EXAMPLES: list[m.Message] = [
     m.Snapshot(1),
     m.Hold(60),
     m.States(),
+    m.Follow("fritz/*", ["load"], 1000),
+    m.FollowBegun(7, 3),
+    m.Followed(0, [["c", "h", "m", "", "", "", "", 60, "W", []]]),
+    m.FollowedSamples(b"\0" * 4, b"\0" * 8, b"\1", b"\0" * 8, 1),
+    m.FollowMissed(-1, 5000),
 ]
 
 

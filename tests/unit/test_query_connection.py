@@ -15,9 +15,12 @@ import pytest
 from mstore import clock, errors, limits
 from mstore.frames import Series
 from mstore.ipc import messages as m
+from mstore.query.budget import Budget, Work
 from mstore.shm import layout, segment
 from mstore.shm.control import CONTROL_BYTES, Control
-from mstore.workers.query import QueryConnection, QueryWorker
+from mstore.workers import query_connection
+from mstore.workers.query import QueryWorker
+from mstore.workers.query_connection import QueryConnection
 from mstore.workers.spec import WorkerSpec
 from tests.query_rig import INSTANCE, T0, Store
 from tests.worker_rig import PATIENCE_S, Client, Supervised, play
@@ -49,6 +52,7 @@ class QueryRig(Supervised):
             self.channels[1].sock.detach(),
             -1,
             (),
+            (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),),
             os.getpid(),
         )
 
@@ -63,6 +67,7 @@ class QueryRig(Supervised):
         self.channels[0].send(["stop"])
         await asyncio.wait_for(self._task, PATIENCE_S)
         self.forget_worker()
+        os.close(self.spec.follow_fds[0])
         segment.unlink(self.control_map.name)
         del self.control
         self.control_map.close()
@@ -213,7 +218,7 @@ def test_a_failure_nobody_thought_of_is_an_error_of_that_request(
         async with rig() as store:
             client = await store.greeted()
             with monkeypatch.context() as patch:
-                patch.setattr(QueryWorker, "_query", _broken)
+                patch.setattr(QueryWorker, "answer", _broken)
                 await client.ask(query())
                 assert (await client.reply())[1] == m.Error(
                     "error", "the query worker failed: ValueError: a bug"
@@ -240,10 +245,10 @@ def test_a_query_that_cannot_be_answered_in_time_is_a_timeout(
             asked = []
             answer = QueryWorker.answer
 
-            def slow(worker: QueryWorker, message: m.Message) -> m.Message:
+            def slow(worker: QueryWorker, message: m.Message, budget: Budget) -> Any:
                 asked.append(message)
                 skipped[0] += 1.0
-                return answer(worker, message)
+                return answer(worker, message, budget)
 
             skipped = [0.0]
             monotonic_s = clock.monotonic_s
@@ -269,7 +274,7 @@ def test_the_deadline_of_hello_holds_for_requests_without_one(
             client = store.connect()
             now = [100.0]
 
-            def slow(worker: QueryWorker, message: m.Message) -> m.Message:
+            def slow(worker: QueryWorker, message: m.Message, budget: Budget) -> m.Message:
                 now[0] += 1.0
                 return m.Done({})
 
@@ -297,6 +302,122 @@ def test_a_query_cancelled_before_it_begins_is_never_begun(rig: MakeRig, loop: s
             assert (request_id, values(reply)) == (3, [0.0])
             assert await client.reply() == (6, m.Done({}))
             assert (store.counter("queries"), store.counter("cancelled")) == (1, 1)
+
+    play(loop, scene)
+
+
+# --- long requests
+
+
+def long_work(turns: list[str], name: str, n: int) -> Work[m.Message]:
+    """n pieces of work, each noted; given up: noted, too."""
+    try:
+        for i in range(n):
+            turns.append(f"{name}{i}")
+            yield
+        return m.Names([name])
+    except GeneratorExit:
+        turns.append(f"{name} ended")
+        raise
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Children([name, n]) is n pieces of work, every piece a slice of its own; what was done, in order."""
+    done: list[str] = []
+    answer = QueryWorker.answer
+
+    def sliced(worker: QueryWorker, message: m.Message, budget: Budget) -> Any:
+        if isinstance(message, m.Children):
+            return long_work(done, message.path[0], int(message.path[1]))
+        done.append(type(message).__name__)
+        return answer(worker, message, budget)
+
+    monkeypatch.setattr(QueryWorker, "answer", sliced)
+    monkeypatch.setattr(query_connection, "SLICE_S", 0.0)
+    return done
+
+
+FOR_EVER = str(10**9)
+
+
+def test_while_a_long_request_is_answered_other_clients_are_and_its_own_wait(
+    rig: MakeRig, loop: str, turns: list[str]
+) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            first, second = await store.greeted(), await store.greeted()
+            await first.send(frames((2, m.Children(["a", "300"])), (3, m.Ping())))
+            await store.until(lambda: "a0" in turns)
+            await second.send(frames((2, m.Children(["b", "3"])), (3, m.Info())))
+            assert await second.reply() == (2, m.Names(["b"]))
+            assert isinstance((await second.reply())[1], m.InfoReply)
+            assert "a299" not in turns, "the other one was not kept waiting"
+            assert await first.reply() == (2, m.Names(["a"]))
+            assert await first.reply() == (3, m.Done({}))
+            assert turns.index("a0") < turns.index("b0") < turns.index("b2") < turns.index("Info")
+            assert turns.index("Info") < turns.index("a299") < turns.index("Ping")
+
+    play(loop, scene)
+
+
+def test_a_request_under_way_is_cancelled_at_its_next_turn(rig: MakeRig, loop: str, turns: list[str]) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = await store.greeted()
+            await client.send(frames((2, m.Children(["a", FOR_EVER])), (3, m.Ping())))
+            await store.until(lambda: "a5" in turns)
+            await client.send(frames((4, m.Cancel(2))))
+            assert await client.reply() == (2, m.Error("cancelled", "cancelled by its sender"))
+            assert await client.reply() == (3, m.Done({}))
+            assert turns[-2:] == ["a ended", "Ping"]
+            assert store.counter("cancelled") == 1
+
+    play(loop, scene)
+
+
+def test_a_request_under_way_stops_at_its_deadline(rig: MakeRig, loop: str, turns: list[str]) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = await store.greeted()
+            await client.send(frames((2, m.Children(["a", FOR_EVER], deadline_ms=50)), (3, m.Ping())))
+            request_id, reply = await client.reply()
+            assert (request_id, code(reply)) == (2, "timeout")
+            assert await client.reply() == (3, m.Done({}))
+            assert turns[-2:] == ["a ended", "Ping"]
+
+    play(loop, scene)
+
+
+def test_a_client_that_is_gone_is_worked_for_no_more(rig: MakeRig, loop: str, turns: list[str]) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = await store.greeted()
+            await client.send(frames((2, m.Children(["a", FOR_EVER])), (3, m.Ping())))
+            await store.until(lambda: "a0" in turns)
+            client.close()
+            await store.until(lambda: turns[-1] == "a ended")
+            await store.until(lambda: store.counter("connections_open") == 0)
+            assert "Ping" not in turns
+
+    play(loop, scene)
+
+
+def test_a_half_closed_connection_gets_what_was_under_way_and_what_waited(
+    rig: MakeRig, loop: str, turns: list[str]
+) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = await store.greeted()
+            await client.send(
+                frames((2, m.Children(["a", "300"])), (3, m.Ping()), (4, m.Children(["b", "3"])))
+            )
+            await store.until(lambda: "a0" in turns)
+            client.finish()
+            assert [await client.reply() for _ in range(3)] == [
+                (2, m.Names(["a"])), (3, m.Done({})), (4, m.Names(["b"])),
+            ]  # fmt: skip
+            assert await client.closed()
 
     play(loop, scene)
 

@@ -9,7 +9,8 @@ import pytest
 from mstore import clock
 from mstore.ipc import framing
 from mstore.ipc import messages as m
-from mstore.workers.query import QueryConnection
+from mstore.query.budget import Budget
+from mstore.workers.query_connection import QueryConnection
 
 
 class Slot:
@@ -30,10 +31,13 @@ class Worker:
 
     closed = opened
 
+    def answered(self, message: m.Message, budget: Budget, took_us: int) -> None:
+        pass
+
     def welcome(self, hello: m.Hello) -> m.Message:
         return m.Welcome(1, 1, {}, "durable", [[0, "query.sock"]], "")
 
-    def answer(self, message: m.Message) -> m.Message:
+    def answer(self, message: m.Message, budget: Budget) -> m.Message:
         self.asked += 1
         self.now_s += 0.040
         return m.Done({})

@@ -54,5 +54,7 @@ def test_a_jump_of_the_wall_clock_is_noticed_and_forgiven_when_it_comes_back() -
 
 
 def test_a_worker_spec_survives_its_way_through_the_command_line() -> None:
-    spec = WorkerSpec("ingest", 1, 2, "dir with space", 4, 2**63 - 1, {"control": "a"}, 5, 6, (7, 8), 9)
+    spec = WorkerSpec(
+        "ingest", 1, 2, "dir with space", 4, 2**63 - 1, {"control": "a"}, 5, 6, (7, 8), (10,), 9
+    )
     assert WorkerSpec.from_json(spec.to_json()) == spec

@@ -1,6 +1,7 @@
 """The messages of the protocol: one dataclass and one tag each, and their msgpack codec.
 
     connection.py   greeting, cancelling, errors         writing.py   ingest.sock
+    following.py    query.sock, subscriptions
     asking.py       query.sock                           control.py   control.sock, an operator's requests
     interning.py    control.sock, between processes      codec.py     messages <-> frames
 
@@ -45,6 +46,7 @@ from mstore.ipc.messages.connection import (
     plain,
 )
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
+from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
@@ -80,6 +82,11 @@ __all__ = [
     "Columns",
     "Done",
     "Error",
+    "Follow",
+    "FollowBegun",
+    "FollowMissed",
+    "Followed",
+    "FollowedSamples",
     "Hello",
     "Hold",
     "Info",
