@@ -1,8 +1,9 @@
 """Series: one answer, as numpy arrays, the same from a socket and from shared memory. Needs numpy only.
 
 Grid series have one slot a step: `values[k]` belongs to the nominal time `start + k * step`, and a slot
-without a sample is NaN (u64: 0, and `valid[k]` is False). Stamped series have rows with stamps of their own,
-`step` is 0 and every row is a real one; with several columns `values` is a structured array of their names.
+without a sample is NaN (u64: 0, and `valid[k]` is False). Stamped series have rows with stamps of their own and
+`step` is 0: what a scrape stored, or the slots that lttb picked from a grid, the empty ones between among them. With
+several columns `values` is a structured array of their names.
 
 On a socket a Series is the list of to_wire(): raw little-endian columns, missing u64 as 2^64-1.
 """
@@ -107,6 +108,7 @@ class Series:
 
     @property
     def stamped(self) -> bool:
+        """Whether its times are its own, and no grid."""
         return self._stamps_ms is not None
 
     @property
@@ -153,16 +155,40 @@ class Series:
         if name not in self.columns:
             raise KeyError(f"no column {name!r}; there are {', '.join(self.columns) or 'no columns'}")
         valid = self.valid[:, self.columns.index(name)]
+        return self._like(np.ascontiguousarray(self.values[name]), self.step, valid, None, self._stamps_ms)
+
+    def with_values(self, raw: NDArray[Any], step: int, coverage: NDArray[np.uint32] | None) -> Series:
+        """The same series with other values, on a grid of another step that starts at the same time.
+
+        raw  missing values are NaN or 2^64-1
+        """
+        values, valid = without_missing(raw)
+        return self._like(values, step, valid, coverage)
+
+    def picked(self, positions: NDArray[np.int64]) -> Series:
+        """Some slots or rows alone, each with its own time: stamped, also where the series is a grid.
+
+        positions  int64[m], rising
+        """
+        coverage = None if self.coverage is None else self.coverage[positions]
+        return self._like(
+            self.values[positions], 0, self.valid[positions], coverage, self.times_ms[positions]
+        )
+
+    def _like(
+        self,
+        values: NDArray[Any],
+        step: int,
+        valid: NDArray[np.bool_] | None,
+        coverage: NDArray[np.uint32] | None,
+        stamps_ms: Times | None = None,
+    ) -> Series:
+        """Other values under the same labels."""
         kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
         return Series(
-            np.ascontiguousarray(self.values[name]), self.start, self.step, valid=valid,
-            stamps_ms=self._stamps_ms, n_series=self.n_series, **kept,
+            values, self.start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms,
+            n_series=self.n_series, **kept,
         )  # fmt: skip
-
-    def with_values(self, values: NDArray[Any], step: int, coverage: NDArray[np.uint32] | None) -> Series:
-        """The same series with other values, on a grid of another step that starts at the same time."""
-        kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
-        return Series(values, self.start, step, coverage=coverage, n_series=self.n_series, **kept)
 
     def to_wire(self) -> list[Any]:
         """[meta, values, dtype, start, step, coverage | None, stamps | None]: what an Answer carries."""

@@ -7,6 +7,7 @@ Python cannot order its stores. For debugging: an answer that differs between th
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from types import ModuleType
 
 from mstore.errors import ConfigError
@@ -14,16 +15,11 @@ from mstore.errors import ConfigError
 CHOICE = os.environ.get("MSTORE_KERNELS", "compiled")
 
 
-def _aggregate() -> ModuleType:
-    if CHOICE == "reference":
-        from mstore.kernels import reference_aggregate
-
-        return reference_aggregate
-    if CHOICE != "compiled":
+def _chosen(name: str) -> ModuleType:
+    if CHOICE not in ("compiled", "reference"):
         raise ConfigError(f"MSTORE_KERNELS={CHOICE!r}: allowed are compiled and reference")
-    from mstore.kernels import _aggregate as compiled
-
-    return compiled
+    return import_module(f"mstore.kernels.{'reference' if CHOICE == 'reference' else ''}_{name}")
 
 
-aggregate = _aggregate()
+aggregate = _chosen("aggregate")
+resample = _chosen("resample")
