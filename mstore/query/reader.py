@@ -24,6 +24,7 @@ from mstore.query import catalog
 from mstore.query.answer import answer
 from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
+from mstore.query.fetch import FetchQuestions
 from mstore.query.gather import SLOTS_MAX, Replan, replanned
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
 from mstore.query.retained import RetainedGatherer
@@ -36,7 +37,7 @@ from mstore.topology import Cluster
 Time = int | float | str | datetime
 
 
-class Reader:
+class Reader(FetchQuestions):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are
