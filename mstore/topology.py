@@ -313,7 +313,18 @@ class _ClusterReader:
             place = f"{where}.accelerators[{index}]"
             accelerators.append(self._text(self._object(item, place), "id", place))
         node = self._threads(entry.get("node") or [], f"{where}.node")
+        for key, parts in groups.items():
+            self._compare(node, parts, f"{where}.node", f"{where}.{key}")
         return Topology(node, groups["socket"], groups["memoryDomain"], groups["core"], tuple(accelerators))
+
+    def _compare(
+        self, node: tuple[int, ...], parts: tuple[tuple[int, ...], ...], where: str, place: str
+    ) -> None:
+        """Threads that the node has and none of its parts, or the other way round: sums over the parts miss them."""
+        listed = set(itertools.chain(*parts))
+        for lost, here, there in ((set(node) - listed, where, place), (listed - set(node), place, where)):
+            if parts and lost:
+                self._warn(f"{here}: threads {', '.join(map(str, sorted(lost)[:8]))} are not in {there}")
 
     def _metrics(self, value: object, subclusters: set[str]) -> dict[str, Metric]:
         found: dict[str, Metric] = {}

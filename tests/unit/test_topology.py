@@ -174,6 +174,13 @@ def test_a_step_of_one_subcluster_alone_is_not_followed_and_said_so() -> None:
     assert "metricConfig[1] (mem_bw).subClusters[0].timestep" in warning
 
 
+def test_threads_that_only_the_node_or_only_its_parts_know_are_warned_about() -> None:
+    cluster = parse_cluster(changed(subClusters__0__topology__node=[0, 1, 23]))
+    assert len(cluster.warnings) == 6
+    assert "topology.node: threads 23 are not in subClusters[0].topology.socket" in cluster.warnings[0]
+    assert "topology.socket: threads 2, 3 are not in subClusters[0].topology.node" in cluster.warnings[1]
+
+
 def test_every_node_finds_its_subcluster() -> None:
     found = parse_cluster(DOCUMENT).by_host()
     assert {host: sub.name for host, sub in found.items()} == {"n1": "new", "n2": "new", "o1": "old"}
