@@ -14,8 +14,8 @@ cluster.json does not say to which socket.
 
 One rule for jobs that own part of a node, whatever is asked: **a stored part counts if the job owns any of its hardware
 threads, counts whole (its value cannot be divided), and counts once, in the part of the coarser scope that holds its
-first thread.** So the sums over cores, domains and sockets and that of the node are the same, as far as the topology puts every
-thread into a core, a domain and a socket (where it does not, reading it warns).
+first thread.** So the sums over cores, domains and sockets and that of the node are the same, as far as the topology
+puts every thread into a core, a domain and a socket (where it does not, reading it warns).
 """
 
 from __future__ import annotations
