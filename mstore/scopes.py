@@ -29,6 +29,9 @@ from mstore.topology import Topology
 
 FINE_TO_COARSE = ("accelerator", "hwthread", "core", "memoryDomain", "socket", "node")
 
+Level = tuple[str, str, str, str]
+"""type, type_id, subtype, subtype_id below a host; four times "": the host itself."""
+
 _RANK = {scope: rank for rank, scope in enumerate(FINE_TO_COARSE)}
 
 
@@ -46,9 +49,14 @@ class ScopeQuery:
     id: str | None = None
     """Of that one answer: "1" for socket 1; None for the node."""
 
-    def levels(self) -> tuple[tuple[str, str, str, str], ...]:
-        """(type, type_id, subtype, subtype_id) of what is asked."""
-        return tuple((self.type or "", one, "", "") for one in self.ids) if self.type else (("", "", "", ""),)
+    def answers(self) -> tuple[tuple[str, tuple[Level, ...]], ...]:
+        """The id of each answer ("" for the node), and the levels that make it."""
+        if self.type is None:
+            return (("", (("", "", "", ""),)),)
+        levels = tuple((self.type, one, "", "") for one in self.ids)
+        if self.aggregate:
+            return ((self.id or "", levels),)
+        return tuple((level[1], (level,)) for level in levels)
 
 
 def effective(native: str, requested: str) -> str:

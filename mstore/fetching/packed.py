@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mstore.errors import LimitExceeded, MstoreError, ProtocolError, from_wire
 from mstore.frames import Series, without_missing
-from mstore.limits import ANSWER_BYTES_MAX
 from mstore.numerals import number, numbers
 
 ENTRY = np.dtype(
@@ -42,6 +41,8 @@ ENTRY = np.dtype(
 
 HELD, EMPTY, NO_DATA = 0, 1, 2
 TEXTS_MAX = 0xFFFF
+_ENTRIES_AT_ONCE = 4096
+"""Made into an array at a time: a million at the end would keep others waiting for a second."""
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<u8")}
 _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
@@ -156,14 +157,11 @@ class Packing:
 
     def __init__(self) -> None:
         self._entries: list[tuple[Any, ...]] = []
+        self._done: list[NDArray[Any]] = []
         self._parts: list[Any] = []
-        self._n_bytes = 0
         self._texts: dict[str, int] = {"": 0}
         self._errors: dict[tuple[str, str], int] = {}
         self._found: list[MstoreError] = []
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def add(
         self,
@@ -179,22 +177,10 @@ class Packing:
         aggregation: str = "",
         n_series: int = 0,
     ) -> None:
-        """values [n_slots] as stored (missing = NaN or 2^64-1), only with held == HELD; statistics: min, max, avg.
-
-        raises LimitExceeded when the whole would exceed what an answer may hold
-        """
+        """values [n_slots] as stored (missing = NaN or 2^64-1), only with held == HELD; statistics: min, max, avg."""
         low, high, mean = statistics
-        self._entries.append(
-            (start, step_s, n_slots, n_series, 0, low, high, mean, _NUMBERS[dtype], held,
-             self._text(unit), self._text(why), self._text(aggregation))
-        )  # fmt: skip
-        # What is only missing takes no bytes here, but as many as others where it is looked at.
-        self._n_bytes += 0 if held == NO_DATA else n_slots * dtype.itemsize + 7 & ~7
-        if self._n_bytes > ANSWER_BYTES_MAX:
-            raise LimitExceeded(
-                f"an answer of more than {ANSWER_BYTES_MAX} bytes: ask for a shorter range or less at a time",
-                limit=ANSWER_BYTES_MAX,
-            )
+        texts = self._text(unit), self._text(why), self._text(aggregation)
+        self._note((start, step_s, n_slots, n_series, 0, low, high, mean, _NUMBERS[dtype], held, *texts))
         if held == HELD and values is not None:
             self._parts.append(np.ascontiguousarray(values).view(np.uint8))
             if odd := -values.nbytes % 8:
@@ -207,11 +193,17 @@ class Packing:
         if index > len(self._found):
             self._found.append(error)
         nan = float("nan")
-        self._entries.append((0, 0, 0, 0, index, nan, nan, nan, 1, NO_DATA, 0, 0, 0))
+        self._note((0, 0, 0, 0, index, nan, nan, nan, 1, NO_DATA, 0, 0, 0))
 
     def packed(self) -> Packed:
-        entries = np.array(self._entries, ENTRY)
+        entries = np.concatenate([*self._done, np.array(self._entries, ENTRY)])
         return Packed(entries, b"".join(self._parts), list(self._texts), self._found)
+
+    def _note(self, entry: tuple[Any, ...]) -> None:
+        self._entries.append(entry)
+        if len(self._entries) == _ENTRIES_AT_ONCE:
+            self._done.append(np.array(self._entries, ENTRY))
+            self._entries.clear()
 
     def _text(self, text: str) -> int:
         index = self._texts.get(text)

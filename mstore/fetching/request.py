@@ -98,7 +98,7 @@ class FetchRequest:
     with_data: bool = True
     with_padding: bool = True
     """Every series has the whole range; False: missing samples at both ends are left out."""
-    algorithm: str = "lttb"
+    algo: str = "lttb"
 
     def __post_init__(self) -> None:
         """raises EmptyCluster, InvalidTimeRange, InvalidRequest, LimitExceeded"""
@@ -110,8 +110,8 @@ class FetchRequest:
                 start=self.start,
                 end=self.end,
             )
-        if self.algorithm not in ALGORITHMS:
-            raise InvalidRequest(f"resample-algo={self.algorithm!r}: allowed are {', '.join(ALGORITHMS)}")
+        if self.algo not in ALGORITHMS:
+            raise InvalidRequest(f"resample-algo={self.algo!r}: allowed are {', '.join(ALGORITHMS)}")
         refuse_too_many(len(self.queries))
         n_entries = sum(query.n_levels for query in self.queries)
         if n_entries > QUERY_SERIES_MAX:

@@ -12,7 +12,7 @@ number) is an error in its own entries; what is wrong with the whole request is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mstore.errors import InvalidRequest, UnknownMetric
 from mstore.fetching.answer import Fetched, all_nodes
 from mstore.fetching.request import FetchQuery, FetchRequest, refuse_too_many
 from mstore.kernels._gather import Gatherer
+from mstore.query.budget import Budget, Work, finished
 from mstore.query.finder import Finder
 from mstore.query.finishing import Frame, Item, scale_of
 from mstore.query.gather import replanned
@@ -42,24 +43,20 @@ class FetchQuestions:
         returns  a row of series for each query, in their order; `.to_dict()` and `.to_json()` give the JSON shape
         raises   EmptyCluster, InvalidTimeRange, InvalidRequest (an unknown key, a wrong value), LimitExceeded
         """
-        steps = self.fetch_steps(FetchRequest.parse(request, self._now_s()))
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                fetched: Fetched = done.value
-                return fetched
+        return finished(self.fetch_work(FetchRequest.parse(request, self._now_s()), Budget()))
 
-    def fetch_steps(self, request: FetchRequest) -> Generator[None, None, Fetched]:
-        """fetch() in pieces of some ten milliseconds."""
+    def fetch_work(self, request: FetchRequest, budget: Budget) -> Work[Fetched]:
+        """fetch() in pieces."""
         hosts = self._all_hosts(request) if request.for_all_nodes else []
         queries = request.queries + all_nodes(request, hosts)
         frame = Frame(
             request.start, request.end, request.with_stats, request.with_data, request.with_padding,
-            request.algorithm, self._minimum_points(queries),
+            request.algo, self._minimum_points(queries),
         )  # fmt: skip
-        answering = Answering(lambda: Finder(self.gatherer, request.cluster, self._config), _items, frame)
-        yield from answering.steps(queries)
+        answering = Answering(
+            lambda: Finder(self.gatherer, request.cluster, self._config), _items, frame, budget
+        )
+        yield from answering.work(queries)
         return Fetched(request, hosts, np.array(answering.sizes, np.uint32), answering.packing.packed())
 
     def _minimum_points(self, queries: tuple[FetchQuery, ...]) -> int:

@@ -100,6 +100,13 @@ class Finder:
         refs = checked(self.gatherer.collect(found, metric.index))
         return refs, "" if len(refs) else NO_SERIES
 
+    def own_series(self, metric: Metric, host: str) -> Refs:
+        """The series that the host itself holds of a metric, none if only levels below it do."""
+        level = self.host(host)
+        if level < 0 or metric.index < 0 or self.gatherer.directory.find_series(level, metric.index) < 0:
+            return _NOTHING
+        return checked(self.gatherer.collect([level], metric.index))
+
     def hosts(self) -> list[tuple[int, str]]:
         """Level and name of every host, in no order."""
         if self.level < 0:

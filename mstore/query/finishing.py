@@ -53,7 +53,7 @@ class Frame:
     statistics: bool = True
     data: bool = True
     padding: bool = True
-    algorithm: str = "lttb"
+    algo: str = "lttb"
     minimum_points: int = 0
     """A range of fewer points at native step is not resampled."""
 
@@ -63,7 +63,7 @@ class Frame:
     def n_points(self, step_s: int, factor: int) -> int:
         """How many points that is with runs of `factor` slots as one."""
         n_slots = self.n_slots(step_s)
-        if factor > 1 and self.algorithm == "lttb":
+        if factor > 1 and self.algo == "lttb":
             return min(n_slots, max(n_slots // factor, 2))
         return -(-n_slots // factor)
 
@@ -118,7 +118,7 @@ def _pack_samples(packing: Packing, item: Item, series: Series, frame: Frame) ->
     factor = frame.factor(step_s, item.resolution_s)
     statistics = statistics_of(values) if frame.statistics else _NO_STATISTICS
     if factor > 1 and frame.data:
-        values, _ = resample(values, factor, frame.algorithm)
+        values, _ = resample(values, factor, frame.algo)
     n_slots, step_s = frame.n_points(step_s, factor), step_s * factor
     if item.scale != 1.0:
         values, statistics = _scaled(values, statistics, item.scale)

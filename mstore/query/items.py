@@ -1,6 +1,6 @@
-"""Many tasks of one cluster answered slice by slice: planned, gathered together, packed.
+"""Many tasks of one cluster answered piece by piece: planned, gathered together, packed.
 
-    task -> items (what to gather, or why not) -> one gathered() for all of a slice -> finishing.pack() each
+    task -> items (what to gather, or why not) -> one gathered() for many of them -> finishing.pack() each
 
 Slot k of an item is at start + k * step, answered by the slot of the series (or of the aggregate) that contains
 that time. So a batch has the values of query(), at the metric store's times.
@@ -8,17 +8,17 @@ that time. So a batch has the values of query(), at the metric store's times.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from mstore.errors import LimitExceeded
 from mstore.fetching.packed import Packing
 from mstore.frames import U64_MISSING, Series
-from mstore.limits import QUERY_SAMPLES_MAX, QUERY_SERIES_MAX
 from mstore.query.batch import Group, gathered
+from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work
 from mstore.query.finder import Finder
 from mstore.query.finishing import Frame, Gathered, Item, as_stored, pack
 from mstore.query.gather import Replan, refuse_too_large, replanned
@@ -26,16 +26,12 @@ from mstore.query.plan import Request
 
 Task = TypeVar("Task")
 
-SLICE_TASKS = 512
-SLICE_SAMPLES = 8 << 20
-"""What is planned and gathered together, and again if the store changes meanwhile: some 10 ms."""
-
 
 class Answering(Generic[Task]):
-    """Answers tasks slice by slice, so that whoever asks may do something else in between.
+    """Answers tasks, and waits between two pieces for whoever drives it.
 
     find      makes a Finder, and another when the directory has changed
-    items_of  the items of a task: what depends on the directory is asked of the Finder
+    items_of  the items of a task, always as many; what depends on the directory is asked of the Finder
     """
 
     def __init__(
@@ -43,61 +39,81 @@ class Answering(Generic[Task]):
         find: Callable[[], Finder],
         items_of: Callable[[Finder, Task], list[Item]],
         frame: Frame,
+        budget: Budget,
     ) -> None:
         self.sizes: list[int] = []
-        """Items of each task that is done."""
+        """Items of each task that is planned."""
         self.packing = Packing()
         self._find = find
         self._finder = find()
         self._items_of = items_of
         self._frame = frame
-        self._n_samples = self._n_series = 0
+        self._budget = budget
 
-    def steps(self, tasks: Sequence[Task]) -> Iterator[None]:
-        """Answer all; yields after every slice. raises LimitExceeded; Unavailable when the store keeps changing"""
+    def work(self, tasks: Sequence[Task]) -> Work[None]:
+        """Answer all. raises LimitExceeded; Unavailable when the store keeps changing"""
         while len(self.sizes) < len(tasks):
-            rows, items, found = replanned(lambda: self._slice(tasks, len(self.sizes)))
-            for item, series in zip(items, found, strict=True):
-                pack(self.packing, item, series, self._frame)
-            self.sizes += rows
-            yield
+            first = len(self.sizes)
+            items = replanned(partial(self._planned, tasks, first))
+            planned = tasks[first : len(self.sizes)]
+            n_done = 0
+            while n_done < len(items):
+                found = replanned(partial(self._piece, planned, items, n_done))
+                for item, series in zip(items[n_done : n_done + len(found)], found, strict=True):
+                    pack(self.packing, item, series, self._frame)
+                n_done += len(found)
+                yield
 
-    def _slice(self, tasks: Sequence[Task], first: int) -> tuple[list[int], list[Item], list[Gathered]]:
-        """(items of each task, the items, what was found of each) of some tasks from `first` on."""
-        rows: list[int] = []
+    # --- planning
+
+    def _planned(self, tasks: Sequence[Task], first: int) -> list[Item]:
+        """Items of the tasks from `first` on, about as many as are looked up in one piece; their sizes are noted."""
         items: list[Item] = []
-        spent = self._n_samples, self._n_series
+        del self.sizes[first:]
+        spent = self._budget.series, self._budget.samples, self._budget.n_bytes
         try:
-            before = self._n_samples
-            while (
-                len(rows) < min(SLICE_TASKS, len(tasks) - first) and self._n_samples - before < SLICE_SAMPLES
-            ):
-                row = self._items_of(self._finder, tasks[first + len(rows)])
-                for item in row:
-                    self._spend(item)
-                rows.append(len(row))
+            for task in tasks[first : first + PIECE_SERIES]:
+                row = self._items_of(self._finder, task)
+                self._spend(row)
+                self.sizes.append(len(row))
                 items += row
-            return rows, items, self._gathered(items)
+                if len(items) >= PIECE_SERIES or self._budget.samples - spent[1] >= PIECE_SAMPLES:
+                    break
         except Replan:
             self._finder = self._find()
-            self._n_samples, self._n_series = spent
+            self._budget.series, self._budget.samples, self._budget.n_bytes = spent
             raise
+        return items
 
-    def _spend(self, item: Item) -> None:
-        if item.metric is None:
-            return
-        n_slots = self._frame.n_slots(item.metric.step_s)
-        refuse_too_large(n_slots, 0)
-        self._n_samples += n_slots * len(item.refs)
-        self._n_series += len(item.refs)
-        if self._n_samples > QUERY_SAMPLES_MAX or self._n_series > QUERY_SERIES_MAX:
-            raise LimitExceeded(
-                f"a batch reads at most {QUERY_SAMPLES_MAX} samples of {QUERY_SERIES_MAX} series: "
-                "ask for a shorter range or less at a time",
-                samples=QUERY_SAMPLES_MAX, series=QUERY_SERIES_MAX,
-            )  # fmt: skip
+    def _spend(self, row: Sequence[Item]) -> None:
+        """What a task costs, before any of it is gathered."""
+        series = samples = n_bytes = 0
+        for item in row:
+            if item.metric is not None:
+                n_slots = self._frame.n_slots(item.metric.step_s)
+                refuse_too_large(n_slots, 0)
+                series += max(len(item.refs), 1)
+                samples += n_slots * len(item.refs)
+                n_bytes += n_slots * 8 if self._frame.data else 0
+        self._budget.spend(series=series, samples=samples, n_bytes=n_bytes)
 
     # --- samples
+
+    def _piece(self, tasks: Sequence[Task], items: list[Item], first: int) -> list[Gathered]:
+        """What was gathered of the next items from `first` on; the rest is planned anew when the store has changed."""
+        n_samples, stop = 0, first
+        while stop < len(items) and (stop == first or n_samples < PIECE_SAMPLES):
+            item = items[stop]
+            n_samples += (
+                0 if item.metric is None else self._frame.n_slots(item.metric.step_s) * len(item.refs)
+            )
+            stop += 1
+        try:
+            return self._gathered(items[first:stop])
+        except Replan:
+            self._finder = self._find()
+            items[:] = [item for task in tasks for item in self._items_of(self._finder, task)]
+            raise
 
     def _gathered(self, items: Sequence[Item]) -> list[Gathered]:
         found: list[Gathered] = [None] * len(items)

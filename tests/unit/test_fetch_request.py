@@ -50,7 +50,7 @@ def test_a_request_as_clustercockpits_web_server_sends_it_is_understood() -> Non
 
 def test_what_is_absent_is_on_and_null_is_absent() -> None:
     found = parse(queries=None, for_all_nodes=None, with_stats=None, resample_algo=None)
-    assert (found.queries, found.for_all_nodes, found.algorithm) == ((), None, "lttb")
+    assert (found.queries, found.for_all_nodes, found.algo) == ((), None, "lttb")
     assert (found.with_stats, found.with_data, found.with_padding) == (True, True, True)
     assert query(type=None, type_ids=None, resolution=None) == FetchQuery("load", "f1")
 

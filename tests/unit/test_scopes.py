@@ -69,7 +69,7 @@ def test_every_pair_is_answered_without_accelerators_and_never_finer_than_stored
 
 def test_the_node_is_asked_without_type_and_ids() -> None:
     assert asked("node", "node") == [ScopeQuery("node", None, (), False, None)]
-    assert asked("node", "node")[0].levels() == (("", "", "", ""),)
+    assert asked("node", "node")[0].answers() == (("", (("", "", "", ""),)),)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,14 @@ def test_the_node_is_asked_without_type_and_ids() -> None:
 def test_ids_are_texts_in_the_order_the_job_has_them(threads: list[int], ids: tuple[str, ...]) -> None:
     (query,) = asked("hwthread", "hwthread", threads=threads)
     assert query.ids == ids
-    assert query.levels() == tuple(("hwthread", one, "", "") for one in ids)
+    assert query.answers() == tuple((one, (("hwthread", one, "", ""),)) for one in ids)
+
+
+def test_an_aggregate_is_one_answer_named_by_its_part() -> None:
+    (first, _) = asked("core", "socket")
+    assert first.answers() == (("0", (("core", "0", "", ""), ("core", "1", "", ""))),)
+    (node,) = asked("core", "node")
+    assert [(one, len(levels)) for one, levels in node.answers()] == [("", 4)]
 
 
 @pytest.mark.parametrize("threads", [None, []])

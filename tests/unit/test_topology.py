@@ -260,4 +260,6 @@ def test_whole_cluster_files_are_read_as_they_are() -> None:
         assert sum(1 for _ in cluster.paths(found, found.hosts[0])) == n_series
         assert expand(fold(cluster.hosts())) == sorted(cluster.hosts(), key=natural_key)
         again = parse_cluster(json.loads(json.dumps(document(cluster))))
-        assert again == dataclasses.replace(cluster, source=None, warnings=())
+        assert dataclasses.replace(again, warnings=()) == dataclasses.replace(
+            cluster, source=None, warnings=()
+        )
