@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from mstore.client.aio_following import AsyncFollow
     from mstore.client.columns import Handles, PathLike, WriterSteps
+    from mstore.config import Config
     from mstore.frames import Series
+    from mstore.topology import Cluster
 
 T = TypeVar("T")
 
@@ -136,6 +138,12 @@ class AsyncClient:
 
     async def metrics(self, cluster: str | None = None) -> list[Metric]:
         return await self._run(self._ops.metrics(cluster))
+
+    async def clusters(self) -> dict[str, Cluster]:
+        return dict((await self.config()).clusters)
+
+    async def config(self) -> Config:
+        return await self._run(self._ops.config())
 
     async def info(self, *, starting: bool = False) -> dict[str, Any]:
         return await self._run(self._ops.info(starting))

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from mstore.client.columns import Handles, PathLike, WriterSteps
     from mstore.client.sync_following import Follow
+    from mstore.config import Config
     from mstore.frames import Series
+    from mstore.topology import Cluster
 
 
 def connect(
@@ -179,6 +181,14 @@ class Client:
     def metrics(self, cluster: str | None = None) -> list[Metric]:
         """The metrics of a cluster, or of all."""
         return run(self._ops.metrics(cluster))
+
+    def clusters(self) -> dict[str, Cluster]:
+        """The topologies that the store is configured with: nodes, their parts, the scope of each metric."""
+        return dict(self.config().clusters)
+
+    def config(self) -> Config:
+        """What answers depend on of the store's configuration: topologies, definitions of metrics, minimum_points."""
+        return run(self._ops.config())
 
     def info(self, *, starting: bool = False) -> dict[str, Any]:
         """The store's own figures: version, state, counters, memory.
