@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NODE = "node"
+SORTED_BY = ("cluster", "hostname", "metric", "timestamp")
 _TEXTS = ("cluster", "hostname", "metric", "scope", "scope_id")
 _PARENTS = ("parent_scope", "parent_scope_id")
 _NUMBERS = ("timestamp", "frequency", "value")
@@ -75,59 +76,66 @@ def read_parquet(path: Path, cluster: str = "") -> Iterator[list[Rows]]:
 
 
 class ParquetWriter:
-    """Writes one cluster's file, host by host in the order of their names. Rows are sorted by metric and time."""
+    """Writes one cluster's rows in the order of host, metric and time, a million to a row group.
 
-    def __init__(self, path: Path, cluster: str) -> None:
+    sink  a binary file; it stays open
+    """
+
+    def __init__(self, sink: IO[bytes], cluster: str) -> None:
         arrow = _arrow()
         import pyarrow as pa
 
         self._cluster = cluster
         self._schema = _schema(pa)
-        order = arrow.SortingColumn.from_ordering(
-            self._schema, [(name, "ascending") for name in ("cluster", "hostname", "metric", "timestamp")]
-        )
-        self._writer = arrow.ParquetWriter(path, self._schema, compression="zstd", sorting_columns=order)
-        self.n_rows = 0
+        order = arrow.SortingColumn.from_ordering(self._schema, [(name, "ascending") for name in SORTED_BY])
+        self._writer = arrow.ParquetWriter(sink, self._schema, compression="zstd", sorting_columns=order)
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
 
-    def add(self, host: str, found: Sequence[Rows]) -> None:
-        """The series of the next host, by name. float32 values; what is wider is rounded."""
-        table = self._table(host, [rows for rows in found if len(rows.times)])
-        self._writer.write_table(table, _ROWS_A_GROUP)
-        self.n_rows += table.num_rows
+    def add(self, host: str, metric: str, found: Sequence[Rows]) -> None:
+        """All series of one metric of a host; hosts, and metrics of a host, come in the order of their names.
+
+        Values become float32.
+        """
+        self._waiting.append(self._table(host, metric, found))
+        self._n_waiting += self._waiting[-1].num_rows
+        if self._n_waiting >= _ROWS_A_GROUP:
+            self._write()
 
     def close(self) -> None:
+        """What was added is in the sink, and the file is whole."""
+        self._write()
         self._writer.close()
 
-    def _table(self, host: str, found: Sequence[Rows]) -> pa.Table:
+    def _write(self) -> None:
         import pyarrow as pa
 
-        counts = [len(rows.times) for rows in found]
-        n = sum(counts)
-        texts = [_labels(rows) for rows in found]
-        ranks = {
-            text: rank for rank, text in enumerate(sorted({(rows.metric, *_labels(rows)) for rows in found}))
-        }
-        by_series = [ranks[(rows.metric, *text)] for rows, text in zip(found, texts, strict=True)]
-        metrics = sorted({rows.metric for rows in found})
-        metric = np.repeat([metrics.index(rows.metric) for rows in found], counts).astype(np.int32)
-        times = np.concatenate([np.empty(0, np.int64), *(rows.times for rows in found)])
-        order = np.lexsort((np.repeat(by_series, counts), times, metric))
+        if self._n_waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), _ROWS_A_GROUP)
+        self._waiting, self._n_waiting = [], 0
+
+    def _table(self, host: str, metric: str, found: Sequence[Rows]) -> pa.Table:
+        import pyarrow as pa
+
+        labelled = sorted(((_labels(rows), rows) for rows in found), key=lambda one: one[0])
+        counts = [len(rows.times) for _, rows in labelled]
+        times = np.concatenate([rows.times for _, rows in labelled])
+        order = np.argsort(times, kind="stable")
         with np.errstate(over="ignore"):
-            values = np.concatenate(
-                [np.empty(0, np.float32), *(rows.values.astype(np.float32) for rows in found)]
-            )
+            values = np.concatenate([rows.values.astype(np.float32) for _, rows in labelled])
+        whose = np.repeat(np.arange(len(labelled), dtype=np.int32), counts)[order]
+        n = len(times)
         columns: dict[str, Any] = {
             "cluster": pa.repeat(self._cluster, n),
             "hostname": pa.repeat(host, n),
-            "metric": _spelled(pa, metrics, metric[order]),
+            "metric": pa.repeat(metric, n),
             "timestamp": times[order],
-            "frequency": np.repeat([rows.step_s for rows in found], counts).astype(np.int64)[order],
+            "frequency": np.repeat([rows.step_s for _, rows in labelled], counts).astype(np.int64)[order],
             "value": values[order],
         }
         for k, name in enumerate((*_TEXTS[3:], *_PARENTS)):
-            words = sorted({text[k] for text in texts})
-            codes = np.repeat([words.index(text[k]) for text in texts], counts).astype(np.int32)
-            columns[name] = _spelled(pa, words, codes[order])
+            words = pa.array([labels[k] for labels, _ in labelled], pa.string())
+            columns[name] = pa.DictionaryArray.from_arrays(whose, words).dictionary_decode()
         return pa.table([columns[name] for name in self._schema.names], schema=self._schema)
 
 
@@ -135,10 +143,6 @@ def _schema(pa: ModuleType) -> pa.Schema:
     kinds = {"timestamp": pa.int64(), "frequency": pa.int64(), "value": pa.float32()}
     names = (*_TEXTS, "timestamp", "frequency", "value", *_PARENTS)
     return pa.schema([pa.field(name, kinds.get(name, pa.string()), nullable=False) for name in names])
-
-
-def _spelled(pa: ModuleType, words: Sequence[str], codes: NDArray[np.int32]) -> Any:
-    return pa.DictionaryArray.from_arrays(codes, pa.array(words, pa.string())).dictionary_decode()
 
 
 def _labels(rows: Rows) -> tuple[str, str, str, str]:

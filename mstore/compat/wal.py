@@ -26,7 +26,7 @@ from mstore.kernels.chosen import ccms_wal
 FILE_MAGIC = 0xCC1DA701
 
 _U32 = struct.Struct("<I")
-_HEADER = _U32.pack(FILE_MAGIC)
+HEADER = _U32.pack(FILE_MAGIC)
 _RECORD = _U32.pack(ccms_wal.RECORD_MAGIC)
 _RECORDS_A_PIECE = 1 << 20
 _CANDIDATES_MAX = 1000
@@ -90,12 +90,12 @@ class LogReader:
     def _begin(self) -> int:
         if len(self._data) > limits.CHECKPOINT_BYTES_MAX:
             self._refuse(0, f"{len(self._data)} bytes: at most {limits.CHECKPOINT_BYTES_MAX} are read")
-        head = self._data[: len(_HEADER)]
-        if not head or head == _HEADER:
+        head = self._data[: len(HEADER)]
+        if not head or head == HEADER:
             return len(head)
         if head == _RECORD:
             return 0
-        return self._step_over(0, f"it begins with {head.hex(' ')}, a log with {_HEADER.hex(' ')}")
+        return self._step_over(0, f"it begins with {head.hex(' ')}, a log with {HEADER.hex(' ')}")
 
     def _step_over(self, at: int, why: str) -> int:
         """Where the next sound record begins, or the end; what lies between is damage."""
@@ -153,17 +153,22 @@ def _names(key: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def write_wal(points: Iterable[Points]) -> bytes:
-    """A log with its header; records by time, those of one time by levels and metric.
+    """A log with its header, as records() orders them."""
+    return HEADER + records(points)
 
-    Values become float32. raises InvalidRequest for names that the format cannot hold
+
+def records(points: Iterable[Points]) -> bytes:
+    """Records by time, those of one time by levels and metric. Values become float32.
+
+    raises InvalidRequest for names that the format cannot hold
     """
     ordered = sorted(points, key=lambda one: (one.levels, one.metric))
-    records: list[bytes] = []
+    made: list[bytes] = []
     for one in ordered:
-        records += _records(one)
+        made += _records(one)
     times = np.concatenate([one.times for one in ordered]) if ordered else np.empty(0, np.int64)
     order = np.argsort(times, kind="stable").tolist()
-    return b"".join([_HEADER, *(records[i] for i in order)])
+    return b"".join(made[i] for i in order)
 
 
 def _records(points: Points) -> Iterator[bytes]:
@@ -183,14 +188,21 @@ def _records(points: Points) -> Iterator[bytes]:
         yield record + _U32.pack(zlib.crc32(record[8:]))
 
 
+def fits(levels: Sequence[str], metric: str) -> bool:
+    """Whether a log can name this series."""
+    longest = max((len(name.encode()) for name in levels), default=0)
+    return (
+        longest <= _NAME_BYTES_MAX and len(levels) <= _NAMES_MAX and len(metric.encode()) <= _METRIC_BYTES_MAX
+    )
+
+
 def _key(points: Points) -> bytes:
-    metric = points.metric.encode()
-    names = [name.encode() for name in points.levels]
-    longest = max(map(len, names), default=0)
-    if len(metric) > _METRIC_BYTES_MAX or longest > _NAME_BYTES_MAX or len(names) > _NAMES_MAX:
+    if not fits(points.levels, points.metric):
         raise InvalidRequest(
             f"{points.metric} at {'/'.join(points.levels)}: a log holds at most {_NAMES_MAX} level names of"
             f" {_NAME_BYTES_MAX} bytes and a metric of {_METRIC_BYTES_MAX}"
         )
+    metric = points.metric.encode()
+    names = [name.encode() for name in points.levels]
     parts = [len(metric).to_bytes(2, "little"), metric, bytes([len(names)])]
     return b"".join(parts + [bytes([len(name)]) + name for name in names])

@@ -38,10 +38,12 @@ def rows(
 
 
 def written(path: Path, found: dict[str, list[Rows]]) -> Path:
-    writer = ParquetWriter(path, "fritz")
-    for host, series in found.items():
-        writer.add(host, series)
-    writer.close()
+    with open(path, "wb") as sink:
+        writer = ParquetWriter(sink, "fritz")
+        for host, series in found.items():
+            for metric in sorted({one.metric for one in series}):
+                writer.add(host, metric, [one for one in series if one.metric == metric])
+        writer.close()
     return path
 
 
