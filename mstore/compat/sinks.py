@@ -108,7 +108,9 @@ class Target:
         except MstoreError:
             raise
         except OSError as failure:
-            raise StorageError(f"cannot write {tmp}: {failure.strerror or failure}", path=str(tmp)) from failure
+            raise StorageError(
+                f"cannot write {tmp}: {failure.strerror or failure}", path=str(tmp)
+            ) from failure
         finally:
             self.files.close(fd)
             if not wanted:
@@ -185,9 +187,12 @@ class Parquet:
     @contextlib.contextmanager
     def cluster(self, cluster: str) -> Iterator[None]:
         target = self._target
-        with target.growing(target.directory / cluster / f"{target.start}.parquet") as sink:
-            with contextlib.closing(ParquetWriter(sink, cluster)) as self._writer:
-                yield
+        path = target.directory / cluster / f"{target.start}.parquet"
+        with (
+            target.growing(path) as sink,
+            contextlib.closing(ParquetWriter(sink, cluster)) as self._writer,
+        ):
+            yield
 
     def host(self, cluster: str, host: str, paths: Sequence[SeriesPath], gather: Gather) -> None:
         assert self._writer is not None, "within cluster()"

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
-from mstore.kernels._gather import Gatherer
 from mstore.model import SeriesPath
 from mstore.query.gather import checked, replanned
 from mstore.query.plan import natural_key
+from mstore.query.retained import RetainedGatherer
 from mstore.shm.directory import DirectoryReader
 
 
-class _HasSegments(Protocol):
-    directory: DirectoryReader
-    gatherer: Gatherer
-
-
 class ListingQuestions:
-    """Questions of a Reader."""
+    """What a Reader can be asked about the series there are."""
 
-    def series(self: _HasSegments, cluster: str, host: str) -> list[SeriesPath]:
+    directory: DirectoryReader
+    gatherer: RetainedGatherer
+
+    def series(self, cluster: str, host: str) -> list[SeriesPath]:
         """The series of a host and of all levels below it, in natural order; none of a host that is not there."""
         return replanned(lambda: sorted(_below(self, cluster, host), key=_order))
 
 
-def _below(reader: _HasSegments, cluster: str, host: str) -> Iterator[SeriesPath]:
+def _below(reader: ListingQuestions, cluster: str, host: str) -> Iterator[SeriesPath]:
     if not host:
         return
     try:
@@ -47,5 +44,6 @@ def _below(reader: _HasSegments, cluster: str, host: str) -> Iterator[SeriesPath
         levels += [(child, (*parts, kind, name)) for child, kind, name in children]
 
 
-def _order(path: SeriesPath) -> list[object]:
-    return [*(natural_key(name) for _, name in path.levels()[1:]), natural_key(path.metric)]
+def _order(path: SeriesPath) -> tuple[list[tuple[str, object]], object]:
+    """A level comes before those below it."""
+    return [(kind, natural_key(name)) for kind, name in path.levels()[1:]], natural_key(path.metric)

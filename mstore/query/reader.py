@@ -24,6 +24,7 @@ from mstore.query.answer import answer
 from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.gather import SLOTS_MAX, Replan, replanned
+from mstore.query.listing import ListingQuestions
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
 from mstore.query.retained import RetainedGatherer
 from mstore.selector import Selector
@@ -34,7 +35,7 @@ from mstore.times import SECONDS_MAX, SECONDS_MIN, to_seconds
 Time = int | float | str | datetime
 
 
-class Reader:
+class Reader(ListingQuestions):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are

@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any, TypeAlias
 
 from mstore import __version__, clock
@@ -64,6 +64,7 @@ class QueryWorker:
             m.Children: self._children,
             m.Paths: self._paths,
             m.Metrics: self._metrics,
+            m.HostSeries: self._host_series,
             m.Info: self._info,
             m.Ping: self._ping,
         }
@@ -129,6 +130,11 @@ class QueryWorker:
 
     def _metrics(self, message: m.Metrics, _: Budget) -> m.Message:
         return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])
+
+    def _host_series(self, message: m.HostSeries, _: Budget) -> m.Message:
+        return m.SeriesPaths(
+            [list(astuple(path)) for path in self._reader.series(message.cluster, message.host)]
+        )
 
     def _info(self, _message: m.Info, _: Budget) -> m.Message:
         return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))

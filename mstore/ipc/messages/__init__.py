@@ -48,6 +48,7 @@ from mstore.ipc.messages.connection import (
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
+from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
     TYPE_BYTES,
@@ -89,6 +90,7 @@ __all__ = [
     "FollowedSamples",
     "Hello",
     "Hold",
+    "HostSeries",
     "Info",
     "InfoReply",
     "Intern",
@@ -107,6 +109,7 @@ __all__ = [
     "Reload",
     "Restart",
     "Rows",
+    "SeriesPaths",
     "Snapshot",
     "States",
     "Stop",
