@@ -51,6 +51,10 @@ WAL_BLOCK_BYTES_MAX = 4 * MIB
 HOLD_S_DEFAULT = 3600
 HOLD_S_MAX = 86_400
 
+# Files of ClusterCockpit's metric store: one host's, of half a day. JSON costs 8 to 20 times its size while it is read.
+CHECKPOINT_BYTES_MAX = 1 * GIB
+CHECKPOINT_JSON_BYTES_MAX = 256 * MIB
+
 # Queries.
 QUERY_SAMPLES_MAX = 200_000_000
 QUERY_SERIES_MAX = 1_000_000

@@ -16,7 +16,7 @@ from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
 from mstore.client.sync import make_path
 from mstore.ipc.transport import Steps, run_async
-from mstore.model import MetricSpec
+from mstore.model import MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
 from mstore.times import TimeLike
 
@@ -132,6 +132,9 @@ class AsyncClient:
 
     async def children(self, *path: str) -> list[str]:
         return await self._run(self._ops.children(path))
+
+    async def host_series(self, cluster: str, host: str) -> list[SeriesPath]:
+        return await self._run(self._ops.host_series(cluster, host))
 
     async def paths(self, depth: int) -> list[tuple[str, ...]]:
         return await self._run(self._ops.paths(depth))

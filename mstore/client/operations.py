@@ -89,6 +89,10 @@ class Operations:
         reply = yield from self._ask(messages.Children(list(path)), messages.Names)
         return [str(name) for name in reply.names]
 
+    def host_series(self, cluster: str, host: str) -> Steps[list[SeriesPath]]:
+        reply = yield from self._ask(messages.HostSeries(cluster, host), messages.SeriesPaths)
+        return [SeriesPath(*one) for one in reply.series]
+
     def paths(self, depth: int) -> Steps[list[tuple[str, ...]]]:
         if not 0 <= depth <= limits.PATH_DEPTH_MAX:
             raise InvalidRequest(f"depth={depth!r}: expected 0 to {limits.PATH_DEPTH_MAX}")

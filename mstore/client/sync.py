@@ -174,6 +174,10 @@ class Client:
         """Names of the levels below a path of level names; without one, the clusters."""
         return run(self._ops.children(path))
 
+    def host_series(self, cluster: str, host: str) -> list[SeriesPath]:
+        """Every series of a host and of the levels below it, in natural order; none of a host that is not there."""
+        return run(self._ops.host_series(cluster, host))
+
     def paths(self, depth: int) -> list[tuple[str, ...]]:
         """All paths of `depth` level names: 1 = clusters, 2 = cluster and host, ..."""
         return run(self._ops.paths(depth))

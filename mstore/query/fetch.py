@@ -21,19 +21,19 @@ from mstore.config import Config
 from mstore.errors import InvalidRequest, UnknownMetric
 from mstore.fetching.answer import Fetched, all_nodes
 from mstore.fetching.request import FetchQuery, FetchRequest, refuse_too_many
-from mstore.kernels._gather import Gatherer
 from mstore.query.budget import Budget, Work, finished
 from mstore.query.finder import Finder
 from mstore.query.finishing import Frame, Item, scale_of
 from mstore.query.gather import replanned
 from mstore.query.items import Answering
 from mstore.query.plan import natural_key
+from mstore.query.retained import RetainedGatherer
 
 
 class FetchQuestions:
     """Of a Reader: batch requests."""
 
-    gatherer: Gatherer
+    gatherer: RetainedGatherer
     _config: Callable[[], Config]
     _now_s: Callable[[], int]
 

@@ -10,7 +10,6 @@ from mstore.jobs.job import Job
 from mstore.jobs.loaded import Loaded
 from mstore.jobs.request import LoadRequest
 from mstore.jobs.views import JobData, JobStatistics, NodeData, NodeListData, ScopedStatistics
-from mstore.kernels._gather import Gatherer
 from mstore.query import catalog
 from mstore.query.budget import PIECE_SERIES, Budget, Work, finished
 from mstore.query.finder import Finder
@@ -18,6 +17,7 @@ from mstore.query.finishing import Frame
 from mstore.query.gather import replanned
 from mstore.query.items import Answering
 from mstore.query.load_plan import LoadPlan
+from mstore.query.retained import RetainedGatherer
 from mstore.shm.directory import DirectoryReader
 from mstore.times import TimeLike
 
@@ -27,7 +27,7 @@ Scopes = Sequence[str]
 class LoadQuestions:
     """Of a Reader: views of jobs and nodes."""
 
-    gatherer: Gatherer
+    gatherer: RetainedGatherer
     directory: DirectoryReader
     _config: Callable[[], Config]
     _now_s: Callable[[], int]

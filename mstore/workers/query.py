@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any, TypeAlias
 
 from mstore import __version__, clock
@@ -68,6 +68,7 @@ class QueryWorker:
             m.Paths: self._paths,
             m.Metrics: self._metrics,
             m.Clusters: self._clusters,
+            m.HostSeries: self._host_series,
             m.Info: self._info,
             m.Ping: self._ping,
         }
@@ -136,6 +137,11 @@ class QueryWorker:
 
     def _clusters(self, _message: m.Clusters, _budget: Budget) -> m.Message:
         return m.ClusterList(*told(self._config))
+
+    def _host_series(self, message: m.HostSeries, _: Budget) -> m.Message:
+        return m.SeriesPaths(
+            [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
+        )
 
     def _info(self, _message: m.Info, _: Budget) -> m.Message:
         return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))

@@ -51,6 +51,8 @@ EXAMPLES: list[m.Message] = [
     m.FollowMissed(-1, 5000),
     m.Clusters(),
     m.ClusterList("minimum_points = 0\n", [{"name": "fritz"}]),
+    m.HostSeries("fritz", "f0201"),
+    m.SeriesPaths([["fritz", "f0201", "mem_bw", "socket", "0", "", ""]]),
 ]
 
 

@@ -50,6 +50,7 @@ from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot,
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
 from mstore.ipc.messages.jobs import ClusterList, Clusters
+from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
     TYPE_BYTES,
@@ -93,6 +94,7 @@ __all__ = [
     "FollowedSamples",
     "Hello",
     "Hold",
+    "HostSeries",
     "Info",
     "InfoReply",
     "Intern",
@@ -111,6 +113,7 @@ __all__ = [
     "Reload",
     "Restart",
     "Rows",
+    "SeriesPaths",
     "Snapshot",
     "States",
     "Stop",
