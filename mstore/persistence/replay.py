@@ -130,16 +130,19 @@ class LogReader:
 
     durable_floor  a sequence known durable from elsewhere (a snapshot is published only behind it)
     strict         raise CorruptRecord at the first damage, before anything behind it is handed on
+    lossy          something that blocks may build on is missing already: a refusal is no reason to stop
     """
 
     def __init__(
-        self, files: Files, directory: Path, after_seq: int, *, durable_floor: int = 0, strict: bool = False
-    ) -> None:
+        self, files: Files, directory: Path, after_seq: int,
+        *, durable_floor: int = 0, strict: bool = False, lossy: bool = False,
+    ) -> None:  # fmt: skip
         self._after = after_seq
         self._floor = durable_floor
         self._files = files
         self._directory = directory
         self._strict = strict
+        self._lossy = lossy
         self.report = LogReport(last_seq=after_seq, durable=after_seq)
         folder = wal_dir(directory)
         named = [
@@ -183,7 +186,7 @@ class LogReader:
         try:
             apply(block.payload)
         except CorruptRecord as refusal:
-            if self._strict or not self.report.damage:
+            if self._strict or not (self._lossy or self.report.damage):
                 raise
             reason = f"refused because of what was lost before: {refusal.message}"
             lost = Damage("the log", 0, len(block.payload), block.seq, block.seq, reason)

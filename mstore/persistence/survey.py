@@ -189,14 +189,11 @@ def _refused_files(found: Survey) -> None:
     for refused in found.report.snapshots_refused:
         for place, fault in enumerate(found.faults):
             if fault.path == refused.path and fault.kind == "snapshot":
-                lost, n_lost = f"nothing: {refused.instead}", 0
-                if refused.n_lost > 0:
-                    n_lost = refused.n_lost
-                    lost = f"{n_lost} of the {refused.n_chunks} chunks of {refused.n_series} series in it, between"
-                    lost += f" {refused.t_min} and {refused.t_max} s, but for what the log holds; {refused.instead}"
+                costs = refused.costs() or "all that no other file holds"
                 found.faults[place] = Fault(
-                    "snapshot", fault.path, fault.offset, 0, fault.reason, lost,
-                    lost_chunks=n_lost, generation=fault.generation,
+                    "snapshot", fault.path, fault.offset, 0, fault.reason,
+                    f"{costs}; {refused.instead}",
+                    lost_chunks=refused.n_lost, generation=fault.generation,
                 )  # fmt: skip
 
 
