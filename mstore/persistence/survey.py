@@ -212,7 +212,7 @@ def _log(files: Files, found: Survey, rehearsal: Rehearsal) -> None:
     assert found.report is not None
     after = found.report.snapshot_seq
     for damage in found.report.log.damage:
-        found.faults.append(_log_fault(files, damage, rehearsal, damage.first_seq, damage.last_seq))
+        found.faults.append(_log_fault(files, damage, rehearsal))
     firsts = [
         n for name in files.list(wal_dir(found.directory)) if (n := number_of(name, WAL_SUFFIX)) is not None
     ]
@@ -237,11 +237,11 @@ def _log(files: Files, found: Survey, rehearsal: Rehearsal) -> None:
     found.sound.append(f"log up to block {log.last_seq:,}: {log.n_blocks:,} blocks, {log.n_bytes:,} bytes")
 
 
-def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal, first: int, last: int) -> Fault:
+def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal) -> Fault:
     tally = Tally()
     for path, offset, n_bytes in damage.places:
         _look_at_rest(memoryview(files.read(Path(path)))[offset : offset + n_bytes], tally)
-    text = f"block {first}" if first == last else f"blocks {first} to {last}"
+    text = damage.reach()
     told = []
     if tally.n_samples:
         clusters = ", ".join(rehearsal.clusters(tally.series))
@@ -253,7 +253,8 @@ def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal, first: int, l
         told.append(f"{tally.n_definitions:,} definitions")
     if told:
         text += f", as the damaged bytes still read: {' and '.join(told)}"
-    return Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, text, (first, last))
+    lost = damage.first_seq, damage.last_seq
+    return Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, text, lost)
 
 
 def _look_at_rest(text: memoryview, tally: Tally) -> None:
