@@ -184,7 +184,10 @@ class FramedSession:
                     first = _first_values(times, values, message.type, len(handles))
                     refs = yield from self._current(handles, first, message.type, layout.KIND_GRID)
                     refs, values = _without_refused(refs, values, len(times), size, tally)
-                values, n_blank = self._within_reach(refs, times, values, message.type, tally)
+                _, _, newest = self._engine.window()
+                values, n_blank = reach.held(
+                    self._engine.directory, refs, times, values, message.type, newest, tally
+                )
                 yield from self._encode(ColumnEncoder(refs, times, values, message.type), tally, n_blank)
             finally:
                 self._engine.leave()
@@ -195,18 +198,6 @@ class FramedSession:
     def _refuse_if_full(self) -> None:
         if self._engine.full():
             raise StoreFull("the store has no room and nothing it may evict: free memory or raise memory_cap")
-
-    def _within_reach(
-        self, refs: NDArray[np.uint64], times: NDArray[np.int64], values: Bin, vtype: int, tally: Tally
-    ) -> tuple[Bin, int]:
-        """The values with those blanked that their series cannot hold beside the newest, which are counted; how many."""
-        _, _, newest = self._engine.window()
-        if reach.all_within(times, newest):
-            return values, 0
-        steps = self._engine.steps(refs)
-        values, n_blank = reach.without_beyond(times, steps, values, vtype, newest)
-        tally.refuse(Reason.TOO_LATE, n_blank)
-        return values, n_blank
 
     def _encode(self, encoder: ColumnEncoder | RowEncoder, tally: Tally, n_blank: int = 0) -> Replies:
         """n_blank: values that are missing because they were counted already."""
