@@ -15,6 +15,7 @@ from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
 from mstore.workers.clockwatch import ClockWatch
+from mstore.workers.filewatch import FileWatch
 from mstore.workers.removal import Idle, Removal, State
 from mstore.workers.removal_ground import StoreGround
 from mstore.workers.snapshots import Answer, Snapshots
@@ -51,6 +52,8 @@ class Housekeeping:
         self._removal_began_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
+        self.filewatch = FileWatch(persister, files, self.snapshots, report.newest.unsound)
+        self.snapshots.on_taken = self.filewatch.snapshot_taken
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
@@ -58,15 +61,18 @@ class Housekeeping:
     def start(self) -> None:
         self._later(self._retention_every_s(), self._begin_retention)
         self.snapshots.start()
+        self.filewatch.start()
 
     async def stop(self, *, snapshot: bool = True) -> None:
-        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept."""
+        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept,
+        unless it holds what no file does."""
         self._stopped = True
+        self.filewatch.stop()
         self._removal.give_up()
         for timer in (*self._timers, self._marking):
             if timer is not None:
                 timer.cancel()
-        await self.snapshots.stop(take=snapshot)
+        await self.snapshots.stop(take=snapshot or self.filewatch.unprotected)
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
         if self._stopped:
