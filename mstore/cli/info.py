@@ -37,6 +37,7 @@ _EVENTS = {
     "eras_started": "series continued on a new grid",
     "chunks_freed": "chunks freed by retention",
     "chunks_evicted": "chunks evicted at the memory cap",
+    "files_lost": "files of log and snapshots that somebody removed or changed",
     "cancelled": "requests cancelled",
 }
 
@@ -148,7 +149,14 @@ def _head(found: dict[str, Any]) -> list[str]:
     ]
     if found.get("full"):
         lines.append(render.paint("FULL: nothing can be freed for new samples, senders wait", render.RED))
-    if found.get("degraded"):
+    if found.get("unprotected"):
+        what = "files of the log or of a snapshot were removed or changed by somebody, what they held is only in memory"
+        lines.append(
+            render.paint(
+                f"UNPROTECTED: {what} until a snapshot is complete: do not kill the store", render.RED
+            )
+        )
+    elif found.get("degraded"):
         lines.append(
             render.paint(
                 "DEGRADED: the log cannot be written, or a part of it is damaged: see the store's messages",

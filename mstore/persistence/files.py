@@ -28,7 +28,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mstore import faults
 from mstore.clock import monotonic_s
@@ -113,6 +113,16 @@ def number_of(name: str, suffix: str) -> int | None:
     return int(stem, 16)
 
 
+class FileStatus(NamedTuple):
+    """What one stat tells: two that are equal are the same file, unchanged."""
+
+    inode: tuple[int, int]
+    """(st_dev, st_ino)"""
+    n_bytes: int
+    changed_ns: int
+    """When its contents changed last."""
+
+
 class CommitterLike(Protocol):
     """What the log needs of a commit thread; kernels/_wal.Committer is the real one."""
 
@@ -122,6 +132,7 @@ class CommitterLike(Protocol):
     def wait(self, seq: int, timeout_s: float) -> bool: ...
     def durable(self) -> int: ...
     def failed(self) -> int: ...
+    def abandon(self, error: int) -> None: ...
     def restart(self, dir_fd: int) -> None: ...
     def stop(self) -> None: ...
     def status(self) -> tuple[int, int, int, int]: ...
@@ -174,6 +185,19 @@ class Files:
     def size(self, fd: int) -> int:
         with _storage("stat", f"file {fd}"):
             return os.fstat(fd).st_size
+
+    def status(self, path: Path) -> FileStatus | None:
+        """Of what a path names now; None when there is nothing."""
+        with _storage("look at", path):
+            try:
+                return _status(os.stat(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def status_of(self, fd: int) -> FileStatus:
+        """Of an open file."""
+        with _storage("look at", f"file {fd}"):
+            return _status(os.fstat(fd))
 
     def pwritev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
         """Write all of `buffers` at `offset`, or raise; bytes written before an error are not taken back."""
@@ -311,6 +335,10 @@ class ReadOnly(Files):
 
     def sync_path(self, path: Path) -> None:
         pass
+
+
+def _status(found: os.stat_result) -> FileStatus:
+    return FileStatus((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
 
 
 def lock(directory: Path) -> int:

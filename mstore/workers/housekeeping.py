@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
+from mstore.workers.filewatch import FileWatch
 from mstore.workers.freeing import Freeing
 from mstore.workers.retention import Retention
 from mstore.workers.snapshots import Answer, Snapshots
@@ -32,6 +33,8 @@ class Housekeeping:
         self.freeing = Freeing(persister, self.settle_definitions)
         self.retention = Retention(persister, self._timers, self.freeing)
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
+        self.filewatch = FileWatch(persister, files, self.snapshots, report.newest.unsound)
+        self.snapshots.on_taken = self.filewatch.snapshot_taken
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
@@ -39,15 +42,18 @@ class Housekeeping:
     def start(self) -> None:
         self.retention.start()
         self.snapshots.start()
+        self.filewatch.start()
 
     async def stop(self, *, snapshot: bool = True) -> None:
-        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept."""
+        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept,
+        unless it holds what no file does."""
         self._stopped = True
+        self.filewatch.stop()
         self.retention.stop()
         self._timers.stop()
         if self._marking is not None:
             self._marking.cancel()
-        await self.snapshots.stop(take=snapshot)
+        await self.snapshots.stop(take=snapshot or self.filewatch.unprotected)
 
     def settle_definitions(self) -> None:
         """Log and publish definitions that the log refused earlier.

@@ -56,6 +56,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         "state": STATE_NAMES.get(control.state, "unknown"),
         "full": bool(control.flags & layout.FLAG_FULL),
         "degraded": bool(control.flags & layout.FLAG_DEGRADED),
+        "unprotected": totals["unprotected_seq"] > 0,
         "now_s": clock.now_s(),
         "started_s": min((one["started_s"] for one in workers if one["kind"] == "persister"), default=0),
         "counts": counts,

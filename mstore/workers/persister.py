@@ -35,6 +35,7 @@ from mstore.workers.path_interning import PathInterner
 from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.tasks import Tasks, take_connection
+from mstore.workers.troubles import DAMAGE, LOG, SYNC, Troubles
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class Persister:
         self._retry: asyncio.TimerHandle | None = None
         self._keep_memory = False
         self._draining = False
-        self._held = 0
+        self.troubles = Troubles(self.control)
+        self._full = False
         self._tasks = Tasks()
         self._connections: set[InternConnection] = set()
         first = 1 + len(spec.ack_fds)
@@ -151,7 +153,7 @@ class Persister:
         text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
         log.info("%s", text)
         if report.damaged:
-            self.control.set_flag(layout.FLAG_DEGRADED, True)
+            self.troubles.begin(DAMAGE)
             log.error("part of the log or of a snapshot is damaged: %s", report.summary())
         self._channel.send(["progress", text])
 
@@ -291,11 +293,13 @@ class Persister:
     def _hold(self, error: MstoreError) -> None:
         """Senders wait: their bytes stay in the rings, nothing is acknowledged, and it is tried again soon."""
         self.slot.add("chunks_evicted", error.details.get("evicted", 0))
-        flag = layout.FLAG_FULL if isinstance(error, StoreFull) else layout.FLAG_DEGRADED
-        if not self.control.flags & flag:
+        if isinstance(error, StoreFull):
+            news, self._full = not self._full, True
+            self.control.set_flag(layout.FLAG_FULL, True)
+        else:
+            news = self.troubles.begin(LOG)
+        if news:
             log.error("holding back all writes: %s", error)
-        self._held |= flag & ~self.control.flags  # a flag that stands for damage stays when this is over
-        self.control.set_flag(flag, True)
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._retry_now)
 
@@ -304,12 +308,13 @@ class Persister:
         self._drain_some()
 
     def _held_no_more(self) -> None:
-        if self._held:
-            self.control.flags &= ~self._held
-            self._held = 0
+        was_full, self._full = self._full, False
+        if was_full:
+            self.control.set_flag(layout.FLAG_FULL, False)
+        if self.troubles.end(LOG) or was_full:
             log.info("writing again")
 
-    def _commit_failed(self) -> None:
+    def commit_failed(self) -> None:
         """The commit thread met a failing disk and sleeps; the log moves to a new file, or the store is degraded."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._notify_fd)
@@ -317,11 +322,11 @@ class Persister:
             log.error(
                 "an fdatasync failed; everything not yet durable was written to a new file and synced there"
             )
-            self.control.set_flag(layout.FLAG_DEGRADED, False)
+            self.troubles.end(SYNC)
             return
-        self.control.set_flag(layout.FLAG_DEGRADED, True)
+        self.troubles.begin(SYNC)
         log.error("the log cannot be made durable, nothing is acknowledged: %s", self.wal.failure)
-        asyncio.get_running_loop().call_later(_RETRY_S, self._commit_failed)
+        asyncio.get_running_loop().call_later(_RETRY_S, self.commit_failed)
 
     # --- supervisor
 
@@ -414,7 +419,7 @@ class Persister:
             raise
         self._channel.serve(loop, self._command, self._stopping.set)
         loop.add_reader(self._spec.doorbell_fd, self.drain)
-        loop.add_reader(self._notify_fd, self._commit_failed)
+        loop.add_reader(self._notify_fd, self.commit_failed)
         faults.hit("persister.opened")
         self.housekeeping.start()
         self._wake_workers()

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
@@ -55,7 +55,11 @@ class Snapshots:
         newest = report.newest
         self.seq = newest.log_seq
         """Everything up to here is in a sound snapshot."""
-        self._unsound = list(newest.unsound)
+        self._unsound = set(newest.unsound)
+        self._due = False
+        """Whatever the clock and the log say: something is in memory only."""
+        self.on_taken: Callable[[int, int], None] = lambda _seq, _oldest_kept_seq: None
+        """Called with the sequence of a new generation, and that of the oldest kept."""
         # The age of the snapshot and the log behind it outlive a restart: else one that is restarted often, or
         # whose disk is slow, would never take another.
         created_ns = newest.created_ns or clock.now_ns()
@@ -80,11 +84,24 @@ class Snapshots:
             return
         interval_s = self._persister.config.snapshot_interval_s
         overdue = interval_s and clock.monotonic_s() - self._last_s >= interval_s
-        if self._persister.wal.written > self.seq and (overdue or self._unsound):
+        if self._due or (self._persister.wal.written > self.seq and (overdue or self._unsound)):
             self._take_if_possible()  # only one sound copy of something is left: do not wait for the interval
         else:
             self.look_at_log()
         self._timer = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look_at_clock)
+
+    def protect(self, unsound: Collection[int]) -> None:
+        """Take a snapshot at once, and one more if another is under way: that one began too early.
+
+        unsound  sequences of generations that do not count any more
+        """
+        self._unsound |= set(unsound)
+        self._due, self._retry_at_s = True, 0.0
+        self._take_if_possible()
+
+    @property
+    def under_way(self) -> bool:
+        return self._task is not None
 
     def _take_if_possible(self) -> None:
         if self._task is None and not self._stopped and clock.monotonic_s() >= self._retry_at_s:
@@ -102,7 +119,7 @@ class Snapshots:
         if self._timer is not None:
             self._timer.cancel()
         limit_s = self._persister.config.snapshot_stop_limit_s if take else 0
-        if limit_s and self._task is None and self._persister.wal.written > self.seq:
+        if limit_s and self._task is None and (self._due or self._persister.wal.written > self.seq):
             self.request(lambda _details, _error: None)
         task = self._task
         if task is None:
@@ -137,6 +154,7 @@ class Snapshots:
         details: dict[str, Any] = {}
         failure: MstoreError | None = None
         began_s = clock.monotonic_s()
+        unsound, due, self._due = set(self._unsound), self._due, False
         try:
             details = await self.run_helper()
         except MstoreError as error:
@@ -152,20 +170,25 @@ class Snapshots:
             slot.set(name, 0)
         if failure is None:
             self._retry_wait_s = 0.0
-            self._unsound = []
+            self._unsound -= unsound
             slot.add("snapshots")
             slot.add("snapshot_bytes", details["bytes"])
             slot.add("snapshot_us_total", int((clock.monotonic_s() - began_s) * 1e6))
         else:
+            self._due = self._due or due
             slot.add("snapshot_errors")
             # A killed helper could not clean up. A disk that is full stays so for a while: not a helper after every block.
             with contextlib.suppress(StorageError):
                 remove_unfinished(self._files, snapshot_dir(self._persister.spec.directory))
             self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
         self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
+        if failure is None:
+            self.on_taken(self.seq, details["oldest_kept_seq"])
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer(details, failure)
+        if failure is None and self._due:
+            self._take_if_possible()
 
     async def run_helper(self) -> dict[str, Any]:
         """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its files is exact.
@@ -182,7 +205,7 @@ class Snapshots:
             "segments": persister.spec.segments,
             "seq": seq,
             "retention_s": persister.config.retention_s,
-            "unsound": self._unsound,
+            "unsound": sorted(self._unsound),
             "parent_pid": os.getpid(),
         }
         log.info("a snapshot of block %d begins", seq)
