@@ -49,7 +49,7 @@ from mstore.ipc.messages.connection import (
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
-from mstore.ipc.messages.jobs import ClusterList, Clusters
+from mstore.ipc.messages.jobs import ClusterList, Clusters, Fetch, FetchAnswer, Load, LoadAnswer
 from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
@@ -87,6 +87,8 @@ __all__ = [
     "Columns",
     "Done",
     "Error",
+    "Fetch",
+    "FetchAnswer",
     "Follow",
     "FollowBegun",
     "FollowMissed",
@@ -101,6 +103,8 @@ __all__ = [
     "InternPaths",
     "Interned",
     "Lines",
+    "Load",
+    "LoadAnswer",
     "Message",
     "MetricList",
     "Metrics",
