@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mstore.errors import UnknownSelector
+from mstore.errors import ProtocolError, UnknownSelector
 
 STEPS_MAX = 5
 """A series whose newest sample's slot ended longer ago than this many steps is behind."""
@@ -45,32 +45,61 @@ class HostHealth:
         return {"State": self.state, "HealthMetrics": text if self.known else ""}
 
 
-class Health(Mapping[str, HostHealth]):
-    """Hosts in the order asked: health["f0201"].state."""
+# States of a metric of a host: those of kernels/_health, and one more.
+ABSENT, FRESH, STALE, NOT_EXPECTED = 0, 1, 2, 3
 
-    def __init__(self, cluster: str, hosts: Sequence[HostHealth]) -> None:
+
+class Health(Mapping[str, HostHealth]):
+    """Hosts in the order asked: health["f0201"].state.
+
+    known    1 for each host that the store has heard of
+    states   a row for each host, a column for each metric: ABSENT, FRESH, STALE, NOT_EXPECTED
+    """
+
+    def __init__(
+        self, cluster: str, hosts: Sequence[str], metrics: Sequence[str], known: bytes, states: bytes
+    ) -> None:
+        """raises ProtocolError when the tables do not fit together"""
         self.cluster = cluster
-        self._hosts = {host.host: host for host in hosts}
+        self.hosts = hosts
+        self.metrics = metrics
+        self.known_flags = known
+        self.states = states
+        if (
+            len(known) != len(hosts)
+            or len(states) != len(hosts) * len(metrics)
+            or max(states, default=0) > NOT_EXPECTED
+        ):
+            raise ProtocolError(
+                f"health of {len(hosts)} hosts and {len(metrics)} metrics with {len(states)} states"
+            )
+        self._rows = {host: row for row, host in enumerate(hosts)}
 
     def __getitem__(self, host: str) -> HostHealth:
-        return self._hosts[host]
+        row, n = self._rows[host], len(self.metrics)
+        named = list(zip(self.metrics, self.states[row * n : (row + 1) * n], strict=True))
+        expected = tuple(name for name, state in named if state != NOT_EXPECTED)
+        if not self.known_flags[row]:
+            return HostHealth(host, False, expected)
+        degraded, missing = (tuple(name for name, state in named if state == ill) for ill in (STALE, ABSENT))
+        return HostHealth(host, True, expected, degraded, missing)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._hosts)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self._hosts)
+        return len(self._rows)
 
     def known(self, host: str) -> HostHealth:
         """That of a host, which the store must have heard of; raises UnknownSelector"""
-        found = self._hosts.get(host)
+        found = self.get(host)
         if found is None or not found.known:
             raise UnknownSelector(f"there is no host {host!r} in cluster {self.cluster!r}", host=host)
         return found
 
     def in_state(self, state: str) -> list[str]:
         """The hosts that are full, partial or failed."""
-        return [host for host, one in self._hosts.items() if one.state == state]
+        return [host for host, one in self.items() if one.state == state]
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(self.in_state(state))} {state}" for state in (FULL, PARTIAL, FAILED))
@@ -78,30 +107,7 @@ class Health(Mapping[str, HostHealth]):
 
     def to_dict(self) -> dict[str, dict[str, str]]:
         """The metric store's shape: {host: {"State", "HealthMetrics"}}"""
-        return {host: one.to_dict() for host, one in self._hosts.items()}
+        return {host: one.to_dict() for host, one in self.items()}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
-
-
-# States of (host, metric) in tables: those of kernels/_health, and one more.
-ABSENT, FRESH, STALE, NOT_EXPECTED = 0, 1, 2, 3
-
-
-def of_table(
-    cluster: str, hosts: Sequence[str], metrics: Sequence[str], known: Sequence[int], states: bytes
-) -> Health:
-    """known: 1 for each host that is; states u8[n][m]: a row for each host, a column for each metric"""
-    found = []
-    for index, host in enumerate(hosts):
-        row = states[index * len(metrics) : (index + 1) * len(metrics)]
-        named: dict[int, list[str]] = {ABSENT: [], FRESH: [], STALE: [], NOT_EXPECTED: []}
-        for name, state in zip(metrics, row, strict=True):
-            named[state].append(name)
-        expected = tuple(name for name, state in zip(metrics, row, strict=True) if state != NOT_EXPECTED)
-        found.append(
-            HostHealth(host, bool(known[index]), expected, tuple(named[STALE]), tuple(named[ABSENT]))
-            if known[index]
-            else HostHealth(host, False, expected)
-        )
-    return Health(cluster, found)

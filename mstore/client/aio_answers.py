@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mstore.client.operations import Operations
     from mstore.fetching.answer import Fetched
     from mstore.fetching.request import FetchRequest
+    from mstore.health import Health, HostHealth
     from mstore.jobs import Job, JobData, JobStatistics, NodeData, NodeListData, ScopedStatistics
 
 T = TypeVar("T")
@@ -126,3 +127,25 @@ class AsyncAnswerCalls:
             subcluster=subcluster,
         )
         return NodeListData(await self._run(self._ops.load(request, timeout)))
+
+    async def health(
+        self,
+        cluster: str,
+        nodes: str | Sequence[str] | None = None,
+        metrics: Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Health:
+        """As Client.health()."""
+        return await self._run(self._ops.health(cluster, nodes, metrics, timeout))
+
+    async def healthy_metrics(
+        self,
+        cluster: str,
+        host: str,
+        metrics: Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> HostHealth:
+        """As Client.healthy_metrics()."""
+        return (await self.health(cluster, [host], metrics, timeout=timeout)).known(host)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mstore import clock
@@ -12,6 +12,7 @@ from mstore.ipc.transport import Steps
 if TYPE_CHECKING:
     from mstore.fetching.answer import Fetched
     from mstore.fetching.request import FetchRequest
+    from mstore.health import Health
     from mstore.jobs.loaded import Loaded
     from mstore.jobs.request import LoadRequest
 
@@ -38,6 +39,23 @@ class AnswerOperations:
         message = messages.Load.of(request, deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.LoadAnswer, timeout_s)
         return reply.loaded(request.cluster)
+
+    def health(
+        self,
+        cluster: str,
+        nodes: str | Sequence[str] | None,
+        metrics: Sequence[str] | None,
+        timeout_s: float | None,
+    ) -> Steps[Health]:
+        from mstore.topology import expand
+
+        hosts = expand(nodes) if isinstance(nodes, str) else nodes
+        message = messages.CheckHealth(
+            cluster, None if hosts is None else list(hosts), None if metrics is None else list(metrics),
+            deadline_ms(timeout_s),
+        )  # fmt: skip
+        reply = yield from self._ask(message, messages.HealthAnswer, timeout_s)
+        return reply.health(cluster)
 
 
 def deadline_ms(timeout_s: float | None) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mstore.client.operations import Operations
     from mstore.fetching.answer import Fetched
     from mstore.fetching.request import FetchRequest
+    from mstore.health import Health, HostHealth
     from mstore.jobs import Job, JobData, JobStatistics, NodeData, NodeListData, ScopedStatistics
 
 
@@ -140,3 +141,31 @@ class AnswerCalls:
             subcluster=subcluster,
         )
         return NodeListData(run(self._ops.load(request, timeout)))
+
+    def health(
+        self,
+        cluster: str,
+        nodes: str | Sequence[str] | None = None,
+        metrics: Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Health:
+        """Which metrics of which hosts arrive, of all hosts of a cluster at once.
+
+        nodes    names, or a hostlist; None: all that the topology names or that have sent something
+        metrics  that are expected; None: those of the cluster, without what a host's subcluster does not have
+        returns  health["f0201"].state ("full", "partial", "failed"), .degraded (behind by more than 5 steps), .missing
+        raises   UnknownSelector for all hosts of a cluster that does not exist; a host that does not is "failed"
+        """
+        return run(self._ops.health(cluster, nodes, metrics, timeout))
+
+    def healthy_metrics(
+        self,
+        cluster: str,
+        host: str,
+        metrics: Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> HostHealth:
+        """The same of one host; raises UnknownSelector when the store has never heard of it."""
+        return self.health(cluster, [host], metrics, timeout=timeout).known(host)

@@ -109,7 +109,9 @@ class LoadQuestions:
         if request.resources is None:
             plan.take_all_hosts(replanned(lambda: find().hosts()))
         names = request.metrics
-        plan.take_metrics(find(), self._default_metrics(config, request.cluster) if names is None else names)
+        if names is None:
+            names = tuple(catalog.usual_metrics(self.gatherer, self.directory, config, request.cluster))
+        plan.take_metrics(find(), names)
         frame = Frame(
             request.start, request.end, request.with_stats, request.with_data, True, request.algo,
             config.minimum_points,
@@ -122,11 +124,3 @@ class LoadQuestions:
         answering = Answering(find, plan.items, frame, budget)
         yield from answering.work(tasks)
         return (yield from plan.loaded(tasks, answering.packing.packed()))
-
-    def _default_metrics(self, config: Config, cluster: str) -> list[str]:
-        """Those that are configured for the cluster, or else all that it has; stamped ones cannot be asked so."""
-        configured = config.metrics_of(cluster)
-        if configured:
-            return [name for name, spec in configured.items() if not spec.stamped]
-        known = catalog.metrics(self.gatherer, self.directory, cluster)
-        return [metric.name for metric in known if metric.step_s]

@@ -49,7 +49,16 @@ from mstore.ipc.messages.connection import (
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
-from mstore.ipc.messages.jobs import ClusterList, Clusters, Fetch, FetchAnswer, Load, LoadAnswer
+from mstore.ipc.messages.jobs import (
+    CheckHealth,
+    ClusterList,
+    Clusters,
+    Fetch,
+    FetchAnswer,
+    HealthAnswer,
+    Load,
+    LoadAnswer,
+)
 from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
@@ -81,6 +90,7 @@ __all__ = [
     "VERSION",
     "Answer",
     "Cancel",
+    "CheckHealth",
     "Children",
     "ClusterList",
     "Clusters",
@@ -94,6 +104,7 @@ __all__ = [
     "FollowMissed",
     "Followed",
     "FollowedSamples",
+    "HealthAnswer",
     "Hello",
     "Hold",
     "HostSeries",

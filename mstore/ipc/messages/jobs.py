@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mstore.fetching.answer import Fetched
     from mstore.fetching.packed import Packed
     from mstore.fetching.request import FetchRequest
+    from mstore.health import Health
     from mstore.jobs.loaded import Loaded
     from mstore.jobs.request import LoadRequest
 
@@ -215,6 +216,41 @@ class LoadAnswer(Message):
         return Loaded(cluster, metrics, _names(notes, "hosts"), _names(notes, "ids"), labels, packed, failed)
 
 
+@message
+class CheckHealth(Message):
+    """Which metrics of which hosts arrive; nil: all hosts, the cluster's usual metrics -> HealthAnswer."""
+
+    TAG: ClassVar[int] = 76
+    MANY: ClassVar[bool] = True
+    cluster: str
+    hosts: list[str] | None = None
+    metrics: list[str] | None = None
+    deadline_ms: int = 0
+
+
+@message
+class HealthAnswer(Message):
+    """known u8[n]: 1 = the store has heard of the host; states u8[n][m]: a row a host, a column a metric:
+    0 missing, 1 healthy, 2 degraded, 3 not expected on this host."""
+
+    TAG: ClassVar[int] = 77
+    MANY: ClassVar[bool] = True
+    hosts: list[str]
+    metrics: list[str]
+    known: Bin
+    states: Bin
+
+    @classmethod
+    def of(cls, health: Health) -> HealthAnswer:
+        return cls(list(health.hosts), list(health.metrics), health.known_flags, health.states)
+
+    def health(self, cluster: str) -> Health:
+        """The answer about `cluster`. raises ProtocolError when it is none"""
+        from mstore.health import Health
+
+        return Health(cluster, self.hosts, self.metrics, bytes(self.known), bytes(self.states))
+
+
 # --- notes: what is small
 
 
@@ -320,6 +356,8 @@ def _texts_or_none(value: Any) -> str:
 RULES: checks.Rules = {
     ("Fetch", "queries"): _queries,
     ("Fetch", "for_all_nodes"): _texts_or_none,
+    ("CheckHealth", "hosts"): _texts_or_none,
+    ("CheckHealth", "metrics"): _texts_or_none,
     ("Load", "resources"): _resources,
     ("Load", "metrics"): _texts_or_none,
     ("Load", "resolution"): checks.between(0, 2**31 - 1),
