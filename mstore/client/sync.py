@@ -14,6 +14,7 @@ from mstore.client.operations import Operations
 from mstore.client.pool import Settings
 from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
+from mstore.client.sync_answers import AnswerCalls
 from mstore.ipc.transport import run
 from mstore.model import MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
@@ -49,7 +50,7 @@ def connect(
     return client
 
 
-class Client:
+class Client(AnswerCalls):
     """Talks to a store over its Unix sockets; connects when needed.
 
     Threads     may share a client: every call has a connection to itself (kept for later calls).

@@ -26,6 +26,7 @@ from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.fetch import FetchQuestions
 from mstore.query.gather import SLOTS_MAX, Replan, replanned
+from mstore.query.health import HealthQuestions
 from mstore.query.listing import ListingQuestions
 from mstore.query.load import LoadQuestions
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
@@ -39,7 +40,7 @@ from mstore.topology import Cluster
 Time = int | float | str | datetime
 
 
-class Reader(FetchQuestions, LoadQuestions, ListingQuestions):
+class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are

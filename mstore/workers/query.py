@@ -69,6 +69,9 @@ class QueryWorker:
             m.Metrics: self._metrics,
             m.Clusters: self._clusters,
             m.HostSeries: self._host_series,
+            m.Fetch: self._fetch,
+            m.Load: self._load,
+            m.CheckHealth: self._health,
             m.Info: self._info,
             m.Ping: self._ping,
         }
@@ -142,6 +145,15 @@ class QueryWorker:
         return m.SeriesPaths(
             [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
         )
+
+    def _fetch(self, message: m.Fetch, budget: Budget) -> Work[m.Message]:
+        return m.FetchAnswer.of((yield from self._reader.fetch_work(message.request(), budget)))
+
+    def _load(self, message: m.Load, budget: Budget) -> Work[m.Message]:
+        return m.LoadAnswer.of((yield from self._reader.load_work(message.request(), budget)))
+
+    def _health(self, q: m.CheckHealth, budget: Budget) -> Work[m.Message]:
+        return m.HealthAnswer.of((yield from self._reader.health_work(q.cluster, q.hosts, q.metrics, budget)))
 
     def _info(self, _message: m.Info, _: Budget) -> m.Message:
         return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))

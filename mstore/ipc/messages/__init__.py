@@ -49,7 +49,16 @@ from mstore.ipc.messages.connection import (
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
-from mstore.ipc.messages.jobs import ClusterList, Clusters
+from mstore.ipc.messages.jobs import (
+    CheckHealth,
+    ClusterList,
+    Clusters,
+    Fetch,
+    FetchAnswer,
+    HealthAnswer,
+    Load,
+    LoadAnswer,
+)
 from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
@@ -81,17 +90,21 @@ __all__ = [
     "VERSION",
     "Answer",
     "Cancel",
+    "CheckHealth",
     "Children",
     "ClusterList",
     "Clusters",
     "Columns",
     "Done",
     "Error",
+    "Fetch",
+    "FetchAnswer",
     "Follow",
     "FollowBegun",
     "FollowMissed",
     "Followed",
     "FollowedSamples",
+    "HealthAnswer",
     "Hello",
     "Hold",
     "HostSeries",
@@ -101,6 +114,8 @@ __all__ = [
     "InternPaths",
     "Interned",
     "Lines",
+    "Load",
+    "LoadAnswer",
     "Message",
     "MetricList",
     "Metrics",
