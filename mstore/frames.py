@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.errors import ProtocolError
+from mstore.functions import SeriesFunctions
 
 U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
@@ -32,7 +33,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 72
 
 
-class Series:
+class Series(SeriesFunctions):
     """The values of one series, or of an aggregate over several, in [start, start + len * step).
 
     values       float32, float64 or uint64 [n]; missing = NaN, or 0 with valid False; stamped with several
@@ -155,7 +156,14 @@ class Series:
         if name not in self.columns:
             raise KeyError(f"no column {name!r}; there are {', '.join(self.columns) or 'no columns'}")
         valid = self.valid[:, self.columns.index(name)]
-        return self._like(np.ascontiguousarray(self.values[name]), self.step, valid, None, self._stamps_ms)
+        return self.like(np.ascontiguousarray(self.values[name]), valid)
+
+    def like(self, values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Series:
+        """Other values in the same slots or rows, under the same labels.
+
+        valid  where it is not given, NaN and 2^64-1 say what is missing
+        """
+        return self._made(values, valid, self.start, self.step, self.coverage, self._stamps_ms)
 
     def with_values(self, raw: NDArray[Any], step: int, coverage: NDArray[np.uint32] | None) -> Series:
         """The same series with other values, on a grid of another step that starts at the same time.
@@ -163,7 +171,7 @@ class Series:
         raw  missing values are NaN or 2^64-1
         """
         values, valid = without_missing(raw)
-        return self._like(values, step, valid, coverage)
+        return self._made(values, valid, self.start, step, coverage, None)
 
     def picked(self, positions: NDArray[np.int64]) -> Series:
         """Some slots or rows alone, each with its own time: stamped, also where the series is a grid.
@@ -171,23 +179,39 @@ class Series:
         positions  int64[m], rising
         """
         coverage = None if self.coverage is None else self.coverage[positions]
-        return self._like(
-            self.values[positions], 0, self.valid[positions], coverage, self.times_ms[positions]
+        return self._made(
+            self.values[positions], self.valid[positions], self.start, 0, coverage, self.times_ms[positions]
         )
 
-    def _like(
+    def between(self, start: int, end: int) -> Series:
+        """The slots whose times lie in [start, end), Unix seconds; views of this one's arrays."""
+        if self._stamps_ms is None:
+            first, stop = (-((self.start - t) // self.step) for t in (start, end))
+            first = min(max(first, 0), len(self))
+            start = self.start + first * self.step
+        else:
+            first, stop = np.searchsorted(self._stamps_ms, (start * 1000, end * 1000)).tolist()
+        kept = slice(first, max(first, stop))
+        return self._made(
+            self.values[kept], self.valid[kept], start, self.step,
+            None if self.coverage is None else self.coverage[kept],
+            None if self._stamps_ms is None else self._stamps_ms[kept],
+        )  # fmt: skip
+
+    def _made(
         self,
         values: NDArray[Any],
-        step: int,
         valid: NDArray[np.bool_] | None,
+        start: int,
+        step: int,
         coverage: NDArray[np.uint32] | None,
-        stamps_ms: Times | None = None,
+        stamps_ms: Times | None,
     ) -> Series:
-        """Other values under the same labels."""
+        """Another series under the same labels."""
         kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
         return Series(
-            values, self.start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms,
-            n_series=self.n_series, **kept,
+            values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms, n_series=self.n_series,
+            **kept,
         )  # fmt: skip
 
     def to_wire(self) -> list[Any]:
@@ -260,12 +284,10 @@ class Series:
         return f"{text} ({self.why})" if self.why else text
 
     def _range(self) -> str:
-        present = self.values[self.valid]
-        if not len(present):
+        stats = self.stats
+        if not stats.count:
             return ""
-        with np.errstate(invalid="ignore", over="ignore"):
-            mean = float(np.mean(present, dtype=np.float64))
-        return f"   min {present.min():.6g}  mean {mean:.6g}  max {present.max():.6g} {self.unit}".rstrip()
+        return f"   min {stats.min:.6g}  mean {stats.avg:.6g}  max {stats.max:.6g} {self.unit}".rstrip()
 
 
 def sparkline(values: NDArray[Any], valid: NDArray[np.bool_], width: int = _SPARK_WIDTH) -> str:

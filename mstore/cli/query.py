@@ -212,12 +212,11 @@ def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[
 
     rows = []
     for name, series in flat:
-        present = series.values[series.valid]
-        stats = [render.number(None)] * 4
-        if len(present):
-            told = (present.min(), _mean(present), present.max(), present[-1])
-            stats = [render.number(float(value), 5) for value in told]
-        rows.append([name, f"{len(present):,}", *stats])
+        stats = series.stats
+        told = [render.number(None)] * 4
+        if stats.count:
+            told = [render.number(float(one), 5) for one in (stats.min, stats.avg, stats.max, stats.last)]
+        rows.append([name, f"{stats.count:,}", *told])
     heads = ("series", "samples", "min", "mean", "max", "last")
     plain = render.table(heads, rows, "<>>>>>", colour=False)
     room = (columns or common.width()) - max(map(render.columns_of, plain)) - 2
@@ -226,15 +225,6 @@ def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[
     for row, (_, series) in zip(rows, flat, strict=True):
         row.append(sparkline(series.values, series.valid, min(room, 40)))
     return render.table((*heads, ""), rows, "<>>>>>")
-
-
-def _mean(values: Any) -> float:
-    """Of at least one number; finite when they are, even where their sum is not."""
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        mean = float(values.mean(dtype="float64"))
-    return mean if np.isfinite(mean) else float((values / len(values)).sum(dtype="float64"))
 
 
 def _rows(flat: list[tuple[str, Series]], args: argparse.Namespace) -> tuple[list[list[str]], list[str]]:
