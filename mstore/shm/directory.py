@@ -72,6 +72,10 @@ class LevelInfo:
     n_series: int
     """All eras counted."""
     n_children: int
+    protected: bool = False
+    """A host whose data outlives retention."""
+    empty: bool = False
+    """It holds nothing, and hangs below its parent no more; its id stays its own."""
 
     @property
     def name(self) -> str:
@@ -210,8 +214,11 @@ class _Described(_directory.DirectoryReader):
 
     def level(self, level_id: int) -> LevelInfo:
         """IndexError when there is no such level."""
-        parent, kind, name, depth, cluster, n_series, n_children, _ = self.level_fields(level_id)
-        return LevelInfo(level_id, parent, kind.decode(), name.decode(), depth, cluster, n_series, n_children)
+        parent, kind, name, depth, cluster, n_series, n_children, flags = self.level_fields(level_id)
+        return LevelInfo(
+            level_id, parent, kind.decode(), name.decode(), depth, cluster, n_series, n_children,
+            bool(flags & layout.LEVEL_PROTECTED), bool(flags & layout.LEVEL_EMPTY),
+        )  # fmt: skip
 
     def path(self, level_id: int, metric: str = "") -> SeriesPath:
         """The names from the cluster down to a level of depth 2 to 4."""

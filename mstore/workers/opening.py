@@ -58,6 +58,7 @@ def fill(
         report = pool.recover(lambda target: read_back(files, spec.directory, target))
     progress.end()
     directory.publish()
+    directory.hide_empty_levels()
     control.applied = report.next_seq - 1
     report.notes += take_notes(files, spec.directory)
     with contextlib.suppress(StorageError):  # a full disk is no reason not to start

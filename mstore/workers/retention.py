@@ -37,6 +37,8 @@ _REMOVE_SERIES = 1024
 """Series removed in one go: their records are one block of the log."""
 _REMOVAL_STEP_S, _REMOVAL_S_MAX = 0.01, 30.0
 _LOG_RETRY_S = 1.0
+_LEVELS = 65_536
+"""Looked at in one go: about a millisecond."""
 
 
 class Retention:
@@ -92,8 +94,7 @@ class Retention:
         again = partial(self._sweep, kept_from_s, free_to_s)
         n_series = persister.directory.counts()["n_series"]
         if self._sweep_at >= n_series:
-            persister.slot.add("retention_passes")
-            self._timers.later(self._every_s(), self._begin)
+            self._end(persister.directory.counts()["n_levels"])
             return
         if self._removal.state is not State.IDLE:  # the sweep goes on when it is done
             self._timers.later(_REMOVAL_STEP_S, again)
@@ -113,6 +114,16 @@ class Retention:
         if not self._remove_idle(count, self._limits(kept_from_s, self._sweep_at, count)):
             self._sweep_at += count
         self._timers.later(_SWEEP_PAUSE_S if freed else 0.0, again)
+
+    def _end(self, stop: int) -> None:
+        """Levels that interning could not finish are unlinked, slice by slice from the last; then the pass is over."""
+        start = max(1, stop - _LEVELS)
+        self._persister.directory.hide_empty_levels(start, stop)
+        if start > 1:
+            self._timers.later(0.0, partial(self._end, start))
+            return
+        self._persister.slot.add("retention_passes")
+        self._timers.later(self._every_s(), self._begin)
 
     def _limits(self, by_metric: NDArray[np.int64], start: int, count: int) -> NDArray[np.int64]:
         """int64[count]: what is said of their metric, for some rows of the series table."""
