@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
+from mstore.workers.exports import Exports
 from mstore.workers.freeing import Freeing
 from mstore.workers.retention import Retention
 from mstore.workers.snapshots import Answer, Snapshots
@@ -32,6 +33,7 @@ class Housekeeping:
         self.freeing = Freeing(persister, self.settle_definitions)
         self.retention = Retention(persister, self._timers, self.freeing)
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
+        self.exports = Exports(persister)
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
@@ -39,6 +41,7 @@ class Housekeeping:
     def start(self) -> None:
         self.retention.start()
         self.snapshots.start()
+        self.exports.start()
 
     async def stop(self, *, snapshot: bool = True) -> None:
         """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept."""
@@ -47,6 +50,7 @@ class Housekeeping:
         self._timers.stop()
         if self._marking is not None:
             self._marking.cancel()
+        await self.exports.stop()
         await self.snapshots.stop(take=snapshot)
 
     def settle_definitions(self) -> None:
