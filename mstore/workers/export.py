@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,13 @@ def write(
         rest(min(_REST_S_MAX, now_s - began_s))
         began_s = clock.monotonic_s()
 
+    def told(k: int, n_done: int, n_all: int, _host: str) -> None:
+        host_done(k, n_done, n_all)
+
     for k, (start, end) in enumerate(windows):
         export = Export(
             source, Path(job.directory), job.format, start, end, window_s=job.window_s,
-            tell=lambda n_done, n_all, _, k=k: host_done(k, n_done, n_all),
+            tell=partial(told, k),
         )  # fmt: skip
         total.add(export.run())
     if job.keep_s:
