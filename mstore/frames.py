@@ -11,12 +11,13 @@ On a socket a Series is the list of to_wire(): raw little-endian columns, missin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore.conversions import SeriesConversions
+from mstore.display import SeriesDisplay
 from mstore.errors import ProtocolError
 from mstore.functions import SeriesFunctions
 
@@ -25,15 +26,12 @@ U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 Times: TypeAlias = NDArray[np.int64]
 
 _DTYPES = {name: np.dtype(name) for name in ("<f4", "<f8", "<u8")}
-_DTYPE_NAMES = {"f4": "f32", "f8": "f64", "u8": "u64"}
 _TEXT_FIELDS = (
     "unit", "why", "cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "aggregation",
 )  # fmt: skip
-_BARS = "▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 72
 
 
-class Series(SeriesFunctions):
+class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
     """The values of one series, or of an aggregate over several, in [start, start + len * step).
 
     values       float32, float64 or uint64 [n]; missing = NaN, or 0 with valid False; stamped with several
@@ -264,60 +262,6 @@ class Series(SeriesFunctions):
         series._meta = meta
         return series
 
-    def __repr__(self) -> str:
-        if self.columns:
-            return "\n".join([self._headline(), *(f"  {name}" for name in self.columns)])
-        lines = [self._headline(), f"  {_clock(self.start)} .. {_clock(self.end)}{self._range()}"]
-        if self.valid.any():
-            lines.append("  " + sparkline(self.values, self.valid))
-        return "\n".join(lines)
-
-    def _headline(self) -> str:
-        kind = "rows" if self.stamped else f"slots of {self.step} s"
-        name = str(self.values.dtype.str[1:])
-        dtype = "columns" if self.columns else _DTYPE_NAMES.get(name, name)
-        present = int(np.count_nonzero(self.valid.any(axis=1) if self.columns else self.valid))
-        text = f"Series {self.metric or '?'} of {self.path or '?'}: "
-        text += f"{len(self)} {kind}, {present} with a sample, {dtype}"
-        if self.aggregation and self.n_series > 1:
-            text += f", {self.aggregation} of {self.n_series} series"
-        return f"{text} ({self.why})" if self.why else text
-
-    def _range(self) -> str:
-        stats = self.stats
-        if not stats.count:
-            return ""
-        return f"   min {stats.min:.6g}  mean {stats.avg:.6g}  max {stats.max:.6g} {self.unit}".rstrip()
-
-
-def sparkline(values: NDArray[Any], valid: NDArray[np.bool_], width: int = _SPARK_WIDTH) -> str:
-    """One line of bars, at most `width` wide: the mean of each run of slots, a space where none is valid.
-
-    values  numeric [n];  valid  bool[n]
-    """
-    n = len(values)
-    if not n:
-        return ""
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities, and sums beyond float64
-        return _bars(values, valid, min(n, width))
-
-
-def _bars(values: NDArray[Any], valid: NDArray[np.bool_], width: int) -> str:
-    n = len(values)
-    edges = np.linspace(0, n, width, endpoint=False).astype(np.int64)
-    sums = np.add.reduceat(np.where(valid, values, 0).astype(np.float64), edges)
-    counts = np.add.reduceat(valid.astype(np.int64), edges)
-    means = sums[counts > 0] / counts[counts > 0]
-    if not len(means):
-        return " " * len(edges)
-    low, high = float(means.min()), float(means.max())
-    # A constant is drawn low, not as a division by zero; halves keep the span finite at the ends of float64.
-    span = high / 2 - low / 2
-    shares = (means / 2 - low / 2) / span if span > 0 else np.zeros(len(means))
-    heights = (shares * (len(_BARS) - 1)).round()
-    bars = iter(np.nan_to_num(heights).clip(0, len(_BARS) - 1).astype(np.int64).tolist())
-    return "".join(_BARS[next(bars)] if count else " " for count in counts.tolist())
-
 
 def _present(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Where NaN (floats) or 2^64-1 (u64) does not say "missing"; bool[n], structured: bool[n, k]."""
@@ -364,10 +308,3 @@ def _wire_dtype(text: str, meta: dict[str, Any]) -> np.dtype[Any]:
     if text != "rows":
         return _DTYPES[text]
     return np.dtype([(str(name), _DTYPES[kind]) for name, kind in meta["columns"]])
-
-
-def _clock(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s"

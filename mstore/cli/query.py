@@ -208,7 +208,7 @@ def _shortened(lines: list[str], rows: list[list[str]], n_rows: int) -> list[str
 
 def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[str]:
     """One line a series: how many samples, smallest, mean, largest, last, and its course in the room left."""
-    from mstore.frames import sparkline
+    from mstore.display import sparkline
 
     rows = []
     for name, series in flat:
