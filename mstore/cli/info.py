@@ -163,7 +163,16 @@ def _head(found: dict[str, Any]) -> list[str]:
                 render.RED,
             )
         )
-    return lines
+    return lines + _removed(found)
+
+
+def _removed(found: dict[str, Any]) -> list[str]:
+    removed = found.get("memory", {}).get("removed_segments")
+    if not removed:
+        return []
+    what = f"REMOVED from /dev/shm by somebody: {', '.join(removed)}"
+    then = "the store goes on, programs cannot attach, the next restart reads the files"
+    return [render.paint(f"{what}: {then}", render.RED)]
 
 
 def _holds(found: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mstore.attach import Attached, attach, read_note
+from mstore.client.sync import connect
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
 from mstore.kernels._ring import RingReader
 from mstore.paths import run_dir
@@ -33,6 +34,7 @@ from mstore.workers.repair import Plan, carry_out, make_plan
 SOUND, DAMAGED, UNKNOWN = 0, 1, 2
 """Exit statuses; UNKNOWN: it could not be checked."""
 
+_ANSWER_S_MAX = 5.0
 _LOOKS = 5
 """A change under way, or a file that is retired meanwhile, can look like a fault: a real one stays."""
 
@@ -154,6 +156,9 @@ def _running(store_dir: Path) -> Survey:
             with attach(store_dir) as reader:
                 faults = list(_memory_faults(reader, found))
         except Unavailable as error:
+            if removed := _removed_segments(store_dir):
+                found.faults += removed
+                return found
             raise CannotCheck(
                 f"{store_dir} is locked, but no store answers there: it is starting or stopping, or hangs"
             ) from error
@@ -176,9 +181,22 @@ def _running(store_dir: Path) -> Survey:
 
 
 _OF_MEMORY = "nothing yet: the files are what counts; `mstore restart --cold` fills the memory from them"
+_OF_NAMES = "nothing yet: the store goes on; programs cannot attach, this look ends here, and a restart reads the files"
 _OF_FILES = (
     "nothing while the store runs: its memory holds everything, and `mstore snapshot` writes it down anew"
 )
+
+
+def _removed_segments(store_dir: Path) -> list[Fault]:
+    """Of a store that serves: what somebody took from /dev/shm. Nothing more can be looked at from here then."""
+    try:
+        with connect(store_dir, timeout=_ANSWER_S_MAX) as client:
+            roles = client.info()["memory"]["removed_segments"]
+        _, names = read_note(run_dir(store_dir) / "instance.json")
+    except MstoreError:
+        return []
+    what = "it was removed while the store runs"
+    return [Fault("memory", str(segment.SHM_DIR / names[role]), 0, 0, what, _OF_NAMES) for role in roles]
 
 
 def _memory_faults(reader: Attached, found: Survey) -> Iterator[str]:

@@ -64,6 +64,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
             "samples_committed_bytes": samples.committed_bytes,
             "samples_used_bytes": totals["samples_bytes"],
             "segments": _segments(spec.segments, used),
+            "removed_segments": _removed(spec.segments) if control.state == layout.STATE_READY else [],
         },
         "log": {
             "written_seq": control.written,
@@ -134,6 +135,11 @@ def _segments(names: dict[str, str], used: dict[str, int]) -> dict[str, dict[str
         if role in used:
             found[role]["used_bytes"] = used[role]
     return found
+
+
+def _removed(names: dict[str, str]) -> list[str]:
+    """Segments that somebody took from /dev/shm under a running store, by role."""
+    return [role for role, name in names.items() if not (SHM_DIR / name).exists()]
 
 
 def _on_disk(directory: Path) -> dict[str, int]:

@@ -405,6 +405,16 @@ class Persister:
         return self._rings
 
     @property
+    def segment_fds(self) -> dict[str, int]:
+        """What the snapshot helper maps, by role."""
+        mappings = {
+            "control": self._control_mapping,
+            "directory": self._directory,
+            "samples": self._samples_mapping,
+        }
+        return {role: mapping.fd for role, mapping in mappings.items()}
+
+    @property
     def spec(self) -> WorkerSpec:
         return self._spec
 

@@ -30,10 +30,9 @@ _NICE = 5
 
 def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, object]:
     """Write the snapshot that `job` asks for; what the persister wants to know of it."""
-    instance, names = job["instance"], job["segments"]
-    control = Control(segment.attach(names["control"], layout.SEG_CONTROL, instance))
-    directory = segment.attach(names["directory"], layout.SEG_DIRECTORY, instance)
-    samples = segment.attach(names["samples"], layout.SEG_SAMPLES, instance)
+    control = Control(_attach(job, "control", layout.SEG_CONTROL))
+    directory = _attach(job, "directory", layout.SEG_DIRECTORY)
+    samples = _attach(job, "samples", layout.SEG_SAMPLES)
     told_s = clock.monotonic_s()
 
     def progress(share: float, n_bytes: int) -> None:
@@ -51,6 +50,10 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
         "seq": info.log_seq, "clusters": info.n_clusters, "series": info.n_series, "chunks": info.n_chunks,
         "bytes": info.n_bytes, "oldest_kept_seq": info.oldest_kept_seq,
     }  # fmt: skip
+
+
+def _attach(job: dict[str, Any], role: str, kind: int) -> segment.Mapping:
+    return segment.attach(job["segments"][role], kind, job["instance"], fd=job["segment_fds"].get(role))
 
 
 def _tell(line: dict[str, Any]) -> None:

@@ -203,6 +203,7 @@ class Snapshots:
             "store_dir": persister.spec.store_dir,
             "instance": persister.spec.instance,
             "segments": persister.spec.segments,
+            "segment_fds": persister.segment_fds,
             "seq": seq,
             "retention_s": persister.config.retention_s,
             "unsound": sorted(self._unsound),
@@ -218,6 +219,7 @@ class Snapshots:
             json.dumps(job),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            pass_fds=tuple(persister.segment_fds.values()),
             start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
             limit=_LINE_BYTES_MAX,
         )

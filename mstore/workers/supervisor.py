@@ -158,13 +158,13 @@ class Supervisor:
         follow_fds = tuple(one.bell_fd for one in self.children if one.kind == "query")
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
-            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds,
-            os.getpid(), life.adopted,
-            self._settings.strict,
+            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds, os.getpid(),
+            life.adopted, life.fds, self._settings.strict,
         )  # fmt: skip
         try:
             inherited = (
-                spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, *follow_fds, self._lock_fd,
+                spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, *follow_fds, *life.fds.values(),
+                self._lock_fd,
             )  # fmt: skip
             child.spawn(spec, inherited, self._died)
             faults.hit("supervisor.spawned")
@@ -202,6 +202,14 @@ class Supervisor:
         self._ground.mend()
         if self.life is not None:
             incarnation.mend_note(self.life)
+            if removed := incarnation.look_at_names(self.life):
+                log.error(
+                    "%s removed by somebody from /dev/shm: the memory itself is still there, this store goes on, and"
+                    " workers that are replaced are handed it; programs cannot attach any more, and no start can take"
+                    " it over: a restart, or the end of the persister, reads the files instead (%s). `mstore restart`"
+                    " makes it anew at a time of your choice",
+                    ", ".join(removed), incarnation.cost_of_reading(self.store_dir),
+                )  # fmt: skip
         asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
 
     def _summary(self) -> str:
@@ -382,7 +390,7 @@ class Supervisor:
         async with self._changing:
             self._refuse_if_stopping()
             newer = self._settings.for_restart(self._n_series())
-            if keep and self.life is not None and (reason := adoption.misfit(self.life.mappings, newer)):
+            if keep and self.life is not None and (reason := self._misfit(self.life, newer)):
                 log.info("the memory is made anew: %s", reason)
                 keep = False
             self._settings.take(newer)
@@ -391,6 +399,10 @@ class Supervisor:
             )
         await self._ready_or_stopping()
         self._refuse_if_stopping()
+
+    def _misfit(self, life: Incarnation, newer: Config) -> str:
+        removed = "its names were removed from /dev/shm" if life.removed else ""
+        return removed or adoption.misfit(life.mappings, newer)
 
     def _n_series(self) -> int:
         if self.life is None:
@@ -406,6 +418,8 @@ class Supervisor:
     def _keeps_memory(self) -> bool:
         """Whether a stop leaves the memory: as the command or the configuration says, if there is data in it."""
         wanted = self._memory == "keep" or (not self._memory and self.config.keep_memory)
+        if self.life is None or self.life.removed:  # nobody would find it: a last snapshot is taken instead
+            return False
         return wanted and not self._exit_code and self.control is not None and self.control.applied > 0
 
     async def _end(self) -> None:
