@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from contextlib import suppress
+from typing import Any, Final
 
 from mstore.errors import InvalidRequest
 
@@ -23,3 +25,14 @@ def refuse_unless(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         words = ", ".join(f'"{word}"' for word in allowed)
         raise InvalidRequest(f"{name}={value!r}: expected one of {words}")
+
+
+def finite_factor(scale_by: Any) -> float:
+    """scale_by as a plain float. raises InvalidRequest for what is no finite number"""
+    factor = math.nan
+    if not isinstance(scale_by, str | bytes | bytearray):  # which float() would read
+        with suppress(TypeError, ValueError, OverflowError):
+            factor = float(scale_by)
+    if not math.isfinite(factor):
+        raise InvalidRequest(f"scale_by={scale_by!r}: expected a finite number")
+    return factor

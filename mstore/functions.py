@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -82,21 +81,21 @@ class SeriesFunctions:
         first     as of delta(). "prometheus": the samples of a window alone, stretched to its edges; needs a window
         returns   uint64 of u64, else float64, in the same unit; slots of which it is not known are missing
         """
-        return _by_column(self, lambda one: _increase(one, window_s, start, first))
+        return _from(start, _by_column(self, lambda one: _increase(one, window_s, start, first)))
 
     def rate(self, window_s: int = 0, *, start: int | None = None, first: str = "anchored") -> Series:
         """increase() a second: divided by the time between the two samples compared ("prometheus": by the window).
 
         returns  float64, unit a second; the arguments are those of increase()
         """
-        return _by_column(self, lambda one: _rate(one, window_s, start, first))
+        return _from(start, _by_column(self, lambda one: _rate(one, window_s, start, first)))
 
     def running_delta(self, *, start: int | None = None, first: str = "anchored") -> Series:
         """delta() from `start` up to each slot, as far as it is known there; the last value is delta() itself.
 
         returns  uint64 of u64, else float64; missing before the first sample. "prometheus" makes no sense here
         """
-        return _by_column(self, lambda one: _running_delta(one, start, first))
+        return _from(start, _by_column(self, lambda one: _running_delta(one, start, first)))
 
     def resets(self) -> int:
         """How often a counter began again: samples below the one before."""
@@ -145,19 +144,8 @@ class SeriesFunctions:
 
         raises InvalidRequest for what is no finite number
         """
-        factor = scale_factor(factor)
-        return _of(self) if factor == 1 else _by_column(self, lambda one: _scaled(one, factor))
-
-
-def scale_factor(scale_by: float | None) -> float:
-    """What to multiply by: 1 for 0 and 1, which mean no scaling. raises InvalidRequest for what is no finite number"""
-    factor = math.nan
-    if isinstance(scale_by, int | float | np.integer | np.floating):
-        with suppress(OverflowError):  # an integer beyond every float
-            factor = float(scale_by)
-    if not math.isfinite(factor):
-        raise InvalidRequest(f"scale_by={scale_by!r}: expected a finite number")
-    return factor or 1.0
+        by = choices.finite_factor(factor)
+        return _of(self) if by in (0, 1) else _by_column(self, lambda one: _scaled(one, by))
 
 
 # --- functions by name, as a question asks for them
@@ -176,13 +164,16 @@ class _Named(NamedTuple):
 _NAMED = {
     "rate": _Named(lambda one, window_s, _: one.rate(window_s), lambda w: w, lambda _: 0, True),
     "increase": _Named(lambda one, window_s, _: one.increase(window_s), lambda w: w, lambda _: 0, True),
-    "delta": _Named(lambda one, _, start: one.running_delta(start=start), lambda _: 0, lambda _: 0, True),
+    "delta": _Named(
+        lambda one, _, start: _by_column(one, lambda column: _running_delta(column, start, "anchored")),
+        lambda _: 0, lambda _: 0, True,
+    ),
     "moving_average": _Named(
         lambda one, window_s, _: one.moving_average(window_s), lambda w: w, lambda _: 0, False
     ),
     "centred_moving_average": _Named(
         lambda one, window_s, _: one.moving_average(window_s, centred=True),
-        lambda w: w // 2, lambda w: w // 2, False,
+        lambda w: (w + 1) // 2, lambda w: (w + 1) // 2, False,
     ),
 }  # fmt: skip
 
@@ -221,8 +212,8 @@ def _increase(series: Series, window_s: int, start: int | None, first: str) -> S
     counter, times_ms = _windowed(series, window_s, start, first)
     if first == "prometheus":
         values: Any = counters.extrapolated(counter, times_ms, window_s * 1000)
-        return _answer(series, values, ~np.isnan(values), start)
-    return _answer(series, *counters.increases(counter, times_ms, window_s * 1000), start)
+        return _answer(series, values, ~np.isnan(values))
+    return _answer(series, *counters.increases(counter, times_ms, window_s * 1000))
 
 
 def _rate(series: Series, window_s: int, start: int | None, first: str) -> Series:
@@ -231,7 +222,7 @@ def _rate(series: Series, window_s: int, start: int | None, first: str) -> Serie
         values = counters.extrapolated(counter, times_ms, window_s * 1000) / window_s
     else:
         values = counters.rates(counter, times_ms, window_s * 1000)
-    found = _answer(series, values, ~np.isnan(values), start)
+    found = _answer(series, values, ~np.isnan(values))
     found.unit = f"{series.unit}/s" if series.unit else ""
     return found
 
@@ -242,7 +233,7 @@ def _running_delta(series: Series, start: int | None, first: str) -> Series:
             'first="prometheus" belongs to a window, and not to every slot of a running delta'
         )
     counter, start_ms = _counted(series, start, first)
-    return _answer(series, *counters.deltas(counter, series.times_ms, start_ms), start)
+    return _answer(series, *counters.deltas(counter, series.times_ms, start_ms))
 
 
 def _moving_average(series: Series, window_s: int, centred: bool) -> Series:
@@ -250,7 +241,7 @@ def _moving_average(series: Series, window_s: int, centred: bool) -> Series:
     if window_s == 0:
         raise InvalidRequest("a moving average needs a window: more than 0 seconds")
     values = smoothing.moving_means(series.values, series.valid, series.times_ms, window_s * 1000, centred)
-    return _answer(series, values, ~np.isnan(values), None)
+    return _answer(series, values, ~np.isnan(values))
 
 
 def _filled(series: Series, how: str, max_gap_s: int) -> Series:
@@ -296,10 +287,14 @@ def _pair(series: Series, side: str) -> Counter:
     return Counter.of(series.values[places], series.times_ms[places])
 
 
-def _answer(series: Series, values: Any, valid: Any, start: int | None) -> Series:
+def _answer(series: Series, values: Any, valid: Any) -> Series:
     found = series.like(values if values.dtype.kind == "u" else np.where(valid, values, np.nan), valid)
     found.why = series.why or ("" if valid.any() else TOO_FEW)
-    return found if start is None else found.between(start, found.end)
+    return found
+
+
+def _from(start: int | None, series: Series) -> Series:
+    return series if start is None else series.between(start, series.end)
 
 
 # --- series with several columns

@@ -61,6 +61,10 @@ QUERY_SERIES_MAX = 1_000_000
 FETCH_QUERIES_MAX = 200_000  # of one batch request
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
+QUERY_SPAN_S_MAX = 2**31 - 1  # a resolution, a window, a gap
+FUNCTION_SLOTS_MAX = (
+    4_000_000  # of one series: some 100 bytes each while a rate or a moving average is worked out
+)
 SELECTOR_BYTES_MAX = 1 * MIB
 SELECTOR_NAMES_MAX = 65_536  # written out or by ranges, each step
 

@@ -108,11 +108,19 @@ class AsyncClient(AsyncAnswerCalls):
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        algo: str = "average",
+        function: str = "",
+        window: int = 0,
+        missing: str = "skip",
+        scale_by: float = 1.0,
+        fill: str = "none",
+        max_gap: int = 0,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         question = Question(
-            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
-        )
+            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution,
+            algo, function, window, missing, scale_by, fill, max_gap,
+        )  # fmt: skip
         return await self._run(self._ops.query(question, timeout))
 
     async def query_many(

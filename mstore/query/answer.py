@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore import functions
 from mstore.frames import Series, without_missing
 from mstore.kernels._gather import Gatherer
 from mstore.query.aggregate import aggregate, refuse_unless_aggregatable
+from mstore.query.budget import Budget, Work, finished
+from mstore.query.functions import with_function
 from mstore.query.gather import DTYPES, checked, refuse_too_large, slots_limit, stamped_rows
 from mstore.query.plan import NO_SAMPLES, NO_SERIES, Entry, Metric, Plan, Request
 from mstore.query.resample import factor_of, resampled
@@ -21,26 +24,72 @@ def answer(gatherer: Gatherer, plan: Plan, refs: list[NDArray[np.uint64]]) -> Se
 
     raises NotAggregatable, InvalidStep, LimitExceeded; Replan when the store changed meanwhile
     """
-    if plan.metric.kind == layout.KIND_STAMPED or plan.request.resolution:
-        factor_of(plan.metric.step_s, plan.request.resolution)
+    return finished(answering(gatherer, plan, refs, Budget()))
+
+
+def answering(
+    gatherer: Gatherer, plan: Plan, refs: list[NDArray[np.uint64]], budget: Budget
+) -> Work[Series | list[Series]]:
+    """answer() in pieces, as far as functions are asked for."""
+    request, metric = plan.request, plan.metric
+    if metric.kind == layout.KIND_STAMPED or request.resolution:
+        factor_of(metric.step_s, request.resolution)
     found, n_bytes = [], 0
     for entry, entry_refs in zip(plan.entries, refs, strict=True):
-        series = _one(gatherer, plan, entry, entry_refs)
+        why_not = entry.why or NO_SERIES
+        if request.function:
+            series = yield from _with_function(gatherer, request, metric, why_not, entry_refs, budget)
+        else:
+            series = gathered(gatherer, request, metric, why_not, entry_refs)
+        series = _shaped(_labelled(series, request, entry), plan)
         n_bytes += series.values.nbytes
         refuse_too_large(len(series), n_bytes)
         found.append(series)
     return found if plan.many else found[0]
 
 
-def _one(gatherer: Gatherer, plan: Plan, entry: Entry, refs: NDArray[np.uint64]) -> Series:
-    request = plan.request
-    series = gathered(gatherer, request, plan.metric, entry.why or NO_SERIES, refs)
+def _with_function(
+    gatherer: Gatherer,
+    request: Request,
+    metric: Metric,
+    why_not: str,
+    refs: NDArray[np.uint64],
+    budget: Budget,
+) -> Work[Series]:
+    if not len(refs):
+        return functions.applied(
+            _empty(request, metric, why_not), request.function, request.window, request.start
+        )
+    refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, len(refs))
+    read = _stamped if metric.kind == layout.KIND_STAMPED else _single
+    return (
+        yield from with_function(
+            gatherer, lambda ref, part: read(gatherer, ref, part, metric), request, metric, refs, budget
+        )
+    )
+
+
+def _labelled(series: Series, request: Request, entry: Entry) -> Series:
     series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
     series.type, series.type_id = entry.type, entry.type_id
     series.subtype, series.subtype_id = entry.subtype, entry.subtype_id
+    return series
+
+
+def _shaped(series: Series, plan: Plan) -> Series:
+    """What comes after gathering, in an order in which nothing is worked out from what was made up.
+
+    Resampled once it is an aggregate: so that lttb looks at its shape, and a mean counts every sample there is. Scaled
+    behind that, which a mean does not mind. Filled last: no mean or extreme is one of a filled gap.
+    """
+    request = plan.request
     if request.aggregate and series.coverage is None and not series.stamped:
         series = _as_aggregate(series, plan.metric.aggregation)
-    return resampled(series, request.resolution) if request.resolution else series
+    if request.resolution:
+        series = resampled(series, request.resolution, request.algo)
+    if request.scale_by != 1.0:
+        series = series.scaled(request.scale_by)
+    return series if request.fill == "none" else series.filled(request.fill, request.max_gap)
 
 
 def _as_aggregate(series: Series, aggregation: int) -> Series:

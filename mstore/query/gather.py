@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mstore.errors import InvariantBroken, LimitExceeded, Unavailable
 from mstore.kernels import _gather
 from mstore.limits import ANSWER_BYTES_MAX, QUERY_SAMPLES_MAX
+from mstore.query.budget import Work
 from mstore.shm import layout
 
 T = TypeVar("T")
@@ -69,7 +70,23 @@ def replanned(attempt: Callable[[], T]) -> T:
         except Replan:
             if n >= ATTEMPTS_AT_ONCE:
                 time.sleep(PAUSE_S)
-    raise Unavailable(f"the asked series changed {ATTEMPTS_MAX} times while they were read: try again")
+    raise _changes_all_the_time()
+
+
+def replanned_work(attempt: Callable[[], Work[T]]) -> Work[T]:
+    """replanned() of work in pieces: what was done in an attempt that is void is done again."""
+    for n in range(ATTEMPTS_MAX):
+        try:
+            return (yield from attempt())
+        except Replan:
+            if n >= ATTEMPTS_AT_ONCE:
+                time.sleep(PAUSE_S)
+            yield
+    raise _changes_all_the_time()
+
+
+def _changes_all_the_time() -> Unavailable:
+    return Unavailable(f"the asked series changed {ATTEMPTS_MAX} times while they were read: try again")
 
 
 def slots_limit(n_series: int) -> int:

@@ -1,6 +1,6 @@
 """Reader: every question a program may ask of the mapped segments of a store. No sockets, nothing is written.
 
-    query -> plan (directory only) -> gather (validated copies) -> aggregate, resample -> Series
+    query -> plan (directory only) -> gather (validated copies) -> function -> aggregate -> resample -> scale -> fill
       \\-- one series at its own step: find and gather, two calls of the kernels
 
 Nothing is remembered between questions. When the store changes under one, it is planned again, a bounded
@@ -21,11 +21,12 @@ from mstore.config import Config
 from mstore.frames import Series
 from mstore.kernels._segment import Segment
 from mstore.query import catalog
-from mstore.query.answer import answer
+from mstore.query.answer import answer, answering
+from mstore.query.budget import Budget, Work
 from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.fetch import FetchQuestions
-from mstore.query.gather import SLOTS_MAX, Replan, replanned
+from mstore.query.gather import SLOTS_MAX, Replan, replanned, replanned_work
 from mstore.query.health import HealthQuestions
 from mstore.query.listing import ListingQuestions
 from mstore.query.load import LoadQuestions
@@ -71,14 +72,20 @@ class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
         metric: str,
         start: Time,
         end: Time,
-        *,
+        # Meant to be named. A star here would cost 10 ns a default, which a dictionary then holds.
         type: str | None = None,
         type_ids: Ids = None,
         subtype: str | None = None,
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        algo: str = "average",
+        function: str = "",
+        window: int = 0,
         missing: str = "skip",
+        scale_by: float = 1.0,
+        fill: str = "none",
+        max_gap: int = 0,
     ) -> Series | list[Series]:
         """The samples of [start, end): one Series, or a list of them where several ids are asked for.
 
@@ -88,8 +95,16 @@ class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
         type_ids     one id: one Series; a list: one each, in its order; None: all there are, natural order
         subtype, subtype_ids  the same one level deeper
         aggregate    everything selected becomes one Series, by the metric's sum or avg
-        resolution   seconds, a multiple of the step: means over runs of slots; 0 = as stored
+        function     "rate", "increase", "delta", "moving_average", "centred_moving_average" of every series, before
+                     several become one; "" = none
+        window       of the function, seconds: 0 = from each sample to the next; averages need one
         missing      "skip" or "propagate": how an aggregate treats a slot that some of its series miss
+        resolution   seconds, a multiple of the step: one value for a run of slots; 0 = as stored
+        algo         what a run becomes: "average", "min", "max", "last", "simple" (its first slot), or "lttb", which
+                     picks the slots that keep the shape and answers with their times
+        scale_by     a factor for all values; 0 and 1 are none
+        fill         "none", "previous" or "linear": what stands in slots without a sample
+        max_gap      how far fill reaches, seconds; 0 = any
 
         What does not exist or has no samples is answered by an all-missing Series whose .why says so.
         raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
@@ -99,7 +114,8 @@ class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
             start, end = to_seconds(start, now_s), to_seconds(end, now_s)
         # One series as it is stored needs no plan. Whatever is unusual about it, the plan will say.
         if (
-            not aggregate and not resolution and start <= end
+            not aggregate and not resolution and not function and not max_gap and start <= end
+            and algo == "average" and missing == "skip" and scale_by == 1.0 and fill == "none"
             and (type_ids is None) is (type is None)
             and (type_ids is None or type_ids.__class__ is str) and subtype is None and subtype_ids is None
         ):  # fmt: skip
@@ -115,7 +131,7 @@ class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
                 )  # fmt: skip
         return self.ask(
             Request(cluster, host, metric, start, end, type, _kept(type_ids), subtype, _kept(subtype_ids),
-                    aggregate, resolution, missing)
+                    aggregate, resolution, missing, algo, fill, max_gap, function, window, scale_by)
         )  # fmt: skip
 
     def ask(self, request: Request) -> Series | list[Series]:
@@ -126,6 +142,15 @@ class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
             return answer(self.gatherer, planned, collected(self.gatherer, planned))
 
         return replanned(attempt)
+
+    def ask_work(self, request: Request, budget: Budget) -> Work[Series | list[Series]]:
+        """ask() in pieces, as far as functions are asked for."""
+
+        def attempt() -> Work[Series | list[Series]]:
+            planned = plan(self.gatherer, request)
+            return (yield from answering(self.gatherer, planned, collected(self.gatherer, planned), budget))
+
+        return (yield from replanned_work(attempt))
 
     def query_many(self, requests: Iterable[Request]) -> list[Series | list[Series]]:
         """One answer a request, in their order; the first error of any is raised.

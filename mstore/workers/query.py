@@ -20,6 +20,7 @@ from mstore.persistence.files import wal_dir
 from mstore.query.budget import Budget, Work
 from mstore.query.catalog import MetricInfo
 from mstore.query.following import Following
+from mstore.query.plan import Request
 from mstore.query.reader import Reader
 from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
@@ -115,19 +116,23 @@ class QueryWorker:
         subscriber, seq = self.feed.subscribe(following, reader.gatherer, send, waiting, since_s)
         return subscriber, m.FollowBegun(seq, following.n_series)
 
-    def _query(self, q: m.Query, budget: Budget) -> m.Message:
+    def _query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
+        if q.function:
+            return self._query_work(q, budget)
         found = self._reader.query(
             q.cluster, q.host, q.metric, q.start, q.end, type=q.type, type_ids=q.type_ids, subtype=q.subtype,
-            subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution,
+            subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution, algo=q.algo,
+            missing=q.missing, scale_by=q.scale_by, fill=q.fill, max_gap=q.max_gap,
         )  # fmt: skip
-        many = isinstance(found, list)
-        series: list[Series] = found if isinstance(found, list) else [found]
-        budget.spend(
-            series=len(series),
-            samples=sum(map(len, series)),
-            n_bytes=sum(one.values.nbytes for one in series),
-        )
-        return m.Answer(many, [one.to_wire() for one in series])
+        return _answer(found, budget)
+
+    def _query_work(self, q: m.Query, budget: Budget) -> Work[m.Message]:
+        """A function looks at samples longer than the event loop should wait."""
+        request = Request(
+            q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids, q.subtype, q.subtype_ids,
+            q.aggregate, q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by,
+        )  # fmt: skip
+        return _answer((yield from self._reader.ask_work(request, budget)), budget)
 
     def _children(self, message: m.Children, _: Budget) -> m.Message:
         return m.Names(self._reader.children(*message.path))
@@ -193,6 +198,15 @@ class QueryWorker:
             connection.close()
         await asyncio.sleep(0)
         self.slot.release()
+
+
+def _answer(found: Series | list[Series], budget: Budget) -> m.Answer:
+    many = isinstance(found, list)
+    series: list[Series] = found if isinstance(found, list) else [found]
+    budget.spend(
+        series=len(series), samples=sum(map(len, series)), n_bytes=sum(one.values.nbytes for one in series)
+    )
+    return m.Answer(many, [one.to_wire() for one in series])
 
 
 def _plain(metric: MetricInfo) -> dict[str, Any]:
