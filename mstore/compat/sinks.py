@@ -40,6 +40,17 @@ class Exported:
     notes: Counter[str] = field(default_factory=Counter)
     """How many of what was left out or changed."""
 
+    def add(self, other: Exported) -> None:
+        """As of one export after the other: hosts and series are those of the one that had most."""
+        self.clusters |= other.clusters
+        self.n_hosts, self.n_series = max(self.n_hosts, other.n_hosts), max(self.n_series, other.n_series)
+        self.n_samples += other.n_samples
+        self.n_files += other.n_files
+        self.n_bytes += other.n_bytes
+        self.notes = Counter(
+            {text: max(self.notes[text], other.notes[text]) for text in self.notes | other.notes}
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """For --json and `mstore info`."""
         return {

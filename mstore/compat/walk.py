@@ -25,6 +25,7 @@ JSON, BIN, WAL, PARQUET = "json", "bin", "wal", "parquet"
 WAL_NAME = "current.wal"
 _SUFFIXES = {".json": JSON, ".bin": BIN, ".wal": WAL, ".parquet": PARQUET}
 _CHECKPOINT = re.compile(r"(-?\d{1,15})\.(json|bin)")
+_TABLE = re.compile(r"(-?\d{1,15})\.parquet")
 _DEPTH_MAX = 6
 _CLUSTER_DIR = "cluster="
 """How archives that are partitioned by directories name a cluster's."""
@@ -135,8 +136,8 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def _start(name: str) -> int:
-    """The second its window begins; a log comes after all others."""
-    named = _CHECKPOINT.fullmatch(name)
+    """The second its window begins; what says none comes after all others, as a log does."""
+    named = _CHECKPOINT.fullmatch(name) or _TABLE.fullmatch(name)
     return int(named[1]) if named else _LAST
 
 
@@ -153,7 +154,7 @@ def _place(path: Path, parts: tuple[str, ...], n_above: int) -> Found | Skipped:
     except UnicodeEncodeError:
         return Skipped(path, _NOT_TEXT)
     if path.suffix == ".parquet":
-        return Found(path, PARQUET, _partition(path.parts), "", 0, n_bytes)
+        return Found(path, PARQUET, _partition(path.parts), "", _start(name), n_bytes)
     if path.suffix not in _SUFFIXES:
         return Skipped(path, _FOREIGN)
     if not _is_checkpoint(name):

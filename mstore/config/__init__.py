@@ -12,6 +12,7 @@ is not allowed, is a ConfigError that names the key, the value and what is allow
 become a default.
 """
 
+from mstore.config.export import ExportSettings
 from mstore.config.reading import example, load, parse, render, with_workers
 from mstore.config.schema import RESTART_KEYS, SETTINGS, Config, MetricOverride
 from mstore.config.telling import heard, told
@@ -21,6 +22,7 @@ __all__ = [
     "RESTART_KEYS",
     "SETTINGS",
     "Config",
+    "ExportSettings",
     "MetricOverride",
     "Refused",
     "example",

@@ -3,6 +3,7 @@
     DIR/lock                              held (flock) by every process of a run
     DIR/run/                              sockets, instance.json
     DIR/run/recovery.json                 what the last start found, for `info`
+    DIR/run/export.json                   what the last export of [export] wrote
     DIR/run/stop.json                     why the last stop wrote no snapshot; the next start tells and removes it
     DIR/wal/0000000000000001.wal          log segment; the name is the sequence of its first block, in hex
     DIR/wal/9f3c6a0e51d2b748.spare        a segment made ahead, not in use; never read by recovery
@@ -64,6 +65,10 @@ def recovery_note_path(directory: Path) -> Path:
 
 def stop_note_path(directory: Path) -> Path:
     return run_dir(directory) / "stop.json"
+
+
+def export_note_path(directory: Path) -> Path:
+    return run_dir(directory) / "export.json"
 
 
 def wal_dir(directory: Path) -> Path:

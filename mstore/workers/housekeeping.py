@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
+from mstore.workers.exports import Exports
 from mstore.workers.filewatch import FileWatch
 from mstore.workers.freeing import Freeing
 from mstore.workers.retention import Retention
@@ -35,6 +36,7 @@ class Housekeeping:
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
         self.filewatch = FileWatch(persister, files, self.snapshots, report.newest.unsound)
         self.snapshots.on_taken = self.filewatch.snapshot_taken
+        self.exports = Exports(persister)
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
@@ -43,6 +45,7 @@ class Housekeeping:
         self.retention.start()
         self.snapshots.start()
         self.filewatch.start()
+        self.exports.start()
 
     async def stop(self, *, snapshot: bool = True) -> None:
         """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept,
@@ -53,6 +56,7 @@ class Housekeeping:
         self._timers.stop()
         if self._marking is not None:
             self._marking.cancel()
+        await self.exports.stop()
         await self.snapshots.stop(take=snapshot or self.filewatch.unprotected)
 
     def settle_definitions(self) -> None:
