@@ -33,6 +33,7 @@ _EVENTS = {
     "restarts": "workers replaced",
     "fsync_errors": "failed fdatasyncs",
     "snapshot_errors": "failed snapshots",
+    "export_errors": "failed exports: see the store's messages",
     "stale_samples": "samples of series that were gone",
     "eras_started": "series continued on a new grid",
     "chunks_freed": "chunks freed by retention",
@@ -126,6 +127,8 @@ def report(before: dict[str, Any], found: dict[str, Any], elapsed_s: float) -> l
     """The lines of `mstore info` from two answers of the store, elapsed_s apart."""
     lines = [*_head(found), "", *_holds(found), "", *_section("memory", _memory(found))]
     lines += ["", *_section("log", _log(found)), "", *_section("traffic", _traffic(before, found, elapsed_s))]
+    if exported := _exported(found):
+        lines += ["", *_section("export", exported)]
     if recovered := _recovered(found):
         lines += ["", *_section("last start", recovered)]
     for title, rows in (("refused", _refused(found)), ("events", _events(found))):
@@ -224,6 +227,20 @@ def _log(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"a snapshot is being written: {taking['percent']:.0f}%, {render.size(taking['bytes'])}{_left(taking)}"
         )
+    return lines
+
+
+def _exported(found: dict[str, Any]) -> list[str]:
+    """The last export of [export], and the one under way."""
+    export, lines = found.get("export") or {}, []
+    if last := export.get("last"):
+        age = render.span(max(0, found.get("now_s", 0) - last["at_s"]))
+        what = f"{render.count(last['files'], 'file')}, {render.size(last['bytes'])}"
+        lines.append(f"up to {render.clock(last['end'], False)} as {last['format']} in {last['directory']}")
+        lines.append(f"{what}, {age} ago")
+        lines += [f"left out or changed: {n:,} {text}" for text, n in last.get("notes", {}).items()]
+    if now := export.get("now"):
+        lines.append(f"an export is under way: {now['percent']:.0f}%{_left(now)}")
     return lines
 
 

@@ -143,9 +143,6 @@ def _samples(cluster: str, host: str, parts: tuple[Part, ...], metric: str, step
     """None for nothing, and for a level that no store can have."""
     if len(parts) > PARTS_MAX or ("", "") in parts:
         troubles.n_levels += 1
-        troubles.texts.append(
-            f"{metric}: a level without a name, or more than {PARTS_MAX} levels below the host"
-        )
         return None
     if values.dtype.kind == "f":
         present = ~np.isnan(values)

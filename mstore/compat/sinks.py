@@ -107,15 +107,14 @@ class Target:
         self.files.mkdir(path.parent)
         self.files.unlink(tmp)
         fd = self.files.create(tmp)
-        wanted = False
+        whole = False
         try:
             with open(fd, "wb", closefd=False) as sink:
                 yield sink
-                sink.flush()
-            wanted = self.done.n_samples > n_before
-            if wanted:
+            if self.done.n_samples > n_before:
                 self.files.fdatasync(fd)
                 self._count_file(self.files.size(fd))
+                whole = True
         except MstoreError:
             raise
         except OSError as failure:
@@ -124,10 +123,10 @@ class Target:
             ) from failure
         finally:
             self.files.close(fd)
-            if not wanted:
+            if not whole:
                 with contextlib.suppress(StorageError):
                     self.files.unlink(tmp)
-        if wanted:
+        if whole:
             self.files.rename(tmp, path)
             self.files.sync_path(path.parent)
 

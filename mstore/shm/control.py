@@ -77,6 +77,8 @@ COUNTERS: tuple[str, ...] = (
     "log_holds", "files_lost", "unprotected_seq", "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq",
     # query: subscriptions
     "followers",
+    # persister: exports
+    "exports", "export_bytes", "export_errors", "export_permille", "export_began_s",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
@@ -85,6 +87,7 @@ GAUGES = frozenset(
         "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq",
         "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
+        "export_permille", "export_began_s",
     }
 )  # fmt: skip
 

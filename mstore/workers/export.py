@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,29 +56,38 @@ def write(
 ) -> Exported:
     """Write all windows, then remove what is too old. raises MstoreError"""
     windows, total = job.windows(), Exported()
-    told_s = began_s = clock.monotonic_s()
-
-    def host_done(k: int, n_done: int, n_all: int) -> None:
-        nonlocal told_s, began_s
-        now_s = clock.monotonic_s()
-        if now_s - told_s >= _TELL_EVERY_S:
-            told_s = now_s
-            tell({"share": (k + n_done / max(1, n_all)) / len(windows)})
-        rest(min(_REST_S_MAX, now_s - began_s))
-        began_s = clock.monotonic_s()
-
-    def told(k: int, n_done: int, n_all: int, _host: str) -> None:
-        host_done(k, n_done, n_all)
-
-    for k, (start, end) in enumerate(windows):
+    pace = _Pace(len(windows), tell, rest)
+    for start, end in windows:
         export = Export(
-            source, Path(job.directory), job.format, start, end, window_s=job.window_s,
-            tell=partial(told, k),
-        )  # fmt: skip
+            source, Path(job.directory), job.format, start, end, window_s=job.window_s, tell=pace.host_done
+        )
         total.add(export.run())
+        pace.n_windows += 1
     if job.keep_s:
         remove_older(Files(), Path(job.directory), job.format, job.end - job.keep_s - job.window_s)
     return total
+
+
+class _Pace:
+    """Tells how far it is, and rests after each host."""
+
+    def __init__(
+        self, n_all: int, tell: Callable[[dict[str, Any]], None], rest: Callable[[float], None]
+    ) -> None:
+        self._n_all = n_all
+        self._tell = tell
+        self._rest = rest
+        self.n_windows = 0
+        """Done so far."""
+        self._told_s = self._began_s = clock.monotonic_s()
+
+    def host_done(self, n_done: int, n_hosts: int, _n_samples: int) -> None:
+        now_s = clock.monotonic_s()
+        if now_s - self._told_s >= _TELL_EVERY_S:
+            self._told_s = now_s
+            self._tell({"share": (self.n_windows + n_done / max(1, n_hosts)) / self._n_all})
+        self._rest(min(_REST_S_MAX, now_s - self._began_s))
+        self._began_s = clock.monotonic_s()
 
 
 def main() -> int:

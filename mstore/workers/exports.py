@@ -61,9 +61,13 @@ class Exports:
         if self._stopped:
             return
         if self._task is None and clock.monotonic_s() >= self._retry_at_s:
-            config = self._persister.config
+            config, store_dir = self._persister.config, self._persister.spec.directory
             window = due(
-                config.export, last_note(self._persister.spec.directory), clock.now_s(), config.retention_s
+                config.export,
+                config.export.target(store_dir),
+                last_note(store_dir),
+                clock.now_s(),
+                config.retention_s,
             )
             if window is not None:
                 self._task = asyncio.get_running_loop().create_task(self._run(*window))
@@ -119,11 +123,12 @@ class Exports:
 
 
 def due(
-    settings: ExportSettings, last: dict[str, Any], now_s: int, retention_s: int
+    settings: ExportSettings, target: Path, last: dict[str, Any], now_s: int, retention_s: int
 ) -> tuple[int, int] | None:
     """[start, end) of the export that is due, None when there is none.
 
-    last  what last_note() says of the one before
+    target  the directory
+    last    what last_note() says of the one before
     """
     if not settings.directory:
         return None
@@ -131,8 +136,8 @@ def due(
     end = (now_s - _GRACE_S) // step_s * step_s
     span_s = min((one for one in (settings.keep_s, retention_s) if one), default=_SPAN_S)
     oldest = (now_s - span_s) // step_s * step_s
-    same = (last.get("format"), last.get("window_s")) == (settings.format, step_s)
-    if not same or not str(last.get("directory", "")).endswith(settings.directory):
+    said = last.get("directory"), last.get("format"), last.get("window_s")
+    if said != (str(target), settings.format, step_s):
         return (oldest, end) if oldest < end else None
     if last["end"] >= end:
         return None

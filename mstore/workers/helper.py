@@ -27,8 +27,10 @@ class Helper:
         self._process: asyncio.subprocess.Process | None = None
         self._killed = False
 
-    async def run(self, job: dict[str, Any], told: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """What it was `done` with; `told` is given every other line.
+    async def run(
+        self, job: dict[str, Any], told: Callable[[dict[str, Any]], None], pass_fds: tuple[int, ...] = ()
+    ) -> dict[str, Any]:
+        """What it was `done` with; `told` is given every other line. pass_fds: inherited under the same numbers.
 
         raises StorageError when it failed, was killed, or said nothing
         """
@@ -40,6 +42,7 @@ class Helper:
             json.dumps(job),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            pass_fds=pass_fds,
             start_new_session=True,  # out of the terminal's group: Ctrl-C is for the store to see
             limit=_LINE_BYTES_MAX,
         )

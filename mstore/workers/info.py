@@ -14,6 +14,7 @@ from mstore.shm import layout
 from mstore.shm.control import STATE_NAMES, WORKER_FREE, WORKER_NAMES, Control
 from mstore.shm.directory import DirectoryReader
 from mstore.shm.segment import SHM_DIR, Mapping
+from mstore.workers.exports import last_note
 from mstore.workers.progress import PHASES, left_s
 
 
@@ -74,6 +75,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         },
         "recovery": _recovery(control, totals),
         "snapshot": _snapshot(totals),
+        "export": _export(Path(spec.store_dir), totals),
         "last_recovery": last_details(Path(spec.store_dir)),
         "counters": totals,
         "workers": workers,
@@ -106,6 +108,20 @@ def _snapshot(totals: dict[str, int]) -> dict[str, Any]:
         "bytes": totals["snapshot_now_bytes"],
         "left_s": left_s(share, 1.0, clock.now_s() - totals["snapshot_began_s"]),
     }
+
+
+def _export(directory: Path, totals: dict[str, int]) -> dict[str, Any]:
+    """What the last export wrote, and how far the one under way has come; empty when there never was one."""
+    last = last_note(directory)
+    found: dict[str, Any] = {"last": last} if last else {}
+    if totals["export_began_s"]:
+        share = totals["export_permille"] / 1000
+        found["now"] = {
+            "began_s": totals["export_began_s"],
+            "percent": round(100 * share, 1),
+            "left_s": left_s(share, 1.0, clock.now_s() - totals["export_began_s"]),
+        }
+    return found
 
 
 def _workers(control: Control) -> list[dict[str, Any]]:

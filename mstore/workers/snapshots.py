@@ -3,9 +3,6 @@
 A snapshot is due when the log has grown by wal_bytes since the last one, when snapshot_interval has passed and anything
 was written since, when somebody asks, and at a stop, for snapshot_stop_limit at most. One that fails is tried again
 after a while that doubles; the log holds everything meanwhile.
-
-    persister  --JOB-->  helper      prints a line of JSON now and then: {"share": 0.31, "bytes": 48213}, at the end
-               <-lines-              {"done": {...}} or {"failed": "why"}
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +20,7 @@ from mstore.errors import MstoreError, StorageError
 from mstore.persistence.files import Files, snapshot_dir, stop_note_path
 from mstore.persistence.recovery import Report
 from mstore.persistence.snapshot import remove_unfinished
+from mstore.workers.helper import Helper
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
@@ -34,7 +31,6 @@ _LOOK_EVERY_S = 5.0
 """How often the clock is looked at; a configuration that was read again counts from then on."""
 _RETRY_S_MIN, _RETRY_S_MAX = 5.0, 600.0
 _TELL_EVERY_S = 10.0
-_LINE_BYTES_MAX = 64 << 10
 
 Answer = Callable[[dict[str, Any], MstoreError | None], None]
 
@@ -50,7 +46,7 @@ class Snapshots:
         self._settle = settle
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._helper: Helper | None = None
         self._waiting: list[Answer] = []
         newest = report.newest
         self.seq = newest.log_seq
@@ -129,16 +125,11 @@ class Snapshots:
         if task.done():
             return
         self._given_up = True
-        while not task.done():  # the process may only just be starting
-            self._kill()
-            await asyncio.wait({task}, timeout=0.05)
+        if self._helper is not None:
+            self._helper.kill()
+        await asyncio.wait({task})
         if limit_s:
             self._note_that_it_was_given_up(limit_s)
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
 
     def _note_that_it_was_given_up(self, limit_s: float) -> None:
         why = f"the snapshot at the stop was given up after {limit_s:g} s (snapshot_stop_limit)"
@@ -164,7 +155,7 @@ class Snapshots:
         except Exception as error:
             failure = StorageError(f"the snapshot helper failed: {error}")
             log.exception("no snapshot")
-        self._task = self._process = None
+        self._task = self._helper = None
         slot = self._persister.slot
         for name in ("snapshot_permille", "snapshot_now_bytes", "snapshot_began_s"):
             slot.set(name, 0)
@@ -211,19 +202,8 @@ class Snapshots:
         }
         log.info("a snapshot of block %d begins", seq)
         persister.slot.set("snapshot_began_s", clock.now_s())
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
-            "-m",
-            "mstore.workers.snapshot",
-            json.dumps(job),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=tuple(persister.segment_fds.values()),
-            start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
-            limit=_LINE_BYTES_MAX,
-        )
-        details = await self._follow(self._process, began_s)
+        self._helper = Helper("mstore.workers.snapshot", "the snapshot helper")
+        details = await self._helper.run(job, self._progress(began_s), tuple(persister.segment_fds.values()))
         self.seq, self._bytes_before, self._last_s = seq, n_bytes, began_s
         # The older of the two kept generations must stay usable: only what it covers is retired.
         retired = persister.wal.retire(details["oldest_kept_seq"])
@@ -233,25 +213,19 @@ class Snapshots:
         )  # fmt: skip
         return {**details, "retired_segments": retired}
 
-    async def _follow(self, process: asyncio.subprocess.Process, began_s: float) -> dict[str, Any]:
-        """The helper's last word. raises StorageError when it failed, was killed, or said none"""
+    def _progress(self, began_s: float) -> Callable[[dict[str, Any]], None]:
+        """What notes how far the helper has come."""
         told_s = began_s
-        last: dict[str, Any] = {}
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            last = json.loads(line)
-            if "share" in last:
-                self._persister.slot.set("snapshot_permille", int(1000 * last["share"]))
-                self._persister.slot.set("snapshot_now_bytes", last["bytes"])
-                if clock.monotonic_s() - told_s >= _TELL_EVERY_S:
-                    told_s = clock.monotonic_s()
-                    _tell(last["share"], last["bytes"], told_s - began_s)
-        status = await process.wait()
-        if "done" in last and status == 0:
-            found: dict[str, Any] = last["done"]
-            return found
-        why = last.get("failed") or f"it ended with status {status}"
-        raise StorageError(f"the snapshot helper failed: {why}")
+
+        def told(line: dict[str, Any]) -> None:
+            nonlocal told_s
+            self._persister.slot.set("snapshot_permille", int(1000 * line["share"]))
+            self._persister.slot.set("snapshot_now_bytes", line["bytes"])
+            if clock.monotonic_s() - told_s >= _TELL_EVERY_S:
+                told_s = clock.monotonic_s()
+                _tell(line["share"], line["bytes"], told_s - began_s)
+
+        return told
 
 
 def _tell(share: float, n_bytes: int, took_s: float) -> None:

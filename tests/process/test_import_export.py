@@ -16,7 +16,7 @@ import mstore
 from mstore import SeriesPath
 from mstore.frames import Series
 from tests.process.test_cli_store import good, run
-from tests.stores import Server
+from tests.stores import Server, until
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "compat"
 STEP_S = 60
@@ -288,3 +288,37 @@ def test_a_second_run_passes_over_what_the_state_file_names(
     assert (first["written"], first["files_before"]) == (9, 0)
     assert (second["written"], second["files_before"]) == (4, 1)
     assert list(first["clusters"]) == ["fritz"]
+
+
+def test_a_store_exports_by_itself_when_an_interval_has_ended(
+    stores: Callable[..., Server], now: int
+) -> None:
+    """The first one goes back as far as `keep`; `mstore info` tells; the files are those of an export by hand."""
+    config = f'{CONFIG}[export]\ndirectory = "out"\nformat = "bin"\ninterval = "1h"\nkeep = "6h"\n'
+    server = stores(config)
+    start = (now - HOURS * 3600) // 3600 * 3600
+    with server.client() as client:
+        fill(client, start, 1)
+    wanted = {str(now // 3600 * 3600 - 3600 * k) for k in range(1, 6)}
+    host = server.directory / "out" / "fritz" / "f2"
+    note = until(lambda: server.info()["export"].get("last"), "an export", 60)
+    if now % 3600 < 60:
+        pytest.skip("the hour has just begun")
+    assert {path.stem for path in host.iterdir()} >= wanted
+    assert (note["format"], note["directory"]) == ("bin", str(server.directory / "out"))
+    assert server.info()["counters"]["exports"] == 1
+    shown = good("info", directory=server.directory)
+    assert f"as bin in {server.directory / 'out'}" in shown
+    took = json.loads(run("import", str(server.directory / "out"), "--dry-run", "--json").stdout)
+    assert took["clusters"]["fritz"]["samples"] > 0
+
+
+def test_an_export_that_fails_is_told_and_holds_nobody_up(stores: Callable[..., Server], now: int) -> None:
+    server = stores(f'{CONFIG}[export]\ndirectory = "/proc/nowhere"\ninterval = "1m"\n')
+    with server.client() as client:
+        fill(client, now - HOURS * 3600, 1)
+    until(lambda: server.info()["counters"]["export_errors"], "a failed export", 90)
+    assert "no export: the export helper failed: cannot make directory" in server.log_text()
+    assert "failed exports" in good("info", directory=server.directory)
+    with server.client() as client:
+        assert client.put("fritz", "f2", {"load": 1.5}).written == 1
