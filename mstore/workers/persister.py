@@ -105,7 +105,7 @@ class Persister:
         self.pool.set_cap(self.config.memory_cap_bytes)
         report = opening.fill(
             self._spec, self._files, self.control, self.directory, self.pool, self._rings,
-            self.config.retention_s, lambda text: self._channel.send(["progress", text]),
+            self.config, lambda text: self._channel.send(["progress", text]),
         )  # fmt: skip
         self._tell(report)
         wal_dir = persistence_files.wal_dir(self._spec.directory)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock
+from mstore.config import shortest_s
 from mstore.errors import Degraded, StorageError
 from mstore.shm.directory import KEEP_ALL_S
 from mstore.workers.clockwatch import ClockWatch
@@ -64,11 +65,11 @@ class Retention:
     # --- passes
 
     def _every_s(self) -> float:
-        shortest_s = min(self._persister.config.retentions_s() - {0}, default=0)
-        return min(_EVERY_S_MAX, max(_EVERY_S_MIN, shortest_s / 64)) if shortest_s else _EVERY_S_MAX
+        period_s = shortest_s(self._persister.config.retentions_s())
+        return min(_EVERY_S_MAX, max(_EVERY_S_MIN, period_s / 64)) if period_s else _EVERY_S_MAX
 
     def _begin(self) -> None:
-        if not self._persister.config.retentions_s() - {0}:
+        if not shortest_s(self._persister.config.retentions_s()):
             self._timers.later(_EVERY_S_MAX, self._begin)
             return
         if not self._clock.agrees():

@@ -6,6 +6,8 @@ after a while that doubles; the log holds everything meanwhile.
 
     persister  --JOB-->  helper      prints a line of JSON now and then: {"share": 0.31, "bytes": 48213}, at the end
                <-lines-              {"done": {...}} or {"failed": "why"}
+
+Who is protected is in no shared memory: the helper takes it from a memfd.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
+from mstore.config import longest_s
 from mstore.errors import MstoreError, StorageError
 from mstore.persistence.files import Files, snapshot_dir, stop_note_path
 from mstore.persistence.recovery import Report
@@ -204,23 +207,30 @@ class Snapshots:
             "instance": persister.spec.instance,
             "segments": persister.spec.segments,
             "seq": seq,
-            "retention_s": persister.config.retention_s,
+            "retention_s": longest_s(persister.config.retentions_s()),
             "unsound": sorted(self._unsound),
             "parent_pid": os.getpid(),
         }
         log.info("a snapshot of block %d begins", seq)
         persister.slot.set("snapshot_began_s", clock.now_s())
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
-            "-m",
-            "mstore.workers.snapshot",
-            json.dumps(job),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
-            limit=_LINE_BYTES_MAX,
-        )
+        protected_fd = os.memfd_create("mstore-protected")
+        try:
+            with open(protected_fd, "wb", closefd=False) as stream:
+                stream.writelines(persister.store.protection.records())
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
+                "-m",
+                "mstore.workers.snapshot",
+                json.dumps({**job, "protected_fd": protected_fd}),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
+                limit=_LINE_BYTES_MAX,
+                pass_fds=(protected_fd,),
+            )
+        finally:
+            os.close(protected_fd)
         details = await self._follow(self._process, began_s)
         self.seq, self._bytes_before, self._last_s = seq, n_bytes, began_s
         # The older of the two kept generations must stay usable: only what it covers is retired.
