@@ -173,7 +173,7 @@ class Store:
         """
         assert n_slots <= RANGES_PER_PLAN
         ranges = self.samples.expired(start, n_slots, before_s)
-        return _records(layout.REC_FREE, ranges), self.samples.chunks_in(ranges)[0]
+        return free_records(ranges), self.samples.chunks_in(ranges)[0]
 
     def plan_evict(self, n_bytes: int, *, now_s: int | None = None) -> tuple[bytes, int]:
         """(EVICT records, chunks they free) for the oldest chunks: n_bytes of them, or the little there is.
@@ -306,6 +306,11 @@ def ranges_in(records: bytes | memoryview) -> NDArray[np.void]:
         found.append(np.frombuffer(view[at + layout.RECORD.itemsize : stop], RANGE))
         at = stop
     return np.concatenate(found)
+
+
+def free_records(ranges: NDArray[np.void]) -> bytes:
+    """FREE records of RANGE[k]."""
+    return _records(layout.REC_FREE, ranges)
 
 
 def _records(kind: int, ranges: NDArray[np.void]) -> bytes:

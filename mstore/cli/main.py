@@ -26,6 +26,7 @@ from mstore.cli import (
     dump,
     follow,
     info,
+    life,
     look,
     query,
     signals,
@@ -37,7 +38,22 @@ from mstore.cli import (
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
-_COMMANDS = (demo, store, check, backup, debug, dump, write, query, follow, look, info, simulate, collect)
+_COMMANDS = (
+    demo,
+    store,
+    check,
+    backup,
+    debug,
+    dump,
+    write,
+    query,
+    follow,
+    look,
+    info,
+    life,
+    simulate,
+    collect,
+)
 
 
 class Parser(argparse.ArgumentParser):

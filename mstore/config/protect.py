@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mstore.config.schema import Section, Setting
+from mstore.config.setting import Section, Setting
 from mstore.config.values import Refused, bounded, file_name, format_duration, parse_duration
 
 INTERVAL_S_MIN, INTERVAL_S_MAX = 5, 86_400
@@ -30,7 +30,9 @@ def _url(value: object) -> str:
     parts = urlsplit(text)
     plain = not (parts.username or parts.password or parts.query or parts.fragment)
     if text and (parts.scheme not in ("http", "https") or not parts.hostname or not plain):
-        raise Refused('the address of ClusterCockpit, such as "https://cc.example.org", without user and query')
+        raise Refused(
+            'the address of ClusterCockpit, such as "https://cc.example.org", without user and query'
+        )
     return text.rstrip("/")
 
 

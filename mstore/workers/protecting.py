@@ -19,7 +19,7 @@ from mstore import clock, faults
 from mstore.config import shortest_s
 from mstore.errors import Degraded, InvalidRequest, StorageError
 from mstore.persistence.files import Files
-from mstore.shm.protection import FOR_GOOD_S, NOT_S, Source, encode
+from mstore.shm.protection import NOT_S, Source, encode
 from mstore.workers import protected_note
 from mstore.workers.providers import Job
 from mstore.workers.timers import Timers
@@ -139,7 +139,9 @@ class Protecting:
                     self._heard(json.loads(line))
             status = await process.wait()
             if not self._stopped and job == self._job:
-                log.error("the process that asks who is protected ended with status %d: it is started again", status)
+                log.error(
+                    "the process that asks who is protected ended with status %d: it is started again", status
+                )
         except (OSError, ValueError) as error:
             log.error("who is protected cannot be asked: %s", error)
         finally:
@@ -151,7 +153,11 @@ class Protecting:
             self._persister.slot.add("protection_errors")
             if self._failing.get(source) != line["failed"]:
                 n_hosts = _count(self._persister.store.protection.hosts(source))
-                log.error("who is protected is not known now, the %d hosts known last stay: %s", n_hosts, line["failed"])
+                log.error(
+                    "who is protected is not known now, the %d hosts known last stay: %s",
+                    n_hosts,
+                    line["failed"],
+                )
             self._failing[source] = line["failed"]
             return
         if self._failing.pop(source, None):
@@ -180,5 +186,3 @@ class Protecting:
 
 def _count(hosts: Mapping[str, Sequence[str]]) -> int:
     return sum(map(len, hosts.values()))
-
-
