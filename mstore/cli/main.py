@@ -28,6 +28,7 @@ from mstore.cli import (
     follow,
     imports,
     info,
+    life,
     look,
     query,
     signals,
@@ -40,7 +41,7 @@ from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
 _COMMANDS = (
-    demo, store, check, backup, debug, dump, write, query, follow, look, info, imports, exports, simulate, collect,
+    demo, store, check, backup, debug, dump, write, query, follow, look, info, life, imports, exports, simulate, collect,
 )  # fmt: skip
 
 

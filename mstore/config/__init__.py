@@ -16,7 +16,15 @@ from mstore.config.export import ExportSettings
 from mstore.config.reading import example, load, parse, render, with_workers
 from mstore.config.schema import RESTART_KEYS, SETTINGS, Config, MetricOverride
 from mstore.config.telling import heard, told
-from mstore.config.values import Refused, format_duration, format_size, parse_duration, parse_size
+from mstore.config.values import (
+    Refused,
+    format_duration,
+    format_size,
+    longest_s,
+    parse_duration,
+    parse_size,
+    shortest_s,
+)
 
 __all__ = [
     "RESTART_KEYS",
@@ -30,10 +38,12 @@ __all__ = [
     "format_size",
     "heard",
     "load",
+    "longest_s",
     "parse",
     "parse_duration",
     "parse_size",
     "render",
+    "shortest_s",
     "told",
     "with_workers",
 ]

@@ -10,6 +10,8 @@ from typing import Any
 from mstore import limits
 from mstore.config.export import SECTION as EXPORT
 from mstore.config.export import ExportSettings
+from mstore.config.protect import SECTION as PROTECT
+from mstore.config.protect import Protect
 from mstore.config.setting import Section, Setting
 from mstore.config.values import (
     boolean,
@@ -80,7 +82,7 @@ METRIC_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
 CLUSTER_KEYS = ("retention", "metrics")
 
 
-SECTIONS: dict[str, Section] = {"export": EXPORT}
+SECTIONS: dict[str, Section] = {"protect": PROTECT, "export": EXPORT}
 
 # What a running store cannot take over: segments and processes are made for it.
 RESTART_KEYS = ("max_series", "ingest_workers", "query_workers", "ring_bytes")
@@ -142,6 +144,8 @@ class Config:
     cluster_metrics: Mapping[str, Mapping[str, MetricOverride]] = field(default_factory=dict)
     cluster_retention_s: Mapping[str, int] = field(default_factory=dict)
     """Of clusters that say so: how long their metrics are kept that say nothing themselves."""
+    protect: Protect = field(default_factory=Protect)
+    """Who says which hosts keep their data past retention."""
     source: Path | None = None
     warnings: tuple[str, ...] = ()
     """What the topology files say that mstore does not follow, one sentence each."""
@@ -167,6 +171,13 @@ class Config:
         names = [*(known.metrics if known else ()), *self.metrics, *self.cluster_metrics.get(cluster, {})]
         found = ((name, self.metric(cluster, name)) for name in dict.fromkeys(names))
         return {name: spec for name, spec in found if spec is not None}
+
+    def beside(self, name: str) -> str:
+        """The whole path of a file that the configuration names; "" stays that. Relative names are beside its own file."""
+        path = Path(name).expanduser()
+        if not name or path.is_absolute():
+            return str(path) if name else ""
+        return str((self.source.parent if self.source else Path()).absolute() / path)
 
     def retentions_s(self) -> frozenset[int]:
         """Every period for which something may be kept, seconds; 0 = for ever."""

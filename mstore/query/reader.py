@@ -28,6 +28,7 @@ from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.fetch import FetchQuestions
 from mstore.query.gather import SLOTS_MAX, Replan, replanned, replanned_work
 from mstore.query.health import HealthQuestions
+from mstore.query.held import HeldQuestions
 from mstore.query.listing import ListingQuestions
 from mstore.query.load import LoadQuestions
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
@@ -41,7 +42,7 @@ from mstore.topology import Cluster
 Time = int | float | str | datetime
 
 
-class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions):
+class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions, HeldQuestions):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are

@@ -79,12 +79,14 @@ COUNTERS: tuple[str, ...] = (
     "followers",
     # persister: exports
     "exports", "export_bytes", "export_errors", "export_permille", "export_began_s",
+    # persister: hosts whose data outlives retention, when a provider told of them last, how often one failed
+    "protected_hosts", "protection_heard_s", "protection_errors",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
     {
         "connections_open", "handles_open", "samples_bytes", "log_holds", "followers",
-        "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq",
+        "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq", "protected_hosts", "protection_heard_s",
         "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
         "export_permille", "export_began_s",

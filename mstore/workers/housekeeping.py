@@ -13,6 +13,8 @@ from mstore.persistence.recovery import Report
 from mstore.workers.exports import Exports
 from mstore.workers.filewatch import FileWatch
 from mstore.workers.freeing import Freeing
+from mstore.workers.orders import Orders
+from mstore.workers.protecting import Protecting
 from mstore.workers.retention import Retention
 from mstore.workers.snapshots import Answer, Snapshots
 from mstore.workers.timers import Timers
@@ -33,6 +35,8 @@ class Housekeeping:
         self._timers = Timers()
         self.freeing = Freeing(persister, self.settle_definitions)
         self.retention = Retention(persister, self._timers, self.freeing)
+        self.protecting = Protecting(persister, files, self._timers)
+        self.orders = Orders(persister, self._timers, self.freeing, self.retention, self.protecting)
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
         self.filewatch = FileWatch(persister, files, self.snapshots, report.newest.unsound)
         self.snapshots.on_taken = self.filewatch.snapshot_taken
@@ -42,6 +46,7 @@ class Housekeeping:
         self._stopped = False
 
     def start(self) -> None:
+        self.protecting.start()
         self.retention.start()
         self.snapshots.start()
         self.filewatch.start()
@@ -54,6 +59,7 @@ class Housekeeping:
         self.filewatch.stop()
         self.retention.stop()
         self._timers.stop()
+        await self.protecting.stop()
         if self._marking is not None:
             self._marking.cancel()
         await self.exports.stop()

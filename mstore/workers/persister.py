@@ -105,7 +105,7 @@ class Persister:
         self.pool.set_cap(self.config.memory_cap_bytes)
         report = opening.fill(
             self._spec, self._files, self.control, self.directory, self.pool, self._rings,
-            self.config.retention_s, lambda text: self._channel.send(["progress", text]),
+            self.config, lambda text: self._channel.send(["progress", text]),
         )  # fmt: skip
         self._tell(report)
         wal_dir = persistence_files.wal_dir(self._spec.directory)
@@ -351,6 +351,10 @@ class Persister:
             self.housekeeping.snapshot(lambda details, error: self._answer(packet[1], details, error))
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
+        elif packet[0] == "order" and fd is not None:
+            self.housekeeping.orders.take(
+                packet[2], fd, lambda details, error: self._answer(packet[1], details, error)
+            )
         elif packet[0] == "hold":
             self.holds.begin(packet[2], lambda details, error: self._answer(packet[1], details, error))
         elif packet[0] == "release":
@@ -365,7 +369,7 @@ class Persister:
         if error is None:
             self._channel.send(["done", command, details])
         else:
-            self._channel.send(["failed", command, str(error)])
+            self._channel.send(["failed", command, error.code, error.message, error.details])
 
     def _reload(self, newer: Config) -> None:
         self.config = newer
@@ -382,6 +386,7 @@ class Persister:
         self.control.config_version = version
         self._apply_policy()
         self.follower.follow()
+        self.housekeeping.retention.pass_soon()
         self._wake_workers()
 
     def _wake_workers(self) -> None:

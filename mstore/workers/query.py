@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, astuple
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from mstore import __version__, clock
 from mstore.config import told
 from mstore.errors import UnknownMessage
@@ -73,6 +75,9 @@ class QueryWorker:
             m.Fetch: self._fetch,
             m.Load: self._load,
             m.CheckHealth: self._health,
+            m.Sizes: self._sizes,
+            m.DebugDump: self._debug_dump,
+            m.Protected: self._protected,
             m.Info: self._info,
             m.Ping: self._ping,
         }
@@ -159,6 +164,18 @@ class QueryWorker:
 
     def _health(self, q: m.CheckHealth, budget: Budget) -> Work[m.Message]:
         return m.HealthAnswer.of((yield from self._reader.health_work(q.cluster, q.hosts, q.metrics, budget)))
+
+    def _sizes(self, q: m.Sizes, budget: Budget) -> Work[m.Message]:
+        found = yield from self._reader.sizes_work(q.selector or None, q.depth, budget)
+        numbers = [(one.n_bytes, one.chunks, one.series, one.samples) for one in found]
+        return m.SizeList([list(one.path) for one in found], np.array(numbers, "<u8").tobytes())
+
+    def _debug_dump(self, q: m.DebugDump, budget: Budget) -> Work[m.Message]:
+        return m.Text((yield from self._reader.debug_dump_work(q.selector, budget)).encode())
+
+    def _protected(self, _message: m.Protected, _: Budget) -> m.Message:
+        hosts = self._reader.protected()
+        return m.Names([[cluster, host] for cluster, names in hosts.items() for host in names])
 
     def _info(self, _message: m.Info, _: Budget) -> m.Message:
         return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock
+from mstore.config import shortest_s
 from mstore.errors import Degraded, StorageError
 from mstore.shm.directory import KEEP_ALL_S
 from mstore.workers.clockwatch import ClockWatch
@@ -54,9 +55,20 @@ class Retention:
         self._idle = Idle()
         self._removal = Removal(StoreGround(persister))
         self._removal_began_s = 0.0
+        self._waiting = self._passing = self._again = False
 
     def start(self) -> None:
-        self._timers.later(self._every_s(), self._begin)
+        self._wait()
+
+    def pass_soon(self) -> None:
+        """Begin a pass now, or another one behind the one under way: what is kept, or what is used, has changed."""
+        self._again = True
+        if not self._passing:
+            self._timers.later(0.0, self._begin)
+
+    def remove_soon(self, slots: NDArray[np.integer[Any]]) -> None:
+        """Series without a chunk that an order has emptied: the next pass takes them out, unless they are used again."""
+        self._idle.hurry(slots)
 
     def stop(self) -> None:
         self._removal.give_up()
@@ -64,12 +76,25 @@ class Retention:
     # --- passes
 
     def _every_s(self) -> float:
-        shortest_s = min(self._persister.config.retentions_s() - {0}, default=0)
-        return min(_EVERY_S_MAX, max(_EVERY_S_MIN, shortest_s / 64)) if shortest_s else _EVERY_S_MAX
+        period_s = shortest_s(self._persister.config.retentions_s())
+        return min(_EVERY_S_MAX, max(_EVERY_S_MIN, period_s / 64)) if period_s else _EVERY_S_MAX
+
+    def _wait(self) -> None:
+        """For the next time."""
+        if not self._waiting:
+            self._waiting = True
+            self._timers.later(self._every_s(), self._due)
+
+    def _due(self) -> None:
+        """It is time for a pass, if anything is ever too old."""
+        self._waiting = False
+        if shortest_s(self._persister.config.retentions_s()) and not self._passing:
+            self._begin()
+        else:
+            self._wait()
 
     def _begin(self) -> None:
-        if not self._persister.config.retentions_s() - {0}:
-            self._timers.later(_EVERY_S_MAX, self._begin)
+        if self._passing:
             return
         if not self._clock.agrees():
             if not self._warned:
@@ -79,9 +104,10 @@ class Retention:
                     self._clock.jump_s(),
                 )
             self._warned = True
-            self._timers.later(self._every_s(), self._begin)
+            self._wait()
             return
-        self._warned = False
+        self._warned = self._again = False
+        self._passing = True
         self._sweep_at = 0
         kept_from_s = self._persister.directory.kept_from_s(clock.now_s(), self._persister.config.retention_s)
         may_free = self._freeing.leaving.may_free
@@ -123,7 +149,11 @@ class Retention:
             self._timers.later(0.0, partial(self._end, start))
             return
         self._persister.slot.add("retention_passes")
-        self._timers.later(self._every_s(), self._begin)
+        self._passing = False
+        if self._again:
+            self._timers.later(0.0, self._begin)
+        else:
+            self._wait()
 
     def _limits(self, by_metric: NDArray[np.int64], start: int, count: int) -> NDArray[np.int64]:
         """int64[count]: what is said of their metric, for some rows of the series table."""

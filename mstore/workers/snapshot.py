@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mstore import clock
+from mstore.apply.store import split_records
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
 from mstore.persistence.files import Files
 from mstore.persistence.snapshot import write_snapshot
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
-from mstore.shm.directory import DirectoryReader
+from mstore.shm.directory import DUMP_BYTES, DirectoryReader
 from mstore.workers import stacks
 from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
 
@@ -41,9 +43,12 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
             told_s = clock.monotonic_s()
             tell({"share": share, "bytes": n_bytes})
 
+    definitions = chain(
+        DirectoryReader(directory.segment).dump_definitions(), _protected(job["protected_fd"])
+    )
     info = write_snapshot(
-        Files(), Path(job["store_dir"]), job["seq"], DirectoryReader(directory.segment).dump_definitions(),
-        directory.segment, samples.segment, written=lambda: control.written, durable=lambda: control.durable,
+        Files(), Path(job["store_dir"]), job["seq"], definitions, directory.segment, samples.segment,
+        written=lambda: control.written, durable=lambda: control.durable,
         retention_s=job["retention_s"], unsound=job["unsound"], progress=progress,
     )  # fmt: skip
     return {
@@ -54,6 +59,13 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
 
 def _attach(job: dict[str, Any], role: str, kind: int) -> segment.Mapping:
     return segment.attach(job["segments"][role], kind, job["instance"], fd=job["segment_fds"].get(role))
+
+
+def _protected(fd: int) -> Iterator[bytes]:
+    """The PROTECT records that the persister handed over, as blocks of definitions."""
+    with open(fd, "rb") as stream:
+        stream.seek(0)
+        yield from split_records(stream.read(), DUMP_BYTES)
 
 
 def _tell(line: dict[str, Any]) -> None:

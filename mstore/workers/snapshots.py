@@ -3,6 +3,8 @@
 A snapshot is due when the log has grown by wal_bytes since the last one, when snapshot_interval has passed and anything
 was written since, when somebody asks, and at a stop, for snapshot_stop_limit at most. One that fails is tried again
 after a while that doubles; the log holds everything meanwhile.
+
+Who is protected is in no shared memory: the helper takes it from a memfd.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
+from mstore.config import longest_s
 from mstore.errors import MstoreError, StorageError
 from mstore.persistence.files import Files, snapshot_dir, stop_note_path
 from mstore.persistence.recovery import Report
@@ -196,14 +199,24 @@ class Snapshots:
             "segments": persister.spec.segments,
             "segment_fds": persister.segment_fds,
             "seq": seq,
-            "retention_s": persister.config.retention_s,
+            "retention_s": longest_s(persister.config.retentions_s()),
             "unsound": sorted(self._unsound),
             "parent_pid": os.getpid(),
         }
         log.info("a snapshot of block %d begins", seq)
         persister.slot.set("snapshot_began_s", clock.now_s())
-        self._helper = Helper("mstore.workers.snapshot", "the snapshot helper")
-        details = await self._helper.run(job, self._progress(began_s), tuple(persister.segment_fds.values()))
+        protected_fd = os.memfd_create("mstore-protected")
+        try:
+            with open(protected_fd, "wb", closefd=False) as stream:
+                stream.writelines(persister.store.protection.records())
+            self._helper = Helper("mstore.workers.snapshot", "the snapshot helper")
+            details = await self._helper.run(
+                {**job, "protected_fd": protected_fd},
+                self._progress(began_s),
+                (protected_fd, *persister.segment_fds.values()),
+            )
+        finally:
+            os.close(protected_fd)
         self.seq, self._bytes_before, self._last_s = seq, n_bytes, began_s
         # The older of the two kept generations must stay usable: only what it covers is retired.
         retired = persister.wal.retire(details["oldest_kept_seq"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from mstore import clock, faults
 from mstore.config import Config
-from mstore.errors import ConfigError, MstoreError
+from mstore.errors import ConfigError, MstoreError, from_wire
 from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control
 from mstore.shm.directory import DirectoryReader
@@ -277,7 +277,7 @@ class Supervisor:
         elif kind == "done":
             self.questions.settle(packet[1], packet[2])
         elif kind == "failed":
-            self.questions.settle(packet[1], {}, MstoreError(packet[2]))
+            self.questions.settle(packet[1], {}, from_wire(*packet[2:5]))
         elif kind == "fatal":
             log.error("%s: %s", child.name, packet[1])
             self._exit_code = 1

@@ -5,6 +5,7 @@
     asking.py       query.sock                           control.py   control.sock, an operator's requests
     interning.py    control.sock, between processes      codec.py     messages <-> frames
     jobs.py         query.sock, jobs and nodes
+    life.py         control.sock and query.sock, what is kept and what goes
 
 docs/format/ipc.md says what each message means.
 
@@ -59,6 +60,16 @@ from mstore.ipc.messages.jobs import (
     Load,
     LoadAnswer,
 )
+from mstore.ipc.messages.life import (
+    DebugDump,
+    ForceFree,
+    Free,
+    Protect,
+    Protected,
+    SizeList,
+    Sizes,
+    Text,
+)
 from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
@@ -95,6 +106,7 @@ __all__ = [
     "ClusterList",
     "Clusters",
     "Columns",
+    "DebugDump",
     "Done",
     "Error",
     "Fetch",
@@ -104,6 +116,8 @@ __all__ = [
     "FollowMissed",
     "Followed",
     "FollowedSamples",
+    "ForceFree",
+    "Free",
     "HealthAnswer",
     "Hello",
     "Hold",
@@ -124,14 +138,19 @@ __all__ = [
     "Opened",
     "Paths",
     "Ping",
+    "Protect",
+    "Protected",
     "Query",
     "Reload",
     "Restart",
     "Rows",
     "SeriesPaths",
+    "SizeList",
+    "Sizes",
     "Snapshot",
     "States",
     "Stop",
+    "Text",
     "Welcome",
     "Written",
     "decode",
