@@ -28,6 +28,7 @@ from mstore.workers import memory, opening, settings, states
 from mstore.workers.adoption import NotAdopted
 from mstore.workers.changeover_ground import Follower
 from mstore.workers.channel import Channel
+from mstore.workers.evictions import Evictions
 from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
@@ -68,6 +69,7 @@ class Persister:
         )
         self.store = Store(self.directory, self.samples)
         self.pool = Pool(self.store, self._fixed_bytes())
+        self.evictions = Evictions(self.store, lambda: self.config.memory_cap_bytes)
         self.interner: PathInterner
         self._unlogged: deque[bytes] = deque()
         self._channel = Channel.from_fd(spec.channel_fd)
@@ -124,7 +126,7 @@ class Persister:
             prepare=report.finish,
         )
         self.holds = Holds(self.wal, self.slot)
-        self.store.on_evict = self.log_first
+        self.store.on_evict = self._log_eviction
         self._committer = committer
         self.housekeeping = Housekeeping(self, self._files, report)
         self.follower.follow()
@@ -208,7 +210,7 @@ class Persister:
         self.log_the_unlogged()
         payload = ring.view(start, min(head - start, _DRAIN_BYTES))
         stop = start + len(payload)
-        if evicted := self.store.make_room(payload, self.log_first):
+        if evicted := self.store.make_room(payload, self._log_eviction):
             self.slot.add("chunks_evicted", evicted)
         seq = self.wal.write(index, start, stop, payload)
         faults.hit("drain.written")
@@ -246,14 +248,15 @@ class Persister:
 
     def admit(self) -> None:
         """Before unknown series are interned: there is room for them, or the directory refuses them."""
-        if evicted := self.pool.admit(self.log_first):
+        if evicted := self.pool.admit(self._log_eviction):
             self.slot.add("chunks_evicted", evicted)
 
-    def log_first(self, records: bytes) -> None:
+    def _log_eviction(self, records: bytes) -> None:
         """Log records that are applied only if this succeeds: nothing is kept for later."""
         self.log_the_unlogged()
         for piece in split_records(records, _DRAIN_BYTES):
             self.wal.note(self.wal.write(CATALOG, 0, 0, piece), CATALOG, 0)
+        self.evictions.note(records)
 
     def log_the_unlogged(self) -> None:
         if not self._unlogged:
@@ -436,6 +439,7 @@ class Persister:
         while any(ring.drained() != ring.head() for ring in self._rings) and self._retry is None:
             self._drain_some()
             await asyncio.sleep(0)
+        self.evictions.stop()
         await self.housekeeping.stop(snapshot=not self._keep_memory)
         if not self.wal.close(_STOP_FLUSH_S):
             log.error("the log was not closed cleanly: %s", self.wal.failure or "it took too long")
