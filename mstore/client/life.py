@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mstore import clock
 from mstore.client.answers import deadline_ms
@@ -23,7 +23,7 @@ FOR_GOOD_S, NOT_S = (1 << 63) - 1, 0
 EVER_S = 1 << 53
 """A time that nothing is behind."""
 
-Selectors = SelectorLike | Sequence[Selector]
+Selectors: TypeAlias = "SelectorLike | Sequence[Selector]"
 """One selector, or a sequence of Selectors."""
 
 

@@ -62,3 +62,4 @@ class Freeing:
         """
         self.leaving.leaves(Why.CAP, ranges_in(records))
         self._persister.log_first(records)
+        self._persister.evictions.note(records)

@@ -28,6 +28,7 @@ from mstore.workers import memory, opening, settings, states
 from mstore.workers.adoption import NotAdopted
 from mstore.workers.changeover_ground import Follower
 from mstore.workers.channel import Channel
+from mstore.workers.evictions import Evictions
 from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
@@ -68,6 +69,7 @@ class Persister:
         )
         self.store = Store(self.directory, self.samples)
         self.pool = Pool(self.store, self._fixed_bytes())
+        self.evictions = Evictions(self.store, lambda: self.config.memory_cap_bytes)
         self.interner: PathInterner
         self._unlogged: deque[bytes] = deque()
         self._channel = Channel.from_fd(spec.channel_fd)
@@ -453,6 +455,7 @@ class Persister:
         while any(ring.drained() != ring.head() for ring in self._rings) and self._retry is None:
             self._drain_some()
             await asyncio.sleep(0)
+        self.evictions.stop()
         await self.housekeeping.stop(snapshot=not self._keep_memory)
         if not self.wal.close(_STOP_FLUSH_S):
             log.error("the log was not closed cleanly: %s", self.wal.failure or "it took too long")

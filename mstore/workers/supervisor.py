@@ -329,9 +329,11 @@ class Supervisor:
         try:
             await ending
             faults.hit("supervisor.renewing")
-            self._release(keep=keep and not self._stopping.is_set())
+            ends = self._stopping.is_set()
+            # The stop that waits for us finds no memory any more: what it would keep is put aside here.
+            self._release(keep=keep and (not ends or self._shelve()))
             self.renewing = False
-            if not self._stopping.is_set():
+            if not ends:
                 self._begin(adopt=keep)
         except Exception as error:
             # Attached readers may still hold the memory of the life before: it is not ours to wait for them.
@@ -422,6 +424,10 @@ class Supervisor:
             return False
         return wanted and not self._exit_code and self.control is not None and self.control.applied > 0
 
+    def _shelve(self) -> bool:
+        """Put the memory aside for a next start, if it is to be kept; False: it goes."""
+        return self._keeps_memory() and self.life is not None and self.life.shelve()
+
     async def _end(self) -> None:
         self._stopping.set()
         self._door.close()
@@ -433,7 +439,7 @@ class Supervisor:
                 # A last snapshot would go where DIR was, which is perhaps another store's by now.
                 limit_s = self.config.snapshot_stop_limit_s
                 await stop_in_order(self.children, limit_s, keep=keep or self._ground_lost)
-                shelved = keep and self.life is not None and self.life.shelve()
+                shelved = keep and self._shelve()
             finally:
                 self._release(keep=shelved)
         for done in self._finished:
