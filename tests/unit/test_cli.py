@@ -210,6 +210,8 @@ def test_the_help_lists_every_command(run: Run) -> None:
         *("demo", "serve", "stop", "restart", "reload", "snapshot", "config"),
         *("check", "backup", "debug", "dump"),
         *("write", "query", "follow", "ls", "info"),
+        *("free", "protect", "sizes"),
+        *("import", "export"),
         *("simulate", "collect"),
     ]
     assert expected == COMMANDS
