@@ -279,6 +279,13 @@ def test_a_reset_that_the_values_hide_is_told_by_whoever_knows() -> None:
     assert counter.from_zero(-1000).total(0, 3) == 7500
 
 
+def test_what_infinities_grow_by_is_not_known() -> None:
+    series = f64_grid([1.0, math.inf, math.inf, 5.0])
+    assert told(series.increase()) == [None, math.inf, None, 5.0]
+    assert told(series.rate()) == [None, math.inf, None, 0.5]
+    assert told(series.increase(STEP)) == [None, math.inf, None, None]
+
+
 def test_two_samples_at_one_time_have_no_rate() -> None:
     series = Series(np.array([1, 2], np.uint64), 0, 0, stamps_ms=np.array([5, 5]))
     assert told(series.rate()) == [None, None]
