@@ -95,7 +95,7 @@ class Packed:
     def __init__(
         self,
         entries: NDArray[Any],
-        values: bytes | bytearray | memoryview,
+        values: bytes,
         texts: Sequence[str],
         errors: Sequence[MstoreError],
     ) -> None:

@@ -1,8 +1,8 @@
 """Messages of query.sock about jobs and nodes: batch requests, views of hosts, and what they are planned by.
 
 An answer holds thousands of series in a few bins (mstore/fetching/packed.py, mstore/jobs/loaded.py), and in `notes`
-what is small: texts, errors and names, as a msgpack map. So a client copies no bulk when it decodes one. What makes values
-of a message is imported when one comes: most clients never ask for jobs.
+what is small: texts, errors and names, as a msgpack map. What makes values of a message is imported when one comes:
+most clients never ask for jobs.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class FetchAnswer(Message):
         from mstore.fetching.answer import Fetched
 
         notes = _read_notes(self.notes)
-        sizes = np.frombuffer(_whole(self.sizes, 4), "<u4")
+        sizes = np.frombuffer(_column(self.sizes, 4), "<u4")
         return Fetched(request, _names(notes, "hosts"), sizes, _packed(self.entries, self.values, notes))
 
 
@@ -203,7 +203,7 @@ class LoadAnswer(Message):
         from mstore.jobs.loaded import LABEL, Loaded, LoadedMetric
 
         notes = _read_notes(self.notes)
-        labels = np.frombuffer(_whole(self.labels, LABEL.itemsize), LABEL)
+        labels = np.frombuffer(_column(self.labels, LABEL.itemsize), LABEL)
         try:
             metrics = [
                 LoadedMetric(str(name), str(unit), str(prefix), int(step_s), str(scope))
@@ -287,9 +287,8 @@ def _packed(entries: Bin, values: Bin, notes: dict[str, Any]) -> Packed:
         errors = [_error_of(one) for one in notes.get("errors", [])]
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"an answer whose errors are none: {error}") from error
-    return Packed(
-        np.frombuffer(_whole(entries, ENTRY.itemsize), ENTRY), values, _names(notes, "texts"), errors
-    )
+    table = np.frombuffer(_column(entries, ENTRY.itemsize), ENTRY)
+    return Packed(table, bytes(values), _names(notes, "texts"), errors)
 
 
 def _names(notes: dict[str, Any], key: str) -> list[str]:
@@ -299,10 +298,11 @@ def _names(notes: dict[str, Any], key: str) -> list[str]:
     return found
 
 
-def _whole(raw: Bin, itemsize: int) -> Bin:
+def _column(raw: Bin, itemsize: int) -> bytes:
+    """A copy: what was decoded is a view of memory that the next message is received into, and not aligned."""
     if len(raw) % itemsize:
         raise ProtocolError(f"an answer with a column of {len(raw)} bytes, no multiple of {itemsize}")
-    return raw
+    return bytes(raw)
 
 
 # --- checks beyond the type
