@@ -23,11 +23,11 @@ from mstore.query.plan import Metric
 from mstore.query.resample import factor_of, resample
 
 Gathered = Series | NotAggregatable | None
-Statistics = tuple[float, float, float]
-"""min, max, avg."""
+Statistics = tuple[float, float, float, int]
+"""min, max, avg, number of samples."""
 
 _NOTHING: Refs = np.empty(0, np.uint64)
-_NO_STATISTICS: Statistics = (math.nan, math.nan, math.nan)
+_NO_STATISTICS: Statistics = (math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ def as_stored(series: Series) -> NDArray[Any]:
 
 
 def statistics_of(values: NDArray[Any]) -> Statistics:
-    """min, max and mean of the samples, as doubles; the mean is added up in float64.
+    """min, max and mean of the samples, as doubles, and their number; the mean is added up in float64.
 
     values   float32, float64 or uint64 [n]; missing = NaN or 2^64-1
     """
@@ -146,16 +146,18 @@ def statistics_of(values: NDArray[Any]) -> Statistics:
     if not len(present):
         return _NO_STATISTICS
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(present.min()), float(present.max()), float(present.mean(dtype=np.float64))
+        mean = float(present.mean(dtype=np.float64))
+        return float(present.min()), float(present.max()), mean, len(present)
 
 
 def _scaled(values: NDArray[Any], statistics: Statistics, scale: float) -> tuple[NDArray[Any], Statistics]:
     wide = values.astype(np.float64)
     if values.dtype.kind == "u":
         wide[values == U64_MISSING] = np.nan
-    low, high, mean = (one * scale for one in statistics)
+    *numbers, n_samples = statistics
+    low, high, mean = (one * scale for one in numbers)
     with np.errstate(over="ignore"):
-        return wide * scale, (min(low, high), max(low, high), mean)
+        return wide * scale, (min(low, high), max(low, high), mean, n_samples)
 
 
 def _extent(values: NDArray[Any]) -> tuple[int, int]:
