@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mstore.errors import InvalidRequest, InvalidStep, MstoreError, NotAggregatable
 from mstore.fetching.packed import EMPTY, HELD, NO_DATA, Packing
 from mstore.frames import U64_MISSING, Series, with_missing
+from mstore.kernels.chosen import statistics as kernel
 from mstore.query.finder import Refs
 from mstore.query.gather import DTYPES
 from mstore.query.plan import Metric
@@ -66,6 +67,14 @@ class Frame:
         if factor > 1 and self.algo == "lttb":
             return min(n_slots, max(n_slots // factor, 2))
         return -(-n_slots // factor)
+
+    def n_bytes(self, item: Item) -> int:
+        """What the values of an entry will take; also of one whose slots are all missing, where it is looked at."""
+        if not self.data or item.metric is None:
+            return 0
+        as_stored = len(item.refs) <= 1 and item.scale == 1.0
+        n_points = self.n_slots(max(item.metric.step_s, item.resolution_s))
+        return n_points * (DTYPES[item.metric.type].itemsize if as_stored else 8)
 
     def window(self, step_s: int) -> tuple[int, int]:
         """A range of nominal times: its n_slots slots, whatever their phase, are those that contain start + k * step."""
@@ -138,16 +147,12 @@ def as_stored(series: Series) -> NDArray[Any]:
 
 
 def statistics_of(values: NDArray[Any]) -> Statistics:
-    """min, max and mean of the samples, as doubles, and their number; the mean is added up in float64.
+    """min, max and mean of the samples, as doubles, and their number.
 
     values   float32, float64 or uint64 [n]; missing = NaN or 2^64-1
     """
-    present = values[values != U64_MISSING] if values.dtype.kind == "u" else values[values == values]
-    if not len(present):
-        return _NO_STATISTICS
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = float(present.mean(dtype=np.float64))
-        return float(present.min()), float(present.max()), mean, len(present)
+    n_samples, _, _, low, high, total = kernel.scan(values)
+    return (float(low), float(high), total / n_samples, n_samples) if n_samples else _NO_STATISTICS
 
 
 def _scaled(values: NDArray[Any], statistics: Statistics, scale: float) -> tuple[NDArray[Any], Statistics]:
