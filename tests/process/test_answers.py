@@ -254,7 +254,7 @@ def test_a_deadline_ends_a_large_batch_and_the_worker_serves_others_meanwhile(
 ) -> None:
     start = now - now % 60 - 3600
     server = tiny(serve, short_dir, start, "query_workers = 1\n")
-    queries = [{"metric": "flops", "host": host} for host in ("n1", "n2")] * 50_000
+    queries = [{"metric": "flops", "host": host} for host in ("n1", "n2")] * 5_000
     large = {"cluster": "tiny", "from": start, "to": start + 6000, "queries": queries}
 
     async def scene() -> float:
