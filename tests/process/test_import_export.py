@@ -15,7 +15,7 @@ import pytest
 import mstore
 from mstore import SeriesPath
 from mstore.frames import Series
-from tests.process.test_cli_store import good, run
+from tests.process.test_cli_store import bad, good, run
 from tests.stores import Server, until
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "compat"
@@ -253,6 +253,19 @@ def test_what_is_sound_is_imported_and_the_rest_is_reported(
         assert text in said, said
     told = json.loads(run("import", str(tmp_path), "--salvage", "--json", directory=server.directory).stdout)
     assert told["written"] == 12 + 8
+
+
+def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "1.bin").write_bytes(b"x")
+    nothing = str(tmp_path / "nothing")
+    for argv, said in (
+        (("import", str(tmp_path), "--as", "fritz"), "expected CLUSTER/HOST"),
+        (("import", str(tmp_path), "--from", "-1h", "--to", "-2h"), "--from -1h is after --to -2h"),
+        (("import", nothing), "no such file or directory"),
+    ):
+        assert said in bad(*argv, status=2, directory=tmp_path)
+    assert "no store runs in" in bad("export", nothing, directory=tmp_path)
+    assert not Path(nothing).exists()
 
 
 def test_old_samples_are_refused_and_it_is_said_what_to_do(
