@@ -11,7 +11,8 @@ A series that is younger than its retention takes less. Stamped metrics have no 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from mstore.config import Config
 from mstore.model import MetricSpec
@@ -62,6 +63,18 @@ class Prediction:
     """Metrics that are kept for ever: what a day of them takes is counted."""
     unknown: list[str] = field(default_factory=list)
     """Stamped metrics: not counted."""
+
+    def plain(self) -> dict[str, Any]:
+        """Plain names and numbers, for JSON; the largest metrics first."""
+        return {
+            "nodes": self.nodes, "series": self.series, "levels": self.levels,
+            "samples_per_s": round(self.samples_per_s, 3),
+            "samples_bytes": self.samples_bytes, "samples_peak_bytes": self.peak_bytes,
+            "directory_bytes": self.directory_bytes, "fixed_bytes": self.fixed_bytes,
+            "total_bytes": self.total_bytes, "total_peak_bytes": self.total_peak_bytes,
+            "metrics": [asdict(one) for one in sorted(self.metrics, key=lambda one: -one.n_bytes)],
+            "endless": list(self.endless), "unknown": list(self.unknown),
+        }  # fmt: skip
 
     @property
     def total_bytes(self) -> int:

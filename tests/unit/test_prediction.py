@@ -116,9 +116,8 @@ def test_a_series_takes_no_more_than_the_peak() -> None:
     span_s = 512 * 60
     for hours in (1, 8, 9, 48, 100):
         one = SeriesMemory.of(60, hours * 3600, "f32")
-        chunks = [
-            math.ceil((hours * 3600 + age) / span_s) + 1 for age in range(0, span_s, 60)
-        ]  # the newest has begun
+        ages_s = range(0, span_s, 60)  # of the newest chunk
+        chunks = [1 + max(0, math.ceil((hours * 3600 - age) / span_s)) for age in ages_s]
         assert max(chunks) <= one.peak
         assert one.average == pytest.approx(sum(chunks) / len(chunks), abs=1)
         assert one.n_bytes < one.peak_bytes
