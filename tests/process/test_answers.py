@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -228,6 +232,48 @@ def test_units_of_the_real_jobs_cluster_are_those_of_its_file(
     assert {name: scopes["node"]["unit"] for name, scopes in shape.items()} == {
         name: file[name]["node"]["unit"] for name in ("mem_bw", "clock", "flops_any")
     }
+
+
+# --- the page for users
+
+
+def test_the_pages_examples_run_one_after_the_other(serve: Serve, short_dir: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "answers.md").read_text()
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    document = {**DOCUMENT, "name": "fritz", "metricConfig": [
+        {**one, "name": {"flops": "flops_any"}.get(one["name"], one["name"])} for one in DOCUMENT["metricConfig"][:5]
+    ], "subClusters": [{**DOCUMENT["subClusters"][0], "nodes": "f[0201-0202]"}]}  # fmt: skip
+    (short_dir / "fritz.json").write_text(json.dumps(document))
+    start = 1725620400
+    meta = job("f0201", "f0202", cluster="fritz", startTime=start, duration=3600)
+    (short_dir / "meta.json").write_text(json.dumps(meta))
+    server = serve('topology = ["fritz.json"]\nretention = "0"\n')
+    with server.client() as client:
+        for name, scope, n in (
+            ("cpu_load", "node", 1),
+            ("flops_any", "hwthread", 8),
+            ("mem_bw", "socket", 2),
+        ):
+            client.write(
+                f"{name},cluster=fritz,hostname=f0201,type={scope},type-id={i} value={i + 1} {start + 60 * k}\n"
+                for i in range(n)
+                for k in range(60)
+            )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", program], cwd=short_dir,
+        env={**os.environ, "MSTORE_DIR": str(short_dir)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = done.stdout.splitlines()
+    assert printed[0].startswith("2 [3. 3.")
+    assert "240 6.0" in printed
+    assert "f0201 1 2.0 GB/s" in printed
+    assert printed[-4:] == [
+        "['f0201', 'f0202']",
+        "('cpu_load', 'flops_any', 'mem_bw') ('power', 'numa')",
+        "failed",
+        "['fritz']",
+    ]
 
 
 # --- bounds
