@@ -25,6 +25,8 @@ from mstore.numerals import number
 
 V = TypeVar("V")
 
+_NAMES_SHOWN = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
