@@ -108,9 +108,10 @@ class View(Mapping[str, V], Generic[V]):
 
     def __repr__(self) -> str:
         told = f", {len(self.errors)} errors" if self.errors else ""
-        return (
-            f"<{type(self).__name__} of {self.cluster}: {', '.join(self)}; {len(self._loaded)} series{told}>"
-        )
+        names = list(self)
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+        head = f"<{type(self).__name__} of {self.cluster}: {len(names)} ({shown})"
+        return f"{head}, {len(self._loaded)} series{told}>"
 
     def to_dict(self) -> dict[str, Any]:
         """The metric store's JSON shape."""
