@@ -21,6 +21,7 @@ import numpy as np
 from mstore.kernels._lines import LineBatch, LineScanner
 from mstore.kernels._ring import RingReader, RingWriter, create_ring_words, record_length
 from mstore.kernels._segment import Segment
+from mstore.kernels.reference_eras import Era, latest_change
 from mstore.kernels.reference_lines import ReferenceBatch, Target, build_directory
 from mstore.shm import layout
 
@@ -57,8 +58,11 @@ class Lockstep:
             "newest_s": NOW_S + 3600, "config_version": CONFIG_VERSION, "join": join,
         }  # fmt: skip
         self.known: dict[tuple[bytes, int], Target] = {}
+        self.others: list[Target] = []
+        """Series of keys that are to be asked for again."""
         self.memory = bytearray(DIRECTORY_BYTES)
-        self.scanner = LineScanner(Segment(self.memory))
+        self.directory = Segment(self.memory)
+        self.scanner = LineScanner(self.directory)
         self.batch, self.twin = LineBatch(max_lines), ReferenceBatch(max_lines)
         self.ring = Segment(bytearray(layout.RING_DATA + ring_bytes), writable=True)
         create_ring_words(self.ring, ring_bytes)
@@ -71,8 +75,9 @@ class Lockstep:
 
     def publish(self) -> None:
         """Make the known keys visible; entries keep their places, also those of keys asked for again."""
-        segment = build_directory(layout, self.known)
+        segment = build_directory(layout, self.known, others=self.others)
         self.memory[: len(segment)] = segment
+        self.twin.changed_s = latest_change(one.chain for one in (*self.known.values(), *self.others))
 
     def feed(self, data: bytes, *, final: bool = False) -> None:
         """Scan the pending bytes and `data` until no more can be consumed."""
@@ -109,8 +114,10 @@ class Lockstep:
         refs = np.array([target.ref for target in answers], dtype=np.uint64).tobytes()
         types, kinds = bytes(target.type for target in answers), bytes(target.kind for target in answers)
         steps = np.array([target.step_s for target in answers], dtype="<u4").tobytes()
-        for side in (self.batch, self.twin):
-            side.resolve(b"", refs, types, kinds, steps)
+        if names:
+            self.publish()
+        self.batch.resolve(self.directory, refs, types, kinds, steps)
+        self.twin.resolve(answers)
         assert self.batch.n_unknown == 0
         self.refuse_late()
         assert self.batch.counts().tolist() == self.twin.counts().tolist()
@@ -121,8 +128,6 @@ class Lockstep:
         self.agreed += self.batch.n_lines
         self.batch.clear()
         self.twin.clear()
-        if names:
-            self.publish()
 
     def refuse_late(self) -> None:
         """Refuse the samples of every other series that are older than kept_s, if that is given."""
@@ -162,17 +167,28 @@ class Lockstep:
             type_ = 0  # rows of several columns
         step_s = (1, 60, 3600)[dice % 3] if kind == 1 else 0
         ref = (1 + dice % 3) << 32 | self.next_slot
+        self.next_slot += 1 + (dice % 5 == 0)
+        start_s, older = self.eras(dice) if kind == 1 and dice % 5 < 2 else (-(1 << 63), ())
         if dice % 11 == 1:
             version = CONFIG_VERSION + (dice % 2)
             ref = (9 << 24 | version) << 32 | layout.IGNORE_SLOT
         if dice % 17 == 1:
             self.known[key, 0 if b"cluster=" in key else self.cluster_id] = Target(UNPUBLISHED)
-            return Target(ref, type_, kind, step_s)
-        self.next_slot += 1 + (dice % 5 == 0)
-        target = Target(ref, type_, kind, step_s)
+            self.others.append(Target(ref, type_, kind, step_s, start_s, older))
+            return self.others[-1]
+        target = Target(ref, type_, kind, step_s, start_s, older)
         cluster = 0 if b"cluster=" in key else self.cluster_id
         self.known[key, cluster] = target
         return target
+
+    @staticmethod
+    def eras(dice: int) -> tuple[int, tuple[Era, ...]]:
+        """When the newest era of a series began, and those before: borders between the stamps that lines have."""
+        older = (
+            Era(1 + dice % 3, (1, 60)[dice % 2], NOW_S - 10**6, going=dice % 4 == 0),
+            Era(1 + dice // 3 % 3, (60, 1, 3600)[dice % 3], going=dice % 4 == 1),
+        )
+        return NOW_S - 30, older[: 1 + dice // 7 % 2]
 
 
 def without_pad(records: bytes) -> bytes:

@@ -6,6 +6,9 @@
 
 No server takes part: an attached program can neither slow the store down nor damage it, and goes on reading
 what was there when the store stops. It sees a store that was started again only by attaching again.
+
+One thing is not in memory: the configuration's topologies, by which jobs and nodes are answered. They are asked at
+query.sock when such a question comes first, and again when they may have changed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mstore import clock
+from mstore.client.sync import Client
+from mstore.config import Config
 from mstore.errors import CorruptRecord, NotPermitted, Unavailable
 from mstore.paths import run_dir, store_dir
 from mstore.query.reader import Reader
@@ -24,6 +30,10 @@ from mstore.shm.control import Control
 
 INSTANCE_FILE = "instance.json"
 
+_CONFIG_S_MAX = 10.0
+"""A reload reaches the persister, who counts it, a moment before or after the query worker that is asked."""
+_ASK_S_MAX = 5.0
+
 _KINDS = {
     "control": layout.SEG_CONTROL,
     "directory": layout.SEG_DIRECTORY,
@@ -31,10 +41,43 @@ _KINDS = {
 }
 
 
+class _AskedConfig:
+    """The configuration of the store, as far as it tells: config.told()."""
+
+    def __init__(self, directory: Path, control: Control) -> None:
+        self._directory = directory
+        self._control = control
+        self._version = -1
+        self._asked_s = 0.0
+        self._known: Config | None = None
+
+    def __call__(self) -> Config:
+        """The last one known when the store has gone; raises Unavailable when none was ever asked."""
+        version, now_s = self._control.config_version, clock.monotonic_s()
+        if self._known is None or version != self._version or now_s >= self._asked_s + _CONFIG_S_MAX:
+            self._version, self._asked_s = version, now_s
+            try:
+                with Client(self._directory, timeout=_ASK_S_MAX) as client:
+                    self._known = client.config()
+            except Unavailable as error:
+                if self._known is None:
+                    raise Unavailable(
+                        f"topologies are asked of the store, which does not answer ({error}): "
+                        "start it, or give them: attach(DIR, config=...)"
+                    ) from None
+        return self._known
+
+
 class Attached(Reader):
     """A Reader over the segments of a running store. Close it, or use it as a context manager."""
 
-    def __init__(self, directory: Path, instance: int, mappings: dict[str, segment.Mapping]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        instance: int,
+        mappings: dict[str, segment.Mapping],
+        config: Config | None = None,
+    ) -> None:
         self.store_dir = directory
         self.instance = instance
         self._mappings = mappings
@@ -44,6 +87,7 @@ class Attached(Reader):
             mappings["directory"].segment,
             mappings["samples"].segment,
             retention_s=lambda: control.retention_s,
+            config=_AskedConfig(directory, control) if config is None else lambda: config,
         )
 
     def __enter__(self) -> Attached:
@@ -85,10 +129,12 @@ class Attached(Reader):
             mapping.close()
 
 
-def attach(directory: str | os.PathLike[str] | None = None) -> Attached:
+def attach(directory: str | os.PathLike[str] | None = None, *, config: Config | None = None) -> Attached:
     """Read a running store from shared memory.
 
     directory  the store's; default $MSTORE_DIR, else ~/.local/state/mstore
+    config     topologies and metrics for questions about jobs and nodes (mstore.config.load(FILE)), instead of
+               asking the store for its own
     raises     Unavailable when no store runs there, NotPermitted, LayoutMismatch when it is another version's
     """
     found = store_dir(directory)
@@ -97,7 +143,7 @@ def attach(directory: str | os.PathLike[str] | None = None) -> Attached:
     try:
         for what in _KINDS:
             mappings[what] = segment.attach(names[what], _KINDS[what], instance)
-        return Attached(found, instance, mappings)
+        return Attached(found, instance, mappings, config)
     except BaseException:
         for mapping in mappings.values():
             mapping.close()

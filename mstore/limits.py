@@ -51,9 +51,14 @@ WAL_BLOCK_BYTES_MAX = 4 * MIB
 HOLD_S_DEFAULT = 3600
 HOLD_S_MAX = 86_400
 
+# Files of ClusterCockpit's metric store: one host's, of half a day. JSON costs 8 to 20 times its size while it is read.
+CHECKPOINT_BYTES_MAX = 1 * GIB
+CHECKPOINT_JSON_BYTES_MAX = 256 * MIB
+
 # Queries.
 QUERY_SAMPLES_MAX = 200_000_000
 QUERY_SERIES_MAX = 1_000_000
+FETCH_QUERIES_MAX = 200_000  # of one batch request
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
 SELECTOR_BYTES_MAX = 1 * MIB

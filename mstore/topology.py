@@ -175,6 +175,8 @@ class Metric:
     """Largest plausible value, in the metric's unit."""
     peaks: Mapping[str, float] = field(default_factory=dict)
     """Subclusters with a peak of their own."""
+    unit_prefix: str = ""
+    """How much of the unit's text is its prefix: "G" of "GB/s"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,10 @@ class Cluster:
     def hosts(self) -> list[str]:
         """Every node, in the file's order; a node listed by two subclusters belongs to the first."""
         return [host for sub in self.subclusters.values() for host in sub.hosts]
+
+    def by_host(self) -> dict[str, Subcluster]:
+        """The subcluster of every node, in the file's order."""
+        return {host: sub for sub in self.subclusters.values() for host in sub.hosts}
 
     def n_series(self) -> int:
         """How many series all its nodes together send."""
@@ -229,6 +235,40 @@ def load_cluster(path: Path | str) -> Cluster:
 def parse_cluster(document: object, source: Path | None = None) -> Cluster:
     """A decoded cluster.json -> Cluster."""
     return _ClusterReader(source).read(document)
+
+
+def document(cluster: Cluster) -> dict[str, Any]:
+    """A cluster.json of what mstore keeps of one: parse_cluster() makes an equal Cluster of it."""
+    return {
+        "name": cluster.name,
+        "metricConfig": [_metric_document(metric) for metric in cluster.metrics.values()],
+        "subClusters": [
+            {"name": sub.name, "nodes": ",".join(sub.hosts), "topology": _topology_document(sub.topology)}
+            for sub in cluster.subclusters.values()
+        ],
+    }
+
+
+def _metric_document(metric: Metric) -> dict[str, Any]:
+    spec, special = metric.spec, dict.fromkeys([*metric.peaks, *sorted(metric.removed_from)])
+    return {
+        "name": spec.name,
+        "unit": {"prefix": metric.unit_prefix, "base": spec.unit[len(metric.unit_prefix) :]},
+        "scope": metric.scope, "aggregation": spec.aggregation, "timestep": spec.step_s, "peak": metric.peak,
+        "subClusters": [
+            {"name": name, "peak": metric.peaks.get(name), "remove": name in metric.removed_from} for name in special
+        ],
+    }  # fmt: skip
+
+
+def _topology_document(topology: Topology) -> dict[str, Any]:
+    return {
+        "node": list(topology.node),
+        "socket": [list(threads) for threads in topology.sockets],
+        "memoryDomain": [list(threads) for threads in topology.memory_domains],
+        "core": [list(threads) for threads in topology.cores],
+        "accelerators": [{"id": accelerator} for accelerator in topology.accelerators],
+    }
 
 
 class _ClusterReader:
@@ -273,7 +313,18 @@ class _ClusterReader:
             place = f"{where}.accelerators[{index}]"
             accelerators.append(self._text(self._object(item, place), "id", place))
         node = self._threads(entry.get("node") or [], f"{where}.node")
+        for key, parts in groups.items():
+            self._compare(node, parts, f"{where}.node", f"{where}.{key}")
         return Topology(node, groups["socket"], groups["memoryDomain"], groups["core"], tuple(accelerators))
+
+    def _compare(
+        self, node: tuple[int, ...], parts: tuple[tuple[int, ...], ...], where: str, place: str
+    ) -> None:
+        """Threads that the node has and none of its parts, or the other way round: sums over the parts miss them."""
+        listed = set(itertools.chain(*parts))
+        for lost, here, there in ((set(node) - listed, where, place), (listed - set(node), place, where)):
+            if parts and lost:
+                self._warn(f"{here}: threads {', '.join(map(str, sorted(lost)[:8]))} are not in {there}")
 
     def _metrics(self, value: object, subclusters: set[str]) -> dict[str, Metric]:
         found: dict[str, Metric] = {}
@@ -293,7 +344,8 @@ class _ClusterReader:
         if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= 7 * 86400:
             self._refuse(f"{where}.timestep", step, "whole seconds from 1 to 604800")
         aggregation = self._aggregation(entry.get("aggregation"), where)
-        spec = MetricSpec(name, step, aggregation, "f32", self._unit(entry, where))
+        unit, prefix = self._unit(entry, where)
+        spec = MetricSpec(name, step, aggregation, "f32", unit)
         scope = self._scope(entry.get("scope", "node"), where)
         peaks: dict[str, float] = {}
         removed = set()
@@ -302,10 +354,14 @@ class _ClusterReader:
             sub = self._text(special, "name", f"{where}.subClusters[{index}]")
             if sub not in subclusters:
                 self._warn(f"{where}.subClusters[{index}] names {sub}, which is no subcluster")
+            if special.get("timestep", step) != step:
+                self._warn(
+                    f"{where}.subClusters[{index}].timestep is not followed: a metric has one step a cluster"
+                )
             if special.get("remove"):
                 removed.add(sub)
             peaks[sub] = self._peak(special)
-        return Metric(spec, scope, frozenset(removed), self._peak(entry), peaks)
+        return Metric(spec, scope, frozenset(removed), self._peak(entry), peaks, prefix)
 
     def _aggregation(self, value: object, where: str) -> str:
         if value in (None, ""):
@@ -322,13 +378,14 @@ class _ClusterReader:
             self._refuse(f"{where}.scope", value, ", ".join(SCOPES) + hint)
         return str(value)
 
-    def _unit(self, entry: dict[str, Any], where: str) -> str:
-        """{"prefix": "G", "base": "B/s"} -> GB/s; older files hold the text itself."""
+    def _unit(self, entry: dict[str, Any], where: str) -> tuple[str, str]:
+        """{"prefix": "G", "base": "B/s"} -> GB/s and its prefix; older files hold the text itself."""
         unit = entry.get("unit") or {}
         if isinstance(unit, str):
-            return unit
+            return unit, ""
         parts = self._object(unit, f"{where}.unit")
-        return str(parts.get("prefix") or "") + str(parts.get("base") or "")
+        prefix = str(parts.get("prefix") or "")
+        return prefix + str(parts.get("base") or ""), prefix
 
     @staticmethod
     def _peak(entry: dict[str, Any]) -> float:

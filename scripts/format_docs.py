@@ -83,6 +83,7 @@ MEANING = {
         "live_series": "series in use",
         "critical": "odd while a change of several words is under way",
         "lapses": "counts series that stopped being live, were continued by an era or are to be removed",
+        "grids_changed_s": "latest start of a grid era whose type or step is not that of the era before, 0 = none",
     },
     "level": {
         "parent": "level id; the root is 0 and its own parent",

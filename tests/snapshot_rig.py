@@ -175,6 +175,28 @@ def random_store(rng: np.random.Generator) -> HandMade:
     return made
 
 
+WIDE_SERIES, WIDE_CHUNKS = 15, 16
+
+
+def wide_store(value: float) -> tuple[HandMade, dict[tuple[int, int, int], bytes]]:
+    """One cluster of 15 series with 16 full chunks each: a file of four blocks, some series in two of them."""
+    made = HandMade(samples=bytearray(layout.SAMPLES_DATA + 1_200_000))
+    expected = {}
+    for slot in range(WIDE_SERIES):
+        made.add_series(slot, vtype=layout.TYPE_F64)
+        links = []
+        for n in range(WIDE_CHUNKS):
+            values = np.full(512, value + 100 * slot + n)
+            links.append((n, made.add_chunk(slot, n, values, size_class=3)))
+            expected[slot, 1, n] = values.tobytes()
+        offset = made.take(layout.CLASS_TABLE_8 + 1)
+        words = np.frombuffer(made.samples, np.uint64, count=32, offset=offset)
+        for n, word in links:
+            words[n] = word
+        made.series[slot : slot + 1]["table"] = offset << 8 | 5
+    return made, expected
+
+
 CLUSTERS = {0: 1, 2: 1, 3: 1, 5: 2, 6: 2, 7: 2}
 DEFINITIONS = [
     struct.pack("<HBBIQ", 16, 0, 0, 16, 1) + struct.pack("<HBBIQ", 16, 0, 0, 16, 2),

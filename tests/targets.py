@@ -48,6 +48,12 @@ class LogOnly:
     def room(self) -> int:
         return 1 << 60
 
+    def clusters_with_series(self) -> set[int]:
+        return set()
+
+    def name_of(self, cluster: int) -> str:
+        return f"cluster-{cluster}"
+
 
 class Collected:
     """Keeps what snapshots gave. `cluster_of` tells which chunks to forget: slot -> cluster."""
@@ -88,6 +94,12 @@ class Collected:
     def room(self) -> int:
         return self.room_bytes
 
+    def clusters_with_series(self) -> set[int]:
+        return set(self.cluster_of.values())
+
+    def name_of(self, cluster: int) -> str:
+        return f"cluster-{cluster}"
+
 
 class Recorded:
     """Keeps every call, in order, for a real store to repeat; blocks of the log apart."""
@@ -117,3 +129,9 @@ class Recorded:
 
     def room(self) -> int:
         return 1 << 60
+
+    def clusters_with_series(self) -> set[int]:
+        return set()
+
+    def name_of(self, cluster: int) -> str:
+        return f"cluster-{cluster}"

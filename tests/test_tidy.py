@@ -20,7 +20,7 @@ RESERVED = {
     r"\btime\.(time|time_ns|monotonic|monotonic_ns)\(": (r"mstore/clock\.py",),
     r"^import struct|^from struct": (
         r"mstore/ipc/framing\.py", r"mstore/persistence/(blocks|records|snapshot.*)\.py",
-        r"mstore/shm/.*\.py", r"mstore/kernels/reference_.*\.py",
+        r"mstore/shm/.*\.py", r"mstore/kernels/reference_.*\.py", r"mstore/compat/(bin_snapshot|wal)\.py",
     ),
     r"<stdatomic|__atomic_": (r"mstore/kernels/atomics\.h",),
 }  # fmt: skip

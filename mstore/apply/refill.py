@@ -112,3 +112,14 @@ class Refill:
 
     def room(self) -> int:
         return self._room()
+
+    def clusters_with_series(self) -> list[int]:
+        found: list[int] = np.unique(series_by_cluster(self._store.directory.segment)[2]).tolist()
+        return found
+
+    def name_of(self, cluster: int) -> str:
+        """Of a cluster, once its definitions are in memory; "" for a level that nothing defines."""
+        try:
+            return self._store.directory.level(cluster).name
+        except IndexError:
+            return ""

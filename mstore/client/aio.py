@@ -16,7 +16,7 @@ from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
 from mstore.client.sync import make_path
 from mstore.ipc.transport import Steps, run_async
-from mstore.model import MetricSpec
+from mstore.model import MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
 from mstore.times import TimeLike
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from mstore.client.aio_following import AsyncFollow
     from mstore.client.columns import Handles, PathLike, WriterSteps
+    from mstore.config import Config
     from mstore.frames import Series
+    from mstore.topology import Cluster
 
 T = TypeVar("T")
 
@@ -131,11 +133,20 @@ class AsyncClient:
     async def children(self, *path: str) -> list[str]:
         return await self._run(self._ops.children(path))
 
+    async def host_series(self, cluster: str, host: str) -> list[SeriesPath]:
+        return await self._run(self._ops.host_series(cluster, host))
+
     async def paths(self, depth: int) -> list[tuple[str, ...]]:
         return await self._run(self._ops.paths(depth))
 
     async def metrics(self, cluster: str | None = None) -> list[Metric]:
         return await self._run(self._ops.metrics(cluster))
+
+    async def clusters(self) -> dict[str, Cluster]:
+        return dict((await self.config()).clusters)
+
+    async def config(self) -> Config:
+        return await self._run(self._ops.config())
 
     async def info(self, *, starting: bool = False) -> dict[str, Any]:
         return await self._run(self._ops.info(starting))

@@ -19,6 +19,7 @@ from mstore.selector import Selector, SelectorLike
 
 if TYPE_CHECKING:
     from mstore.client.following import FollowSteps
+    from mstore.config import Config
     from mstore.frames import Series
 
 M = TypeVar("M", bound=messages.Message)
@@ -88,6 +89,10 @@ class Operations:
         reply = yield from self._ask(messages.Children(list(path)), messages.Names)
         return [str(name) for name in reply.names]
 
+    def host_series(self, cluster: str, host: str) -> Steps[list[SeriesPath]]:
+        reply = yield from self._ask(messages.HostSeries(cluster, host), messages.SeriesPaths)
+        return [SeriesPath(*one) for one in reply.series]
+
     def paths(self, depth: int) -> Steps[list[tuple[str, ...]]]:
         if not 0 <= depth <= limits.PATH_DEPTH_MAX:
             raise InvalidRequest(f"depth={depth!r}: expected 0 to {limits.PATH_DEPTH_MAX}")
@@ -97,6 +102,12 @@ class Operations:
     def metrics(self, cluster: str | None) -> Steps[list[Metric]]:
         reply = yield from self._ask(messages.Metrics(cluster), messages.MetricList)
         return [Metric.of(entry) for entry in reply.metrics]
+
+    def config(self) -> Steps[Config]:
+        from mstore.config import heard  # most clients never ask
+
+        reply = yield from self._ask(messages.Clusters(), messages.ClusterList)
+        return heard(reply.toml, reply.clusters)
 
     def info(self, starting: bool = False) -> Steps[dict[str, Any]]:
         role = "control" if starting else "query"

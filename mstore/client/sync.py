@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from mstore.client.columns import Handles, PathLike, WriterSteps
     from mstore.client.sync_following import Follow
+    from mstore.config import Config
     from mstore.frames import Series
+    from mstore.topology import Cluster
 
 
 def connect(
@@ -172,6 +174,10 @@ class Client:
         """Names of the levels below a path of level names; without one, the clusters."""
         return run(self._ops.children(path))
 
+    def host_series(self, cluster: str, host: str) -> list[SeriesPath]:
+        """Every series of a host and of the levels below it, in natural order; none of a host that is not there."""
+        return run(self._ops.host_series(cluster, host))
+
     def paths(self, depth: int) -> list[tuple[str, ...]]:
         """All paths of `depth` level names: 1 = clusters, 2 = cluster and host, ..."""
         return run(self._ops.paths(depth))
@@ -179,6 +185,14 @@ class Client:
     def metrics(self, cluster: str | None = None) -> list[Metric]:
         """The metrics of a cluster, or of all."""
         return run(self._ops.metrics(cluster))
+
+    def clusters(self) -> dict[str, Cluster]:
+        """The topologies that the store is configured with: nodes, their parts, the scope of each metric."""
+        return dict(self.config().clusters)
+
+    def config(self) -> Config:
+        """What answers depend on of the store's configuration: topologies, definitions of metrics, minimum_points."""
+        return run(self._ops.config())
 
     def info(self, *, starting: bool = False) -> dict[str, Any]:
         """The store's own figures: version, state, counters, memory.

@@ -14,6 +14,7 @@ become a default.
 
 from mstore.config.reading import example, load, parse, render, with_workers
 from mstore.config.schema import RESTART_KEYS, SETTINGS, Config, MetricOverride
+from mstore.config.telling import heard, told
 from mstore.config.values import Refused, format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "example",
     "format_duration",
     "format_size",
+    "heard",
     "load",
     "parse",
     "parse_duration",
     "parse_size",
     "render",
+    "told",
     "with_workers",
 ]

@@ -72,6 +72,7 @@ SETTINGS: dict[str, Setting] = {
         format_duration,
     ),
     "keep_memory": Setting("keep_memory", boolean),
+    "minimum_points": Setting("minimum_points", whole(0, limits.QUERY_SAMPLES_MAX)),
     "topology": Setting("topology", paths, lambda paths: [str(path) for path in paths]),
 }
 
@@ -146,6 +147,8 @@ class Config:
     """Seconds that a stop waits for its last snapshot; 0 = it takes none, and the next start reads the log."""
     keep_memory: bool = False
     """A stop leaves the shared memory for the next start, which is then ready at once."""
+    minimum_points: int = 0
+    """A batch request's answer is resampled only if its range has at least so many points."""
     topology: tuple[Path, ...] = ()
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     """Read from the topology files, by name."""

@@ -57,7 +57,7 @@ class NeedRoom:
 
 @dataclass(frozen=True, slots=True)
 class NeedTurn:
-    """Types of series are being changed: look again when the persister has done something. Answered with None."""
+    """Types or steps of series are being changed: look again when the persister has done something. Answered with None."""
 
 
 Effect = NeedReferences | NeedPaths | NeedRoom | NeedTurn

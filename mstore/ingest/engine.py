@@ -86,7 +86,7 @@ class Engine:
     the ring, and so in the log.
 
     full  whether the persister has no room and nothing to evict: what arrives then is refused as store_full
-    held  whether types of series are being changed: what arrives then waits
+    held  whether types or steps of series are being changed: what arrives then waits
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Engine:
         self._busy += 1
 
     def enter_in_turn(self) -> Generator[Effect, Any, None]:
-        """enter(), once no types are being changed: references found from here on stay right until leave()."""
+        """enter(), once no types or steps are being changed: references found from here on stay right until leave()."""
         self.enter()
         # SYNC POINT (full) worker-epoch: entered before the flag is read, as it is set before the epochs are.
         while self.held():
@@ -246,7 +246,7 @@ class Engine:
             nothing = bytes(batch.n_unknown)
             known = References(word.to_bytes(8, "little") * batch.n_unknown, nothing, nothing)
         steps = self.steps(np.frombuffer(known.refs, dtype="<u8"))
-        batch.resolve(None, known.refs, known.types, known.kinds, steps.tobytes())
+        batch.resolve(self.directory.segment, known.refs, known.types, known.kinds, steps.tobytes())
 
     def publish(self) -> int:
         """Make everything encoded visible to the persister and wake it; the ring position to wait for."""

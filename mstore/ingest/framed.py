@@ -184,8 +184,13 @@ class FramedSession:
                     first = _first_values(times, values, message.type, len(handles))
                     refs = yield from self._current(handles, first, message.type, layout.KIND_GRID)
                     refs, values = _without_refused(refs, values, len(times), size, tally)
-                values, n_blank = self._within_reach(refs, times, values, message.type, tally)
-                yield from self._encode(ColumnEncoder(refs, times, values, message.type), tally, n_blank)
+                values, n_old = self._within_retention(refs, times, values, message.type, tally)
+                _, _, newest = self._engine.window()
+                values, n_blank = reach.held(
+                    self._engine.directory, refs, times, values, message.type, newest, tally
+                )
+                encoder = ColumnEncoder(refs, times, values, message.type)
+                yield from self._encode(encoder, tally, n_old + n_blank)
             finally:
                 self._engine.leave()
         if n:
@@ -196,24 +201,16 @@ class FramedSession:
         if self._engine.full():
             raise StoreFull("the store has no room and nothing it may evict: free memory or raise memory_cap")
 
-    def _within_reach(
+    def _within_retention(
         self, refs: NDArray[np.uint64], times: NDArray[np.int64], values: Bin, vtype: int, tally: Tally
     ) -> tuple[Bin, int]:
-        """The values with those blanked that are too old for their series, which are counted; how many.
-
-        Too old is what retention does not keep, and what the series could not hold beside its newest sample.
-        """
+        """The values with those blanked that their metric's own retention does not keep, which are counted; how many."""
         engine = self._engine
-        _, _, newest = engine.window()
-        late = bool(engine.rules.own_retentions_s) and int(times.min()) < engine.may_be_late()
-        if reach.all_within(times, newest) and not late:
+        if not engine.rules.own_retentions_s or int(times.min()) >= engine.may_be_late():
             return values, 0
-        oldest = reach.oldest_s(engine.steps(refs), newest)
-        if late:
-            oldest = np.maximum(oldest, engine.kept_from_s(refs))
-        values, n_blank = reach.without_older(times, oldest, values, vtype)
-        tally.refuse(Reason.TOO_LATE, n_blank)
-        return values, n_blank
+        values, n_old = reach.without_older(times, engine.kept_from_s(refs), values, vtype)
+        tally.refuse(Reason.TOO_LATE, n_old)
+        return values, n_old
 
     def _encode(self, encoder: ColumnEncoder | RowEncoder, tally: Tally, n_blank: int = 0) -> Replies:
         """n_blank: values that are missing because they were counted already."""

@@ -25,6 +25,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.fcntl cimport posix_fallocate
 
+from mstore.kernels._eras cimport ERAS_MAX
 cdef extern from *:
     """
     #define ms_prefetch_link(p) __builtin_prefetch((p), 0, 3)
@@ -55,7 +56,6 @@ cdef enum:
     COMMIT_EXTENTS = 8       # asked of the system at once, at most: a 32nd of what there is
     AHEAD = 16               # series records, and below chunk headers, fetched ahead when all links are walked
     NEAR = 8
-    ERAS_MAX = 64            # redirections followed
 
 cdef int64_t I64_MIN = INT64_MIN
 cdef uint64_t FILL[4]

@@ -12,6 +12,7 @@ from mstore.kernels._layout cimport (
     MS_REC_COLUMN, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, SERIES_LIVE, TYPE_F32, TYPE_F64, TYPE_U64, ms_run,
 )
 from mstore.kernels._ring cimport RingWriter
+from mstore.kernels._values cimport bad, missing4
 
 import numpy as np
 
@@ -32,30 +33,10 @@ cdef uint64_t LIVE = <uint64_t>SERIES_LIVE << 56
 cdef int64_t DT_MAX = <int64_t>1 << 40      # of a COLUMN, seconds: as far apart as one record may say
 
 
-cdef inline bint missing4(uint32_t bits) noexcept nogil:
-    return (bits & 0x7F800000u) == 0x7F800000u       # NaN and infinity
-
-
-cdef inline bint missing8(uint64_t bits, int vtype) noexcept nogil:
-    if vtype == TYPE_U64:
-        return bits == <uint64_t>0xFFFFFFFFFFFFFFFF
-    return (bits & <uint64_t>0x7FF0000000000000) == <uint64_t>0x7FF0000000000000
-
-
 cdef inline uint32_t load4(const void* at) noexcept nogil:
     cdef uint32_t bits
     memcpy(&bits, at, 4)                              # values of a frame need not be aligned
     return bits
-
-
-cdef inline bint bad(const char* values, int64_t i, int vtype) noexcept nogil:
-    cdef uint32_t narrow
-    cdef uint64_t wide
-    if vtype == TYPE_F32:
-        memcpy(&narrow, values + 4 * i, 4)
-        return missing4(narrow)
-    memcpy(&wide, values + 8 * i, 8)
-    return missing8(wide, vtype)
 
 
 cdef inline void header(char* place, int type, int vtype, uint32_t count, uint64_t ref, int64_t t) noexcept nogil:

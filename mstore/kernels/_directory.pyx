@@ -464,6 +464,11 @@ cdef class DirectoryReader:
         """How often series have lapsed so far: taken out, continued by an era, or about to be removed."""
         return ms_load_acquire_u64(&self.head.lapses)  # SYNC POINT (acquire) lapses: the flags changed before the count
 
+    def grids_changed_s(self) -> int:
+        """No grid sample of this time (seconds) or later belongs to an era of another type or step than its series' newest."""
+        # SYNC POINT (acquire) grids changed: within an epoch, in which it does not change.
+        return <int64_t>ms_load_acquire_u64(&self.head.grids_changed_s)
+
     def counts(self):
         """Published counts and bytes: dict[str, int]."""
         cdef ms_directory* head = self.head

@@ -27,11 +27,11 @@ from libc.string cimport memcpy, memset
 from mstore.kernels._aggregate cimport *
 from mstore.kernels._atomics cimport *
 from mstore.kernels._directory cimport DirectoryReader
+from mstore.kernels._eras cimport ERAS_MAX
 from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
 cdef enum:
-    ERAS_MAX = 65536
     EMPTY_ERAS_MAX = 4096
 
 cdef uint64_t* CLASS_BYTES = [128, 512, 2112, 4160]

@@ -15,13 +15,13 @@ another series (`resolve`). When such a sample turns up, apply_rows says ODD and
 one by one instead, from the first one again: applying a record twice is the same as once.
 """
 
-from libc.math cimport floor
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mstore.kernels._chunks cimport *
 from mstore.kernels._runs cimport *
+from mstore.kernels._values cimport recast
 
 cdef extern from *:
     """
@@ -100,37 +100,6 @@ cdef inline void put(char* at, const char* value, bint narrow) noexcept nogil:
         ms_store_relaxed_u64(at, word8)
 
 
-cdef bint convert(int from_type, const char* value, int to_type, uint64_t* word) noexcept nogil:
-    """A value sent as one type to a series (era) of another; False where the new type has no such number."""
-    cdef float f = 0
-    cdef double d
-    cdef uint64_t u
-    word[0] = 0
-    if from_type == to_type:
-        memcpy(word, value, 4 if to_type == TYPE_F32 else 8)
-        return True
-    if from_type == TYPE_F32:
-        memcpy(&f, value, 4)
-        d = f
-    elif from_type == TYPE_F64:
-        memcpy(&d, value, 8)
-    else:
-        memcpy(&u, value, 8)
-        d = <double>u
-    if to_type == TYPE_U64:
-        if not (0 <= d < 18446744073709551616.0) or d != floor(d):
-            return False
-        word[0] = <uint64_t>d
-    elif to_type == TYPE_F64:
-        memcpy(word, &d, 8)
-    else:
-        if d > 3.4028234663852886e38 or d < -3.4028234663852886e38:
-            return False
-        f = <float>d
-        memcpy(word, &f, 4)
-    return not (to_type == TYPE_U64 and word[0] == 0xffffffffffffffffu)
-
-
 cdef struct pattern:     # where the times of a sheet fall in a chunk: neighbours mostly share step and phase
     uint64_t distance    # of the earliest time from the chunk's start
     uint32_t step
@@ -192,7 +161,7 @@ cdef class GridSamples(Room):
         cdef ms_chunk* chunk
         cdef char* at
         cdef int why = DONE
-        if s == NULL or not convert(vtype, value, s.type, &word):
+        if s == NULL or not recast(vtype, value, s.type, &word):
             counts.stale += 1
             return DONE
         index = floor_div(t - s.anchor_s, s.step_s)

@@ -41,6 +41,7 @@ cdef class Interner(Definer):
     cdef void take_parts(self, series_path* path) noexcept
     cdef int intern_path(self, tuple item, int64_t t, object spec, uint64_t* ref) except -1
     cdef void join_eras(self, ms_series* old, ms_series* new) noexcept
+    cdef void note_change(self, ms_series* old, ms_series* new) noexcept
     cdef void mend_eras(self, uint64_t ref, uint64_t prev, uint64_t next) noexcept
     cdef void add_key(self, const char* key, size_t n, uint64_t hash, uint32_t cluster, uint64_t ref, uint8_t type,
                       uint8_t kind, uint32_t step_s) except *

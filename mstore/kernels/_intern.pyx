@@ -543,12 +543,20 @@ cdef class Interner(Definer):
     cdef void join_eras(self, ms_series* old, ms_series* new) noexcept:
         """old ends, new follows; the table and the keys of old lead to new."""
         cdef uint32_t old_slot = <uint32_t>(old - self.series_p), new_slot = <uint32_t>(new - self.series_p)
+        self.note_change(old, new)
         new.prev_slot, new.prev_generation = old_slot + 1, old.generation
         old.next_slot, old.next_generation = new_slot + 1, new.generation
         self.set_flags(old, SERIES_LIVE | SERIES_ENDED)
         if not new.flags & SERIES_ENDED:
             self.table_series(new_slot)
         self.move_keys(old, self.live_at(self.newest_era(<uint64_t>new.generation << 32 | new_slot)))
+
+    cdef void note_change(self, ms_series* old, ms_series* new) noexcept:
+        """Of two neighbours in time: an earlier sample than `new` begins with may need another type or reach than new's."""
+        if (new.kind == KIND_GRID and (old.type != new.type or old.step_s != new.step_s)
+                and new.era_start > self.head.grids_changed_s):
+            # SYNC POINT (release) grids changed: before flags and keys lead to the new era; no batch is in hand meanwhile.
+            ms_store_release_u64(&self.head.grids_changed_s, <uint64_t>new.era_start)
 
     cdef void move_keys(self, ms_series* old, ms_series* new) noexcept:
         cdef uint64_t ref = <uint64_t>new.generation << 32 | <uint64_t>(new - self.series_p)
@@ -666,6 +674,8 @@ cdef class Interner(Definer):
     cdef void mend_eras(self, uint64_t ref, uint64_t prev, uint64_t next) noexcept:
         cdef ms_series* p = self.live_at(prev) if prev else NULL
         cdef ms_series* q = self.live_at(next) if next else NULL
+        if p != NULL and q != NULL:
+            self.note_change(p, q)
         if p != NULL and p.next_slot and (<uint64_t>p.next_generation << 32 | (p.next_slot - 1)) == ref:
             p.next_slot = <uint32_t>next + 1 if next else 0
             p.next_generation = <uint32_t>(next >> 32)

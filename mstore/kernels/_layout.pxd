@@ -39,6 +39,7 @@ cdef extern from "layout.h" nogil:
         uint64_t live_series
         uint64_t critical
         uint64_t lapses
+        int64_t grids_changed_s
     ctypedef struct ms_level:
         uint32_t parent
         uint32_t first_child

@@ -23,6 +23,7 @@ cdef extern from *:
         FIELD(ms_directory, n_metrics), FIELD(ms_directory, n_keys), FIELD(ms_directory, free_series),
         FIELD(ms_directory, live_series), FIELD(ms_directory, critical),
         FIELD(ms_directory, lapses),
+        FIELD(ms_directory, grids_changed_s),
         WHOLE(ms_level),
         FIELD(ms_level, parent), FIELD(ms_level, first_child), FIELD(ms_level, next_sibling),
         FIELD(ms_level, first_series), FIELD(ms_level, name), FIELD(ms_level, name_len), FIELD(ms_level, type_len),

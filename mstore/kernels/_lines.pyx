@@ -22,15 +22,16 @@ from libc.string cimport memchr, memcmp, memset, memcpy
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from mstore.kernels._atomics cimport ms_load_acquire_u64, ms_load_relaxed_u32
+from mstore.kernels._eras cimport eras_t, view_eras
 from mstore.kernels._hash cimport ms_hash
 from mstore.kernels._keys cimport key_parts, parse_key
 from mstore.kernels._layout cimport (
     KIND_STAMPED, MS_IGNORE_SLOT, MS_PAGE, MS_REGION_KEYS, MS_TABLE_KEYS, TYPE_F32, TYPE_F64, TYPE_U64, ms_directory, ms_key,
     ms_region,
 )
-from mstore.kernels._lines_batch cimport OK, REFUSED, WAITING, LineBatch, append, sample_t
+from mstore.kernels._lines_batch cimport OK, REFUSED, WAITING, LineBatch, append, sample_t, settle
 from mstore.kernels._lines_text cimport (
-    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, SERIES_SLOTS_MAX, ahead_t, beyond_reach, convert,
+    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, SERIES_SLOTS_MAX, ahead_t,
     fetch_entries, field_t, ignore_reason, is_comment, joined_key, key_end, look_ahead, ms_exact_f64, ms_fast_number, ms_load8, not_there, odd_start, parse_fields,
     parse_time, stamp_ms, view_t,
 )
@@ -70,7 +71,7 @@ cdef struct stamp_t:          # the text of the last timestamp and its value: mo
     uint64_t head             # its first 8 bytes
     uint64_t tail             # its last 8 bytes
     int64_t ms
-    int64_t least_step_s      # of a grid series that reaches so far back
+    int64_t least_step_s      # of a grid series that reaches so far back, and has one grid since then
 
 cdef struct policy_t:         # the arguments of a scan
     int64_t now_s
@@ -91,6 +92,7 @@ cdef class LineScanner:
     cdef readonly Segment directory
     cdef readonly uint64_t n_hashed
     cdef view_t view
+    cdef eras_t eras
     cdef policy_t policy
     cdef hint_t* hints            # by KEY.index
     cdef uint32_t n_hints
@@ -157,6 +159,7 @@ cdef class LineScanner:
         cdef uint64_t word = ms_load_acquire_u64(&d.table[MS_TABLE_KEYS])
         cdef uint64_t at = word >> 8, log2 = word & 0xFF
         cdef uint64_t offset = region.offset
+        view_eras(self.directory, &self.eras)
         self.view.seed = d.hash_seed
         self.view.slots = NULL
         if word:
@@ -317,18 +320,16 @@ cdef class LineScanner:
     cdef int fill(self, LineBatch b, sample_t* s, const uint8_t* key, size_t n, uint64_t hash_, const target_t* target,
                   const field_t* field, int64_t ms) noexcept nogil:
         """Make the sample of one field: 0, the Reason it has none, -1 without memory."""
-        cdef int reason = 0, k
+        cdef int k
         s.line = b.n_lines
         s.reason = 0
+        s.t = ms
         if target.ref:
             s.state = OK
             s.ref = target.ref
             s.type = target.type
             s.kind = target.kind
-            s.t = ms if target.kind == KIND_STAMPED else ms // 1000
-            if beyond_reach(ms // 1000, self.policy.newest_s, target.step_s, target.kind):
-                return TOO_LATE
-            return convert(field.text, field.len, field.cls, target.type, target.kind, &s.value)
+            return settle(s, &self.eras, self.policy.newest_s, target.step_s, field.text, field.len, field.cls)
         k = b.known_unknown(key, n, hash_)
         if k < 0:
             k = b.wait(key, n, hash_, ms // 1000)
@@ -337,7 +338,6 @@ cdef class LineScanner:
             return -1
         s.state = WAITING
         s.ref = k
-        s.t = ms
         return 0
 
     # ---- keys ----
@@ -654,6 +654,8 @@ cdef class LineScanner:
                 return NULL
             back_s = self.policy.newest_s - stamp.ms // 1000  # not negative: the time is accepted
             stamp.least_step_s = back_s // SERIES_SLOTS_MAX + (back_s % SERIES_SLOTS_MAX != 0)
+            if stamp.ms // 1000 < self.eras.changed_s:
+                stamp.least_step_s = INT64_MAX  # it may belong to an older era: the long way looks
             stamp.head = ms_load8(q)
             stamp.tail = ms_load8(q + stamp.len - 8)
         if e.step_s < stamp.least_step_s and e.kind != KIND_STAMPED:

@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mstore.kernels._eras cimport eras_t
 from mstore.kernels._reasons cimport N_REASONS
 from mstore.kernels._ring cimport RingWriter
 
@@ -31,6 +32,12 @@ cdef struct answers_t:    # for the unknown keys, in their order; unaligned
 
 cdef int append(bytes_t* to, const void* data, size_t n) noexcept nogil
 
+# The value of a sample from its number's text (class cls): 0, or the Reason it has none. s has its reference, kind, time in
+# milliseconds and the type that its series has now, whose step is step_s; it gets the time of its kind and the type of
+# the era it belongs to, in which it is encoded under the same reference.
+cdef int settle(sample_t* s, const eras_t* eras, int64_t newest_s, uint32_t step_s, const uint8_t* text, size_t n,
+                int cls) noexcept nogil
+
 cdef class LineBatch:
     cdef readonly uint32_t max_lines
     cdef readonly uint32_t n_lines
@@ -52,8 +59,8 @@ cdef class LineBatch:
     cdef uint32_t* table          # hash table over them: number + 1, 0 = empty
     cdef uint64_t table_mask
 
-    cdef void resolve_all(self, const answers_t* known) noexcept nogil
-    cdef void resolve_one(self, sample_t* s, const answers_t* known) noexcept nogil
+    cdef void resolve_all(self, const answers_t* known, const eras_t* eras) noexcept nogil
+    cdef void resolve_one(self, sample_t* s, const answers_t* known, const eras_t* eras) noexcept nogil
     cdef void count_line(self, uint32_t start, uint32_t stop) noexcept nogil
     cdef int wait(self, const uint8_t* key, size_t n, uint64_t hash_, int64_t t_s) noexcept nogil
     cdef int known_unknown(self, const uint8_t* key, size_t n, uint64_t hash_) noexcept nogil

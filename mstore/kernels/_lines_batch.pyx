@@ -10,12 +10,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
+from mstore.kernels._eras cimport era_of, view_eras
 from mstore.kernels._layout cimport (
-    KIND_STAMPED, MS_IGNORE_SLOT, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, TYPE_F32, ms_run,
+    KIND_STAMPED, MS_IGNORE_SLOT, MS_REC_ROW, MS_REC_SCATTER, MS_REC_STAMPED, TYPE_F32, ms_run, ms_series,
 )
 from mstore.kernels._lines_text cimport LINE_FIELDS_MAX, beyond_reach, convert, ignore_reason, ms_load8, number_class
 from mstore.kernels._reasons cimport N_REASONS, TOO_LATE
 from mstore.kernels._ring cimport RingWriter
+from mstore.kernels._segment cimport Segment
 
 import numpy as np
 
@@ -39,6 +41,22 @@ cdef int append(bytes_t* to, const void* data, size_t n) noexcept nogil:
     memcpy(to.at + to.used, data, n)
     to.used += n
     return 0
+
+
+cdef int settle(sample_t* s, const eras_t* eras, int64_t newest_s, uint32_t step_s, const uint8_t* text, size_t n,
+                int cls) noexcept nogil:
+    cdef const ms_series* era
+    cdef int64_t t_s = s.t // 1000  # never negative
+    if s.kind != KIND_STAMPED:
+        s.t = t_s
+        if t_s < eras.changed_s:
+            era = era_of(eras, s.ref, t_s, &newest_s)
+            if era == NULL:
+                return TOO_LATE
+            s.type, step_s = era.type, era.step_s
+    if beyond_reach(t_s, newest_s, step_s, s.kind):
+        return TOO_LATE
+    return convert(text, n, cls, s.type, s.kind, &s.value)
 
 
 cdef class LineBatch:
@@ -89,14 +107,15 @@ cdef class LineBatch:
             self.times.at[:self.times.used] if self.times.used else b"",
         )
 
-    def resolve(self, text, bytes refs not None, bytes types not None, bytes kinds not None, bytes steps not None):
+    def resolve(self, Segment directory not None, bytes refs not None, bytes types not None, bytes kinds not None,
+                bytes steps not None):
         """Give the waiting samples what the persister answered for unknown(), in that order.
 
-        text   not needed (the batch keeps the numbers of waiting lines); may be None
-        refs   uint64[n]: references or ignore words
-        types  uint8[n], kinds  uint8[n]
-        steps  uint32[n], seconds; 0 where there is no grid series
-        raises ValueError, with nothing changed, when a length is wrong or a reference is 0
+        directory  where late samples find their eras
+        refs       uint64[n]: references or ignore words
+        types      uint8[n], kinds  uint8[n]
+        steps      uint32[n], seconds; 0 where there is no grid series
+        raises     ValueError, with nothing changed, when a length is wrong or a reference is 0
         """
         cdef uint32_t n = self.n_unknown
         cdef const uint8_t* words = <const uint8_t*><const char*>refs
@@ -109,15 +128,17 @@ cdef class LineBatch:
             if ms_load8(words + 8 * i) == 0:
                 raise ValueError(f"reference {i} is 0")
         cdef answers_t known
+        cdef eras_t eras
+        view_eras(directory, &eras)
         known.refs = words
         known.types = <const uint8_t*><const char*>types
         known.kinds = <const uint8_t*><const char*>kinds
         known.steps = <const uint8_t*><const char*>steps
         with nogil:
-            self.resolve_all(&known)
+            self.resolve_all(&known, &eras)
             self.forget_unknown()
 
-    cdef void resolve_all(self, const answers_t* known) noexcept nogil:
+    cdef void resolve_all(self, const answers_t* known, const eras_t* eras) noexcept nogil:
         cdef uint32_t i = 0, j
         cdef bint waited
         while i < self.n_entries:
@@ -126,32 +147,27 @@ cdef class LineBatch:
             while j < self.n_entries and self.samples[j].line == self.samples[i].line:
                 if self.samples[j].state == WAITING:
                     waited = True
-                    self.resolve_one(&self.samples[j], known)
+                    self.resolve_one(&self.samples[j], known, eras)
                 j += 1
             if waited:
                 self.count_line(i, j)
             i = j
 
-    cdef void resolve_one(self, sample_t* s, const answers_t* known) noexcept nogil:
-        cdef uint64_t key = s.ref, word = ms_load8(known.refs + 8 * s.ref)
+    cdef void resolve_one(self, sample_t* s, const answers_t* known, const eras_t* eras) noexcept nogil:
+        cdef uint64_t key = s.ref
         cdef uint32_t step_s
         cdef const uint8_t* text = self.numbers.at + (s.value >> 32)
         cdef size_t n = s.value & 0xFFFFFFFFULL
-        if <uint32_t>word == MS_IGNORE_SLOT:
-            s.reason = ignore_reason(word)
-        else:
-            memcpy(&step_s, known.steps + 4 * key, 4)
-            if beyond_reach(s.t // 1000, self.newest_s, step_s, known.kinds[key]):
-                s.reason = TOO_LATE
-            else:
-                s.reason = convert(text, n, number_class(text, n), known.types[key], known.kinds[key], &s.value)
-        s.ref = word
+        s.ref = ms_load8(known.refs + 8 * key)
         s.type = known.types[key]
         s.kind = known.kinds[key]
+        memcpy(&step_s, known.steps + 4 * key, 4)
+        if <uint32_t>s.ref == MS_IGNORE_SLOT:
+            s.reason = ignore_reason(s.ref)
+        else:
+            s.reason = settle(s, eras, self.newest_s, step_s, text, n, number_class(text, n))
         s.state = REFUSED if s.reason else OK
         self.n_refused += s.state == REFUSED
-        if s.kind != KIND_STAMPED:
-            s.t //= 1000  # never negative
 
     cdef void count_line(self, uint32_t start, uint32_t stop) noexcept nogil:
         """Count the line whose fields are the entries start..stop: written if one of them is, else why the first is not."""

@@ -214,13 +214,20 @@ cdef class DirectoryWriter(Interner):
         return None
 
     cdef void place_series(self, ms_series* s, rec_series* r) noexcept:
+        cdef ms_series* near
         s.generation = r.generation
         self.fill_series(r.slot, r.level, r.metric, r.anchor_s)
         s.kind, s.type, s.n_columns, s.step_s, s.era_start = r.kind, r.type, r.n_columns, r.step_s, r.era_start
         if r.prev:
             s.prev_slot, s.prev_generation = <uint32_t>r.prev + 1, <uint32_t>(r.prev >> 32)
+            near = self.live_at(r.prev)
+            if near != NULL:
+                self.note_change(near, s)
         if r.next:
             s.next_slot, s.next_generation = <uint32_t>r.next + 1, <uint32_t>(r.next >> 32)
+            near = self.live_at(r.next)
+            if near != NULL:
+                self.note_change(s, near)
         self.link_series(r.slot)
         self.live += 1
         self.set_flags(s, SERIES_LIVE | (r.flags & SERIES_ENDED))
@@ -309,6 +316,7 @@ cdef class DirectoryWriter(Interner):
         indices. Nothing of it is logged: it is a matter of the configuration. raises IndexError for an index there is not
         """
         cdef uint64_t slot
+        cdef uint8_t states
         cdef bint hide, any_hidden = bool(self.hidden)
         cdef bytearray wanted = bytearray(self.n_metrics)
         for index in indices:
@@ -318,22 +326,28 @@ cdef class DirectoryWriter(Interner):
         self.ignored = set(indices)
         if not self.ignored and not any_hidden:
             return
-        for slot in range(self.n_series):
-            if self.series_p[slot].level == MS_NO_LEVEL or not self.series_p[slot].flags & SERIES_LIVE:
-                continue
-            hide = wanted[self.series_p[slot].metric] != 0
-            if not (hide or any_hidden) or hide == (slot in self.hidden):
-                continue
-            if hide:
-                self.hidden.add(slot)
-            else:
-                self.hidden.discard(slot)
-            if slot in self.removing:
-                continue  # its keys lead nowhere; remove_abort() looks at `hidden`
-            if hide:
-                self.unpublish_keys(<uint32_t>slot)
-            else:
-                self.publish_keys(<uint32_t>slot)
+        # Ended eras first: whoever finds a series shown again finds the eras before it, too.
+        for states in (SERIES_LIVE | SERIES_ENDED, SERIES_LIVE):
+            for slot in range(self.n_series):
+                if (self.series_p[slot].level == MS_NO_LEVEL
+                        or self.series_p[slot].flags & (SERIES_LIVE | SERIES_ENDED) != states):
+                    continue
+                hide = wanted[self.series_p[slot].metric] != 0
+                if (hide or any_hidden) and hide != (slot in self.hidden):
+                    self.hide_series(<uint32_t>slot, hide)
+
+    cdef void hide_series(self, uint32_t slot, bint hide):
+        """Let a series' keys and handles lead nowhere, or to it again."""
+        if hide:
+            self.hidden.add(slot)
+        else:
+            self.hidden.discard(slot)
+        if slot in self.removing:
+            return  # its keys lead nowhere; remove_abort() looks at `hidden`
+        if hide:
+            self.unpublish_keys(slot)
+        else:
+            self.publish_keys(slot)
 
     def ignores(self, index):
         """Whether samples of this metric are refused by ignore_metrics()."""

@@ -22,4 +22,5 @@ def _chosen(name: str) -> ModuleType:
 
 
 aggregate = _chosen("aggregate")
+ccms_wal = _chosen("ccms_wal")
 resample = _chosen("resample")

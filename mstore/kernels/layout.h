@@ -66,7 +66,8 @@ typedef struct {
     uint64_t  live_series;           /* 376 */
     uint64_t  critical;              /* 384 odd while a multi-word change is under way */
     uint64_t  lapses;                /* 392 counted after series stopped being live, or got a later era, or are to be removed */
-    uint8_t   pad1[112];
+    int64_t   grids_changed_s;       /* 400 latest era_start of a grid series' era whose type or step is not that of the era before */
+    uint8_t   pad1[104];
 } ms_directory;                      /* at MS_PAGE; 512 bytes */
 
 typedef struct {

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import struct
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore.kernels.reference_eras import INT64_MIN, Chain, Era, era_at, latest_change, too_late
 from mstore.limits import (
     BATCH_LINES_MAX,
     KEY_BYTES_MAX,
@@ -24,7 +25,6 @@ from mstore.limits import (
     LINE_TAGS_MAX,
     NAME_BYTES_MAX,
     RUN_VALUES_MAX,
-    SERIES_SLOTS_MAX,
 )  # fmt: skip
 from mstore.model import N_REASONS, Precision, Reason
 
@@ -63,12 +63,19 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a key entry says: a reference or an ignore word, value type, kind, step."""
+    """What a key entry says: a reference or an ignore word, value type, kind, step. And what its series was before."""
 
     ref: int
     type: int = F32
     kind: int = 1
     step_s: int = 60
+    start_s: int = INT64_MIN
+    older: tuple[Era, ...] = ()
+    """The eras before, the newest first."""
+
+    @property
+    def chain(self) -> Chain:
+        return (Era(self.type, self.step_s, self.start_s), *self.older)
 
 
 Directory = Mapping[tuple[bytes, int], Target]
@@ -256,6 +263,8 @@ class ReferenceBatch:
     def __init__(self, max_lines: int = BATCH_LINES_MAX) -> None:
         self.max_lines = max_lines
         self.skipping = False
+        self.changed_s = 0
+        """The directory's grids_changed_s, as the test has it."""
         self.clear()
 
     def clear(self) -> None:
@@ -291,12 +300,10 @@ class ReferenceBatch:
         times = np.array(list(self.keys.values()), dtype=np.int64)
         return b"".join(self.keys), offsets.tobytes(), times.tobytes()
 
-    def resolve(self, text: object, refs: bytes, types: bytes, kinds: bytes, steps: bytes) -> None:
+    def resolve(self, targets: Sequence[Target]) -> None:
         for sample in self.samples:
             if sample.ref is None and not sample.reason:
-                (ref,) = struct.unpack_from("<Q", refs, 8 * sample.key)
-                (step_s,) = struct.unpack_from("<I", steps, 4 * sample.key)
-                self.settle(sample, Target(ref, types[sample.key], kinds[sample.key], step_s))
+                self.settle(sample, targets[sample.key])
         self.keys = {}
 
     def late(self, before_s: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]]:
@@ -317,11 +324,15 @@ class ReferenceBatch:
         if target.ref & IGNORE_SLOT == IGNORE_SLOT:
             sample.reason = (target.ref >> 56) % N_REASONS or Reason.UNKNOWN_METRIC
             return
-        if target.kind != STAMPED and sample.ms // 1000 < self.newest_s - target.step_s * SERIES_SLOTS_MAX:
-            sample.reason = Reason.TOO_LATE
-            return
+        t, chain = sample.ms // 1000, target.chain
+        if target.kind != STAMPED:
+            era, last_s = era_at(chain, t, self.newest_s) if t < self.changed_s else (chain[0], self.newest_s)
+            if era is None or too_late(era, t, last_s):
+                sample.reason = Reason.TOO_LATE
+                return
+            sample.type = era.type
         try:
-            sample.value = convert(sample.number, target.type, target.kind)
+            sample.value = convert(sample.number, sample.type, target.kind)
         except Refused as refused:
             sample.reason = refused.reason
 
@@ -506,12 +517,13 @@ def hash64(data: bytes, seed: int) -> int:
 
 def build_directory(
     layout: ModuleType, entries: Mapping[tuple[bytes, int], Target], seed: int = 0, *, generation: int = 0,
-    tombstones: Iterable[tuple[bytes, int]] = (),
+    tombstones: Iterable[tuple[bytes, int]] = (), others: Iterable[Target] = (),
 ) -> bytearray:  # fmt: skip
-    """The bytes of a directory segment that holds these key entries, in this order, and their key table.
+    """The bytes of a directory segment that holds these key entries, in this order, their key table, and their series.
 
     layout      the module mstore.shm.layout (handed in: kernels do not import what lies above them)
     tombstones  keys whose table slot is a tombstone: the entry is in the heap, but not to be found
+    others      series that no key leads to
     """
     log2 = max(4, (2 * len(entries)).bit_length())
     slots = np.zeros(1 << log2, dtype=np.uint64)
@@ -529,15 +541,48 @@ def build_directory(
         entry["len"], entry["type"], entry["kind"] = len(key), target.type, target.kind
         entry["step_s"] = target.step_s
         heap += entry.tobytes() + key + bytes(-len(key) % 8)
+    targets = [*entries.values(), *others]
+    series = series_rows(layout, targets)
     keys_at = 2 * layout.PAGE_BYTES
     table_at = keys_at + len(heap)
-    segment = bytearray(table_at + slots.nbytes)
+    series_at = table_at + slots.nbytes
+    segment = bytearray(series_at + series.nbytes)
     header = np.frombuffer(segment, dtype=layout.DIRECTORY, count=1, offset=layout.DIRECTORY_AT)[0]
     region = header["regions"][layout.REGION_NAMES.index("keys")]
     region["offset"] = keys_at
     region["reserved"] = region["committed"] = region["used"] = len(heap)
     header["tables"][layout.TABLE_NAMES.index("keys")] = table_at << 8 | log2
     header["hash_seed"], header["generation"], header["n_keys"] = seed, generation, len(entries)
+    header["regions"][layout.REGION_NAMES.index("series")]["offset"] = series_at
+    header["n_series"], header["grids_changed_s"] = len(series), latest_change(one.chain for one in targets)
     segment[keys_at:table_at] = heap
-    segment[table_at:] = slots.tobytes()
+    segment[table_at:series_at] = slots.tobytes()
+    segment[series_at:] = series.tobytes()
     return segment
+
+
+def series_rows(layout: ModuleType, targets: Sequence[Target]) -> NDArray[np.void]:
+    """The series table: none if no series has older eras, for then nobody looks at it."""
+    found = [one for one in targets if one.ref & IGNORE_SLOT != IGNORE_SLOT and one.ref]
+    if not any(one.older for one in found):
+        return np.zeros(0, dtype=layout.SERIES)
+    free = 1 + max(one.ref & IGNORE_SLOT for one in found)
+    rows = np.zeros(free + sum(len(one.older) for one in found), dtype=layout.SERIES)
+    for one in found:
+        slot = one.ref & IGNORE_SLOT
+        rows[slot]["generation"] = one.ref >> 32
+        for k, era in enumerate(one.chain):
+            row = rows[slot]
+            row["kind"], row["type"], row["step_s"], row["era_start"] = (
+                one.kind,
+                era.type,
+                era.step_s,
+                era.start_s,
+            )
+            row["flags"] = layout.SERIES_LIVE | (layout.SERIES_ENDED if k else 0)
+            row["flags"] |= layout.SERIES_REMOVING if era.going else 0
+            if k < len(one.older):
+                row["prev_slot"], row["prev_generation"] = free + 1, 1
+                rows[free]["generation"] = 1
+                slot, free = free, free + 1
+    return rows

@@ -89,7 +89,7 @@ class ReferenceSamples:
 
     def _put_value(self, slot: int, generation: int, t: int, vtype: int, value: bytes) -> bool:
         series = self._resolve(slot, generation, t, stamped=False)
-        converted = _convert(value, vtype, series.type) if series is not None else None
+        converted = recast(value, vtype, series.type) if series is not None else None
         if series is None or converted is None:
             return False
         index = (t - series.anchor_s) // series.step_s
@@ -159,8 +159,8 @@ def parse(records: bytes) -> Iterator[tuple[int, int, int, int, int, bytes]]:
         at += (count * width + 7) // 8 * 8
 
 
-def _convert(value: bytes, from_type: int, to_type: int) -> bytes | None:
-    """The value in another type, or None where that type has no such number."""
+def recast(value: bytes, from_type: int, to_type: int) -> bytes | None:
+    """The value in another type, rounded as text of it would be, or None where that type has no such number."""
     if from_type == to_type:
         return value
     number: Any = np.frombuffer(value, _DTYPES[from_type])[0]
@@ -168,8 +168,6 @@ def _convert(value: bytes, from_type: int, to_type: int) -> bytes | None:
         if not 0 <= number < 2.0**64 or number != np.floor(number) or int(number) == _MISSING_U64:
             return None
         return int(number).to_bytes(8, "little")
-    wide = np.float64(number)
-    if to_type == _F32 and abs(wide) > float(np.finfo("f4").max):
-        return None
-    narrowed: bytes = np.array([wide], _DTYPES[to_type]).tobytes()
-    return narrowed
+    with np.errstate(over="ignore"):
+        rounded = np.array([np.float64(number)]).astype(_DTYPES[to_type])
+    return None if to_type == _F32 and np.isinf(rounded[0]) else rounded.tobytes()

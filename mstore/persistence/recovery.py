@@ -1,7 +1,8 @@
 """Back from disk: the newest sound snapshots, then the log behind them.
 
     1. remove half-written files
-    2. load the newest sound file of each cluster (restore.py); a damaged one is reported, the one before is tried
+    2. load the newest sound file of each cluster (restore.py); a damaged one is reported, the one before is tried; when
+       none is sound, what is sound in each
     3. replay the log's live blocks behind the oldest generation used (replay.py tells torn from damaged)
     4. make what was read durable, remove segments behind a cut
 
@@ -38,8 +39,9 @@ from mstore.persistence.files import (
     stop_note_path,
     wal_dir,
 )
+from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
 from mstore.persistence.replay import Apply, LogReader, LogReport, finish_replay
-from mstore.persistence.restore import ANY_TIME_S, Loaded, Progress, Refused, Target, load_snapshots
+from mstore.persistence.restore import Progress, Target, load_snapshots
 from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
 from mstore.persistence.snapshot_files import read_manifest
 
@@ -151,6 +153,7 @@ class Report:
             "hurt": [str(one) for one in self.log.hurt],
             "lost_blocks": [[one.first_seq, one.last_seq] for one in self.log.damage],
             "lost_chunks": sum(max(0, one.n_lost) for one in self.snapshots_refused),
+            "lost_reach": [one.reach() for one in self.snapshots_refused if one.n_lost],
             "removed": list(self.removed),
             "notes": list(self.notes),
             "summary": self.summary(),
@@ -180,7 +183,10 @@ def recover(
         files, directory, target, expired_s=expired_s, strict=strict, progress=progress
     )
     floor = report.loaded.durable_floor
-    reader = LogReader(files, directory, report.snapshot_seq, durable_floor=floor, strict=strict)
+    reader = LogReader(
+        files, directory, report.snapshot_seq,
+        durable_floor=floor, strict=strict, lossy=report.loaded.in_pieces,
+    )  # fmt: skip
     report.log = reader.replay(
         _counting(report, target.apply, sum(_log_bytes(files, directory, report.snapshot_seq)), progress)
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from mstore.errors import CorruptRecord, UnknownMessage
 from mstore.kernels._segment import Segment
+from mstore.kernels._snapshot import series_by_cluster
 from mstore.limits import SERIES_MAX
 from mstore.persistence.tally import Tally, records, run_of
 from mstore.shm import layout
@@ -82,6 +83,16 @@ class Rehearsal:
 
     def room(self) -> int:
         return 1 << 62
+
+    def clusters_with_series(self) -> list[int]:
+        found: list[int] = np.unique(series_by_cluster(self.segment)[2]).tolist()
+        return found
+
+    def name_of(self, cluster: int) -> str:
+        try:
+            return self.directory.level(cluster).name
+        except IndexError:
+            return ""
 
     def apply(self, payload: memoryview) -> None:
         """A log block. raises CorruptRecord where a start refuses it, UnknownMessage for a newer version's record"""

@@ -13,6 +13,10 @@ A later segment's name ends the one before it: blocks of 0001.wal with sequences
 failed sync or an earlier cut left, and are dead. So a cut removes the segments that begin after it, and the
 new log begins with a segment named by the cut.
 
+A segment has its whole length, durably, before it gets its name. So a shorter file is no torn end either: somebody cut
+it, and what stood behind the cut was perhaps durable, whatever D says. How much that was, only the name of a later
+segment can tell.
+
 Blocks above D that were read may be in the page cache only, and a sync that failed in the life before leaves
 them there marked clean: syncing the old file again would succeed and mean nothing. So finish_replay() writes
 them once more, to a new file, before anything is promised.
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstore.clock import now_ns
@@ -67,11 +71,19 @@ class Damage:
     reason: str
     places: tuple[tuple[str, int, int], ...] = ()
     """(path, offset, length) of all its bytes: what is lost may have stood in more than one segment."""
+    and_more: bool = False
+    """The newest segment was cut: nobody knows whether first_seq was ever written, nor what followed it."""
 
     def __str__(self) -> str:
-        some = self.last_seq >= self.first_seq
-        lost = f"blocks {self.first_seq} to {self.last_seq} lost" if some else "no block lost"
-        return f"{self.path} at {self.offset}, {self.n_bytes} bytes: {self.reason}; {lost}"
+        return f"{self.path} at {self.offset}, {self.n_bytes} bytes: {self.reason}; {self.reach()} lost"
+
+    def reach(self) -> str:
+        """What is lost."""
+        if self.and_more:
+            return f"block {self.first_seq} and what may have followed it"
+        if self.last_seq <= self.first_seq:
+            return f"block {self.first_seq}" if self.last_seq == self.first_seq else "no block"
+        return f"blocks {self.first_seq} to {self.last_seq}"
 
 
 @dataclass(slots=True)
@@ -120,6 +132,8 @@ class _Gap:
     torn: bool
     """Somebody began to write the block that belongs here."""
     text: memoryview
+    cut: str = ""
+    """Why this is the end of a file that was longer once; "" elsewhere."""
 
 
 _NEVER = 1 << 64
@@ -130,16 +144,19 @@ class LogReader:
 
     durable_floor  a sequence known durable from elsewhere (a snapshot is published only behind it)
     strict         raise CorruptRecord at the first damage, before anything behind it is handed on
+    lossy          something that blocks may build on is missing already: a refusal is no reason to stop
     """
 
     def __init__(
-        self, files: Files, directory: Path, after_seq: int, *, durable_floor: int = 0, strict: bool = False
-    ) -> None:
+        self, files: Files, directory: Path, after_seq: int,
+        *, durable_floor: int = 0, strict: bool = False, lossy: bool = False,
+    ) -> None:  # fmt: skip
         self._after = after_seq
         self._floor = durable_floor
         self._files = files
         self._directory = directory
         self._strict = strict
+        self._lossy = lossy
         self.report = LogReport(last_seq=after_seq, durable=after_seq)
         folder = wal_dir(directory)
         named = [
@@ -183,7 +200,7 @@ class LogReader:
         try:
             apply(block.payload)
         except CorruptRecord as refusal:
-            if self._strict or not self.report.damage:
+            if self._strict or not (self._lossy or self.report.damage):
                 raise
             reason = f"refused because of what was lost before: {refusal.message}"
             lost = Damage("the log", 0, len(block.payload), block.seq, block.seq, reason)
@@ -219,16 +236,23 @@ class LogReader:
             elif item.seq > expected and item.seq < file.stop_seq:
                 if durable is None:
                     durable = self._highest_durable()
-                if durable < expected:
+                if durable < expected and not _cut_by_somebody(gaps, expected):
                     self._cut(expected, gaps, file)
                     return
                 self._damaged(expected, item.seq - 1, gaps, file)
+                self._floor = max(self._floor, item.seq - 1)
                 yield item
                 expected = item.seq + 1
                 gaps.clear()
         if expected <= named:
             self._damaged(expected, named, gaps, None)
             self.report.last_seq = self._floor = named
+        elif gap := _cut_by_somebody(gaps, expected):
+            if gap.file.stop_seq == _NEVER:
+                self._damaged(expected, expected, gaps, None, and_more=True)
+            else:
+                self._damaged(expected, gap.file.stop_seq - 1, gaps, None)
+                self.report.last_seq = self._floor = gap.file.stop_seq - 1
         elif any(gap.torn and expected < gap.file.stop_seq for gap in gaps):  # else it is cut already
             self._cut(expected, gaps, gaps[-1].file)
 
@@ -236,7 +260,7 @@ class LogReader:
         """All valid blocks of all segments, dead ones too, in order of place; a gap where one is missing."""
         for file in self._log:
             text = memoryview(self._files.read(file.path))
-            segment_id = self._identify(file, text, quiet)
+            segment_id, cut = self._identify(file, text, quiet)
             offset, seq = skip(text, SEGMENT_HEADER_BYTES, segment_id, file.first_seq, self._after)
             while not isinstance(found := parse(text, offset, segment_id), str) and found.seq == seq:
                 yield file, found
@@ -247,24 +271,29 @@ class LogReader:
                 yield file, _Gap(file, offset, block.offset, reason, torn, text)
                 yield file, block
                 offset, reason, torn = block.end, "no valid block", True
-            yield file, _Gap(file, offset, used_bytes(text, offset), reason, torn, text)
+            offset = min(offset, len(text))  # of a file without a whole header page
+            yield file, _Gap(file, offset, used_bytes(text, offset), reason, torn, text, cut)
 
-    def _identify(self, file: _File, text: memoryview, quiet: bool) -> int:
-        """The segment's id, from its header page or, when that is hurt, from any of its blocks; 0 = none."""
+    def _identify(self, file: _File, text: memoryview, quiet: bool) -> tuple[int, str]:
+        """(the segment's id, from its header page or, when that is hurt, from any of its blocks, 0 = none; whether the
+        file was longer once: its fault, else "")"""
         header = parse_segment_header(text)
         if isinstance(header, str):
-            problem = header
+            cut = len(text) < SEGMENT_HEADER_BYTES
+            problem = f"the file was cut to {len(text)} bytes" if cut else header
             segment_id = find_segment_id(text, file.first_seq, file.stop_seq)
         else:
             segment_id = header.segment_id
             if len(text) == header.segment_bytes:
-                return segment_id
-            problem = f"the file has {len(text)} bytes instead of {header.segment_bytes}"
+                return segment_id, ""
+            cut = len(text) < header.segment_bytes
+            how = "was cut to" if cut else "has grown to"
+            problem = f"the file {how} {len(text)} bytes, it had {header.segment_bytes}"
         if not quiet:
             n_bytes = min(len(text), SEGMENT_HEADER_BYTES)
             seq = file.first_seq
             self.report.hurt.append(Damage(str(file.path), 0, n_bytes, seq, seq - 1, problem))
-        return segment_id
+        return segment_id, problem if cut else ""
 
     def _highest_durable(self) -> int:
         named = (item.durable for _, item in self._scan(quiet=True) if isinstance(item, Block))
@@ -277,8 +306,12 @@ class LogReader:
         last = max((block.seq for block in beyond), default=seq)
         self.report.torn = _damage(seq, last, gaps, file)
 
-    def _damaged(self, first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None) -> None:
-        damage = _damage(first_seq, last_seq, gaps, file)
+    def _damaged(
+        self, first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None, *, and_more: bool = False
+    ) -> None:
+        damage = replace(_damage(first_seq, last_seq, gaps, file), and_more=and_more)
+        cut = {str(gap.file.path) for gap in gaps if gap.cut}
+        self.report.hurt = [one for one in self.report.hurt if one.path not in cut]  # it is this damage
         if self._strict:
             raise CorruptRecord(f"the log is damaged: {damage}", path=damage.path, offset=damage.offset)
         self.report.damage.append(damage)
@@ -288,16 +321,21 @@ class LogReader:
                 quarantine(self._files, self._directory, gap.file.path, gap.offset, content)
 
 
+def _cut_by_somebody(gaps: list[_Gap], seq: int) -> _Gap | None:
+    """The end of a file that was cut, if block `seq` can have stood behind it."""
+    return next((gap for gap in gaps if gap.cut and seq < gap.file.stop_seq), None)
+
+
 def _damage(first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None) -> Damage:
     if not gaps:
         path = str(file.path) if file else "the log"
         return Damage(path, 0, 0, first_seq, last_seq, "the segment that held them is missing")
-    gap = max(gaps, key=lambda gap: (gap.torn, gap.stop - gap.offset))
+    gap = max(gaps, key=lambda gap: (bool(gap.cut), gap.torn, gap.stop - gap.offset))
     n_bytes = sum(gap.stop - gap.offset for gap in gaps)
     places = tuple(
         (str(gap.file.path), gap.offset, gap.stop - gap.offset) for gap in gaps if gap.stop > gap.offset
     )
-    return Damage(str(gap.file.path), gap.offset, n_bytes, first_seq, last_seq, gap.reason, places)
+    return Damage(str(gap.file.path), gap.offset, n_bytes, first_seq, last_seq, gap.cut or gap.reason, places)
 
 
 def quarantine(files: Files, directory: Path, path: Path, offset: int, content: memoryview) -> Path:

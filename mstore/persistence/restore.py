@@ -1,13 +1,14 @@
 """Loading snapshots: which generation gives the definitions, which one the chunks of each cluster.
 
-    definitions   of the newest generation whose manifest and definitions are sound
+    definitions   of the newest generation whose file of them is sound; when none is, the sound blocks of all
     a cluster     its file of the newest generation; when that is damaged, of an older one, if the log still reaches
-                  back to it; else the sound blocks of the newest one, and what is missing is reported
+                  back to it; when none is sound, the sound blocks of all, the newest first (snapshot_salvage.py)
 
-The log is then replayed from the *oldest* generation that gave anything. That is exact for those who came from a newer
-one: a snapshot may always hold more than its sequence says, and replaying is idempotent. A block is verified before it
-is handed on, so nothing wrong is ever loaded; when a later block of the same file is damaged, what came from the file
-is forgotten again.
+A damaged manifest takes nothing along: its files vouch for themselves. The log is then replayed from the *oldest*
+generation that gave anything, and when something is missing after all, from where the log begins. That is exact for
+those who came from a newer one: a snapshot may always hold more than its sequence says, and replaying is idempotent. A
+block is verified before it is handed on, so nothing wrong is ever loaded; when a later block of the same file is
+damaged, what came from the file is forgotten again.
 
 What lies beyond retention is left out at once. When memory has no room for all the rest, the manifest's account of
 ages tells from which time on everything fits: what is older is left out, too.
@@ -18,8 +19,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -33,23 +34,23 @@ from mstore.persistence.files import (
     snapshot_dir,
     wal_dir,
 )
-from mstore.persistence.snapshot import SnapshotInfo, info_of, list_snapshots
+from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
+from mstore.persistence.snapshot import info_of, list_snapshots
+from mstore.persistence.snapshot_definitions import define_pieces, sound_pieces
 from mstore.persistence.snapshot_files import (
     CHUNKS,
     DEFINITIONS,
     ROLE_CHUNKS,
     Block,
     Expected,
-    Gap,
     Manifest,
     Part,
     Totals,
     read_blocks,
     read_manifest,
-    read_sound_blocks,
 )
+from mstore.persistence.snapshot_salvage import Lost, Salvage, manifests_of_parts, missing_part
 
-ANY_TIME_S = -(1 << 63)
 _AHEAD_BLOCKS = 8
 _INLINE_BYTES = 1 * MIB
 """Files up to here are read without a thread beside."""
@@ -91,69 +92,11 @@ class Target(Protocol):
     def room(self) -> int:
         """Bytes that chunks may take; asked when the definitions are in memory."""
 
+    def clusters_with_series(self) -> Collection[int]:
+        """Level ids of the clusters that have series; asked when the definitions are in memory."""
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A file of a snapshot that could not be used, or not all of it."""
-
-    path: str
-    log_seq: int
-    cluster: int
-    """Level id; 0 = a manifest or definitions."""
-    offset: int
-    reason: str
-    n_series: int
-    n_chunks: int
-    """In the whole file, as its manifest says; 0 when nobody knows."""
-    t_min: int
-    t_max: int
-    """Seconds; t_min > t_max: nobody knows."""
-    n_lost: int = 0
-    """Chunks that no other file gave; what the log has of them is replayed. -1 = nobody knows how many."""
-    instead: str = ""
-    """What was done about it."""
-
-    def __str__(self) -> str:
-        reach = f"{self.n_series} series, {self.n_chunks} chunks" if self.cluster else ""
-        if self.cluster and self.t_min <= self.t_max:
-            reach += f", {self.t_min} to {self.t_max} s"
-        told = f"{self.path} at {self.offset}: {self.reason}"
-        return "; ".join(part for part in (told, reach and f"it held {reach}", self.instead) if part)
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What loading snapshots put into the store, and what it left out."""
-
-    definition_bytes: int = 0
-    n_chunks: int = 0
-    n_samples: int = 0
-    n_stale: int = 0
-    """Chunks of series that were removed or replaced while the snapshot was written; the log has the rest."""
-    n_expired: int = 0
-    """Chunks beyond retention."""
-    n_older: int = 0
-    """Chunks left out because the memory is smaller than it was: the oldest."""
-    n_no_room: int = 0
-    """Chunks left out, or evicted again, because there was less room than counted on."""
-    from_s: int = ANY_TIME_S
-    """Chunks that end before were left out because of memory; ANY_TIME_S: none."""
-    before_log_seq: int = 0
-    """Replay from the next sequence on; 0: all of the log."""
-    durable_floor: int = 0
-    """The newest sequence that the name of any manifest proves durable."""
-    snapshot: SnapshotInfo | None = None
-    """The generation the definitions came from."""
-    refused: list[Refused] = field(default_factory=list)
-
-    def add(self, counts: tuple[int, int, int, int, int, int, int]) -> None:
-        loaded, samples, stale, expired, older, no_room, evicted = counts
-        self.n_chunks += loaded - evicted
-        self.n_samples += samples
-        self.n_stale += stale
-        self.n_expired += expired
-        self.n_older += older
-        self.n_no_room += no_room + evicted
+    def name_of(self, cluster: int) -> str:
+        """Of a cluster by its level id, for people; "" when nothing defines it."""
 
 
 def load_snapshots(
@@ -188,9 +131,14 @@ class _Restoring:
         self._manifests: list[Manifest] = []
         self._bytes_all = 0
         self._bytes_done = 0
+        self._from_seq: int | None = None
         self.loaded = Loaded()
 
     def run(self) -> None:
+        self._fill()
+        self.loaded.before_log_seq = self._from_seq or 0
+
+    def _fill(self) -> None:
         base = self._begin()
         if base is None:
             self.loaded.refused = [
@@ -199,14 +147,15 @@ class _Restoring:
             ]
             return
         self.loaded.snapshot = info_of(base)
-        self.loaded.before_log_seq = base.log_seq
         self.loaded.from_s = self._first_second_with_room(base)
         try:
             self._target.prepare(self._memory_from(base, max(self._expired_s, self.loaded.from_s)))
-            for cluster in sorted(base.chunks()):
+            for cluster in self._clusters(base):
                 self._cluster(cluster, base)
         finally:
             self._target.finish()
+        if self.loaded.in_pieces:
+            self._tell_of_pieces()
 
     # --- definitions
 
@@ -216,17 +165,41 @@ class _Restoring:
         for log_seq, path in list_snapshots(self._files, snapshot_dir(self._directory)):
             self.loaded.durable_floor = max(self.loaded.durable_floor, log_seq)
             try:
-                manifest = read_manifest(self._files, path, log_seq)
+                manifests = [read_manifest(self._files, path, log_seq)]
             except CorruptRecord as failure:
-                self._refuse(failure, log_seq, None, 0, "a generation before it is used, and the log")
-                continue
-            self._manifests.append(manifest)
-            if base is None and self._define(manifest):
-                base = manifest
-        return base
+                self._refuse(
+                    failure, log_seq, None, None, "its files are used without it, as far as they are sound"
+                )
+                manifests = manifests_of_parts(self._files, path, log_seq)
+            for manifest in manifests:
+                self._manifests.append(manifest)
+                if base is None and self._define(manifest):
+                    base = manifest
+                    self._replay_from(base.log_seq)
+        return base or self._define_in_pieces()
+
+    def _define_in_pieces(self) -> Manifest | None:
+        """No generation's definitions are whole: the sound blocks of all that the log reaches; the newest of them."""
+        reached = [one for one in self._manifests if self._log_reaches(one.log_seq)] or self._manifests[:1]
+        pieces = sound_pieces(self._files, reached)
+        if not pieces:
+            return None
+        self.loaded.in_pieces = True
+        self.loaded.definition_bytes = define_pieces(self._target.define, pieces)
+        self._replay_from(min(one.log_seq for one in reached))
+        self._replay_from_the_beginning()
+        return reached[0]
+
+    def _clusters(self, base: Manifest) -> list[int]:
+        """Those that the base names; when its manifest is damaged, all that have series."""
+        if base.n_bytes and not self.loaded.in_pieces:
+            return sorted(base.chunks())
+        return sorted({*self._target.clusters_with_series(), *base.chunks()})
 
     def _define(self, manifest: Manifest) -> bool:
         """Definitions are handed on only when all of the file is sound: later ones build on earlier ones."""
+        if not manifest.parts_of_definitions():
+            return False
         part = manifest.definitions()
         self._bytes_all = part.n_bytes + sum(held.n_bytes for held in manifest.chunks().values())
         self._bytes_done = 0
@@ -236,7 +209,7 @@ class _Restoring:
                 if block.kind == DEFINITIONS:
                     held.append(block.payload)
         except CorruptRecord as failure:
-            self._refuse(failure, manifest.log_seq, part, 0, "a generation before it is used, and the log")
+            self._refuse(failure, manifest.log_seq, part, None, "a generation before it is used, and the log")
             return False
         self.loaded.definition_bytes = sum(map(len, held))
         for records in held:
@@ -268,6 +241,8 @@ class _Restoring:
     def _cluster(self, cluster: int, base: Manifest) -> None:
         """Its newest sound file; the newest one's sound blocks when there is none."""
         candidates = [(one, part) for one in self._manifests if (part := one.chunks().get(cluster))]
+        if cluster not in base.chunks() and not base.n_bytes:
+            candidates.append((base, missing_part(cluster)))
         # Newer than the definitions only if nothing else is left: their log is replayed anyway.
         candidates.sort(key=lambda found: (found[0].log_seq > base.log_seq, -found[0].log_seq))
         failed: list[tuple[Manifest, Part, CorruptRecord]] = []
@@ -285,36 +260,52 @@ class _Restoring:
                 if self._strict:
                     raise
                 continue
-            self._replay_from(manifest)
-            self._tell(failed, 0, f"its cluster comes from the generation of block {manifest.log_seq}")
+            self._replay_from(manifest.log_seq)
+            self._tell(failed, None, f"its cluster comes from the generation of block {manifest.log_seq}")
             return
-        manifest, part, _ = failed[0]
-        self._replay_from(manifest)
-        self._tell(failed, self._salvage(manifest, part), "what is sound in it was loaded")
+        if failed:
+            self._salvage(failed)
 
-    def _salvage(self, manifest: Manifest, part: Part) -> int:
-        """Load the sound blocks of a damaged file; the number of chunks that are lost."""
-        found = 0
-        gaps: list[Gap] = []
-        path = manifest.path_of(part)
-        for block in read_sound_blocks(self._files, path, manifest.expect(part), gaps):
-            if block.kind == CHUNKS:
-                found += block.n_entries
-                self._load(block)
-        return part.totals.n_chunks - found
+    def _salvage(self, failed: list[tuple[Manifest, Part, CorruptRecord]]) -> None:
+        """Load the sound blocks of several damaged files of a cluster, and let the log add what it can."""
+        salvage = Salvage(self._files, self._load_entries)
+        for manifest, part, _ in failed:
+            salvage.take(manifest, part)
+            self._replay_from(manifest.log_seq)
+        lost = salvage.lost()
+        if lost is not None and self._replay_from_the_beginning():
+            lost = None
+        several = f" of the generations of blocks {', '.join(str(one.log_seq) for one, _, _ in failed)}"
+        self._tell(failed, lost, f"what is sound was loaded{several if len(failed) > 1 else ''}")
 
-    def _replay_from(self, manifest: Manifest) -> None:
-        self.loaded.before_log_seq = min(self.loaded.before_log_seq, manifest.log_seq)
+    def _replay_from(self, log_seq: int) -> None:
+        self._from_seq = log_seq if self._from_seq is None else min(self._from_seq, log_seq)
+
+    def _replay_from_the_beginning(self) -> bool:
+        """Something is missing: replay all there is of the log; whether that is all there ever was."""
+        first = self._first_of_log()
+        if first is not None:
+            self._replay_from(first - 1)
+        return first == 1
+
+    def _first_of_log(self) -> int | None:
+        """Where the log begins, as far as the names of its segments tell."""
+        names = self._files.list(wal_dir(self._directory))
+        return min(
+            (number for name in names if (number := number_of(name, WAL_SUFFIX)) is not None), default=None
+        )
 
     def _log_reaches(self, log_seq: int) -> bool:
-        """Whether the log holds everything behind `log_seq`, as far as the names of its segments tell."""
-        names = self._files.list(wal_dir(self._directory))
-        firsts = [number for name in names if (number := number_of(name, WAL_SUFFIX)) is not None]
-        return bool(firsts) and min(firsts) <= log_seq + 1
+        """Whether the log holds everything behind `log_seq`."""
+        first = self._first_of_log()
+        return first is not None and first <= log_seq + 1
 
     def _load(self, block: Block) -> None:
         if block.kind == CHUNKS:
-            self.loaded.add(self._target.load(block.payload, self._expired_s, self.loaded.from_s))
+            self._load_entries(block.payload)
+
+    def _load_entries(self, entries: memoryview) -> None:
+        self.loaded.add(self._target.load(entries, self._expired_s, self.loaded.from_s))
 
     def _blocks(self, manifest: Manifest, part: Part) -> Iterator[Block]:
         """The blocks of a file, read ahead and verified by a thread beside; progress is told."""
@@ -329,22 +320,37 @@ class _Restoring:
 
     # --- what could not be used
 
-    def _tell(self, failed: list[tuple[Manifest, Part, CorruptRecord]], n_lost: int, instead: str) -> None:
-        for place, (manifest, part, failure) in enumerate(failed):
-            self._refuse(failure, manifest.log_seq, part, 0 if place else n_lost, instead)
+    def _tell(
+        self, failed: list[tuple[Manifest, Part, CorruptRecord]], lost: Lost | None, instead: str
+    ) -> None:
+        """The oldest of them is the one whose loss counts: the log is replayed from there."""
+        oldest = min(one.log_seq for one, _, _ in failed) if failed else 0
+        for manifest, part, failure in failed:
+            self._refuse(
+                failure, manifest.log_seq, part, lost if manifest.log_seq == oldest else None, instead
+            )
+
+    def _tell_of_pieces(self) -> None:
+        """Chunks without a series are what the missing definitions cost."""
+        instead = "the sound blocks of all generations were put together"
+        self.loaded.refused = [
+            one if one.cluster else replace(one, n_lost=self.loaded.n_stale, instead=instead)
+            for one in self.loaded.refused
+        ]
 
     def _refuse(
-        self, failure: CorruptRecord, log_seq: int, part: Part | None, n_lost: int, instead: str
+        self, failure: CorruptRecord, log_seq: int, part: Part | None, lost: Lost | None, instead: str
     ) -> None:
         if self._strict or "path" not in failure.details:
             raise failure
         path = Path(failure.details["path"])
         self._keep_copy(path)
-        held = part.totals if part else Totals()
+        held, cluster = part.totals if part else Totals(), part.cluster if part else 0
         self.loaded.refused.append(
             Refused(
-                str(path), log_seq, part.cluster if part else 0, failure.details["offset"],
-                failure.details["reason"], held.n_series, held.n_chunks, held.t_min, held.t_max, n_lost, instead,
+                str(path), log_seq, cluster, failure.details["offset"], failure.details["reason"],
+                held.n_series, held.n_chunks, held.t_min, held.t_max, lost.n_chunks if lost else 0, instead,
+                self._target.name_of(cluster) if cluster else "", lost,
             )
         )  # fmt: skip
 

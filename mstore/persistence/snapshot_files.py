@@ -103,7 +103,11 @@ class Manifest:
         return self.path.with_name(part_name(self.log_seq, self.id, part.role, part.cluster))
 
     def definitions(self) -> Part:
-        return next(part for part in self.parts if part.role == ROLE_DEFINITIONS)
+        return self.parts_of_definitions()[0]
+
+    def parts_of_definitions(self) -> tuple[Part, ...]:
+        """One; none when the manifest is damaged and nobody names the file."""
+        return tuple(part for part in self.parts if part.role == ROLE_DEFINITIONS)
 
     def chunks(self) -> dict[int, Part]:
         """The files of chunks, by cluster."""
@@ -134,6 +138,8 @@ class Block:
     owner: int
     """The generation's id."""
     n_entries: int
+    index: int
+    """0, 1, 2 ... in its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +265,7 @@ def read_manifest(files: Files, path: Path, log_seq: int) -> Manifest:
         if block.kind == FILES:
             if len(block.payload) % _FILE.size:
                 raise corrupt(path, block.end, "half an entry of a file")
-            parts += map(_unpack_part, _FILE.iter_unpack(block.payload))
+            parts += parts_in(block)
         elif block.kind == AGES:
             now_s, age_s, _ = _AGES.unpack_from(block.payload)
             ages = tuple(np.frombuffer(block.payload, "<u8", offset=_AGES.size).tolist())
@@ -268,6 +274,12 @@ def read_manifest(files: Files, path: Path, log_seq: int) -> Manifest:
     if sum(part.role == ROLE_DEFINITIONS for part in parts) != 1:
         raise corrupt(path, 0, "it does not name one file of definitions")
     return Manifest(path, log_seq, owner, created_ns, n_bytes, tuple(parts), now_s, age_s, ages)
+
+
+def parts_in(block: Block) -> list[Part]:
+    """What a FILES block names."""
+    whole = block.payload[: len(block.payload) // _FILE.size * _FILE.size]
+    return [_unpack_part(fields) for fields in _FILE.iter_unpack(whole)]
 
 
 def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]:
@@ -315,22 +327,47 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
         offset, index, kind, owner = 0, 0, 0, expected.id
         while kind != END and offset < size:
             try:
-                head, block = _read_block(files, fd, path, offset, size)
-                place = _HEADER.unpack_from(head)[6]
+                _, block = _read_block(files, fd, path, offset, size)
                 owner = owner or block.owner
-                if block.owner != owner or place < index:
+                if block.owner != owner or block.index < index:
                     raise corrupt(path, offset, "a block of another file, or out of its order")
             except CorruptRecord as failure:
                 stop = _next_magic(files, fd, offset + 8, size)
                 gaps.append(Gap(offset, stop - offset, failure.details["reason"]))
                 offset = stop
                 continue
-            kind, offset, index = block.kind, block.end, place + 1
+            kind, offset, index = block.kind, block.end, block.index + 1
             yield block
         if kind != END and not gaps:
             gaps.append(Gap(offset, 0, "the file ends before its END block"))
     finally:
         files.close(fd)
+
+
+def read_end(files: Files, path: Path, expected: Expected) -> tuple[Totals, int]:
+    """(what a file holds, its bytes) as its own END says, for who has no manifest; nothing before END is looked at.
+
+    raises  CorruptRecord; LayoutMismatch for a sound END of a newer version
+    """
+    fd = _open(files, path)
+    try:
+        size = files.size(fd)
+        offset = max(0, size - BLOCK_HEADER_BYTES - _END.size)
+        _, block = _read_block(files, fd, path, offset, size)
+    finally:
+        files.close(fd)
+    if block.kind != END or block.owner != expected.id or len(block.payload) != _END.size:
+        raise corrupt(path, offset, "no END of this generation")
+    log_seq, _, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max, _, _ = _END.unpack(block.payload)
+    if log_seq != expected.log_seq:
+        raise corrupt(path, offset, f"an END as of block {log_seq}")
+    return Totals(n_series, n_chunks, n_slots, definition_bytes, t_min, t_max), size
+
+
+def block_length(header: memoryview, room: int) -> int:
+    """Bytes of payload behind a damaged block's header, as far as it can be believed; `room` when it cannot."""
+    kind, length = _HEADER.unpack_from(header)[2:4]
+    return int(length) if kind == CHUNKS and length <= room else room
 
 
 def fields_of(block: Block) -> dict[str, Any]:
@@ -402,7 +439,7 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
     head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
     if len(head) < BLOCK_HEADER_BYTES:
         raise corrupt(path, offset, "the file ends before its END block")
-    magic, version, kind, length, n_entries, owner, _, _ = _HEADER.unpack_from(head)
+    magic, version, kind, length, n_entries, owner, index, _ = _HEADER.unpack_from(head)
     if magic != MAGIC:
         raise corrupt(path, offset, "no block magic")
     if length > min(BLOCK_BYTES_MAX, size - offset - BLOCK_HEADER_BYTES):
@@ -412,7 +449,7 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
         raise corrupt(path, offset, "checksum mismatch")
     if version != VERSION:
         raise LayoutMismatch(f"{path} has snapshot version {version}; this mstore reads version {VERSION}")
-    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, n_entries)
+    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, n_entries, index)
 
 
 def corrupt(path: Path, offset: int, reason: str) -> CorruptRecord:

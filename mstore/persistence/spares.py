@@ -4,8 +4,9 @@
     recycle    0..9.wal -> rename ID.spare -> new header page, fdatasynced           (helper thread)
     take       the log renames ID.spare to its first sequence; the commit thread fsyncs the directory
 
-A file is offered only when its new header page is durable: whatever a crash leaves, a file with a log name
-never shows an older header above newer blocks. The thread sleeps on a queue and works without the GIL.
+A file is offered only when its length and its new header page are durable: whatever a crash leaves, a file with a log
+name has its whole length (a shorter one was cut), and never shows an older header above newer blocks. The thread sleeps
+on a queue and works without the GIL.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class Spares:
             self._write_header(fd, segment_id)
             if prewrite:
                 self._files.prewrite(fd, SEGMENT_HEADER_BYTES, self._segment_bytes)
-                self._files.fdatasync(fd)
+            self._files.fdatasync(fd)
         except StorageError:
             self._files.close(fd)
             self._files.unlink(path)

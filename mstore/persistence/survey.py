@@ -189,14 +189,11 @@ def _refused_files(found: Survey) -> None:
     for refused in found.report.snapshots_refused:
         for place, fault in enumerate(found.faults):
             if fault.path == refused.path and fault.kind == "snapshot":
-                lost, n_lost = f"nothing: {refused.instead}", 0
-                if refused.n_lost > 0:
-                    n_lost = refused.n_lost
-                    lost = f"{n_lost} of the {refused.n_chunks} chunks of {refused.n_series} series in it, between"
-                    lost += f" {refused.t_min} and {refused.t_max} s, but for what the log holds; {refused.instead}"
+                costs = refused.costs() or "all that no other file holds"
                 found.faults[place] = Fault(
-                    "snapshot", fault.path, fault.offset, 0, fault.reason, lost,
-                    lost_chunks=n_lost, generation=fault.generation,
+                    "snapshot", fault.path, fault.offset, 0, fault.reason,
+                    f"{costs}; {refused.instead}",
+                    lost_chunks=refused.n_lost, generation=fault.generation,
                 )  # fmt: skip
 
 
@@ -215,7 +212,7 @@ def _log(files: Files, found: Survey, rehearsal: Rehearsal) -> None:
     assert found.report is not None
     after = found.report.snapshot_seq
     for damage in found.report.log.damage:
-        found.faults.append(_log_fault(files, damage, rehearsal, damage.first_seq, damage.last_seq))
+        found.faults.append(_log_fault(files, damage, rehearsal))
     firsts = [
         n for name in files.list(wal_dir(found.directory)) if (n := number_of(name, WAL_SUFFIX)) is not None
     ]
@@ -240,11 +237,11 @@ def _log(files: Files, found: Survey, rehearsal: Rehearsal) -> None:
     found.sound.append(f"log up to block {log.last_seq:,}: {log.n_blocks:,} blocks, {log.n_bytes:,} bytes")
 
 
-def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal, first: int, last: int) -> Fault:
+def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal) -> Fault:
     tally = Tally()
     for path, offset, n_bytes in damage.places:
         _look_at_rest(memoryview(files.read(Path(path)))[offset : offset + n_bytes], tally)
-    text = f"block {first}" if first == last else f"blocks {first} to {last}"
+    text = damage.reach()
     told = []
     if tally.n_samples:
         clusters = ", ".join(rehearsal.clusters(tally.series))
@@ -256,7 +253,8 @@ def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal, first: int, l
         told.append(f"{tally.n_definitions:,} definitions")
     if told:
         text += f", as the damaged bytes still read: {' and '.join(told)}"
-    return Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, text, (first, last))
+    lost = damage.first_seq, damage.last_seq
+    return Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, text, lost)
 
 
 def _look_at_rest(text: memoryview, tally: Tally) -> None:

@@ -116,13 +116,13 @@ def plan(gatherer: Gatherer, request: Request, known: dict[tuple[int, str], Metr
     if request.missing not in ("skip", "propagate"):
         raise InvalidRequest(f'missing={request.missing!r}: expected "skip" or "propagate"')
     directory = gatherer.directory
-    cluster = directory.find_path(_encoded(request.cluster))
+    cluster = directory.find_path(encoded(request.cluster))
     metric = None if known is None else known.get((cluster, request.metric))
     if metric is None:
-        metric = _metric(gatherer, cluster, request)
+        metric = metric_of(gatherer, cluster, request.cluster, request.metric)
         if known is not None:
             known[cluster, request.metric] = metric
-    host = directory.find_level(cluster, b"", _encoded(request.host)) if request.host else -1
+    host = directory.find_level(cluster, b"", encoded(request.host)) if request.host else -1
     entries, many = _entries(gatherer, request, metric, host)
     if request.aggregate and len(entries) == 1:
         many = False
@@ -146,13 +146,12 @@ def collected(gatherer: Gatherer, planned: Plan) -> list[NDArray[np.uint64]]:
     return found
 
 
-def _metric(gatherer: Gatherer, cluster: int, request: Request) -> Metric:
-    index = -1 if cluster < 0 else gatherer.directory.find_metric(cluster, _encoded(request.metric))
+def metric_of(gatherer: Gatherer, level: int, cluster: str, name: str) -> Metric:
+    """The definition of a metric of the cluster at `level` (< 0: nobody has written to it); raises UnknownMetric."""
+    index = -1 if level < 0 else gatherer.directory.find_metric(level, encoded(name))
     if index < 0:
-        where = f" in cluster {request.cluster!r}" if cluster >= 0 else f", nor a cluster {request.cluster!r}"
-        raise UnknownMetric(
-            f"there is no metric {request.metric!r}{where}", cluster=request.cluster, metric=request.metric
-        )
+        where = f" in cluster {cluster!r}" if level >= 0 else f", nor a cluster {cluster!r}"
+        raise UnknownMetric(f"there is no metric {name!r}{where}", cluster=cluster, metric=name)
     kind, value_type, aggregation, step_s, unit, columns = checked(gatherer.metric(index))
     pairs = (part.rpartition(":") for part in columns.split(",")) if columns else ()
     return Metric(
@@ -216,7 +215,7 @@ def _listed(ids: Iterable[str | int]) -> list[str]:
 def _named(gatherer: Gatherer, parent: Entry, kind: str, name: str) -> tuple[int, ...]:
     if not parent.levels:
         return ()
-    level = gatherer.directory.find_level(parent.levels[0], _encoded(kind), _encoded(name))
+    level = gatherer.directory.find_level(parent.levels[0], encoded(kind), encoded(name))
     return (level,) if level >= 0 else ()
 
 
@@ -231,7 +230,7 @@ def _all(
     if request.aggregate and last:
         yield _labelled(parent, which, kind, "", parent.levels, "", below=kind)
         return
-    children: Sequence[tuple[int, str, str]] = checked(gatherer.children(parent.levels[0], _encoded(kind)))
+    children: Sequence[tuple[int, str, str]] = checked(gatherer.children(parent.levels[0], encoded(kind)))
     for level, _, name in sorted(children, key=lambda child: natural_key(child[2])):
         refs = checked(gatherer.collect([level], metric.index))
         if len(refs):
@@ -270,7 +269,8 @@ def _united(entries: list[Entry]) -> Entry:
                  "" if found else first.why)  # fmt: skip
 
 
-def _encoded(text: str) -> bytes:
+def encoded(text: str) -> bytes:
+    """A name as the directory holds it."""
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -17,27 +17,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock
+from mstore.config import Config
 from mstore.frames import Series
 from mstore.kernels._segment import Segment
 from mstore.query import catalog
 from mstore.query.answer import answer
 from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
+from mstore.query.fetch import FetchQuestions
 from mstore.query.gather import SLOTS_MAX, Replan, replanned
+from mstore.query.listing import ListingQuestions
+from mstore.query.load import LoadQuestions
 from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
 from mstore.query.retained import RetainedGatherer
 from mstore.selector import Selector
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 from mstore.times import SECONDS_MAX, SECONDS_MIN, to_seconds
+from mstore.topology import Cluster
 
 Time = int | float | str | datetime
 
 
-class Reader:
+class Reader(FetchQuestions, LoadQuestions, ListingQuestions):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are
+    config       the store's topologies and metric definitions, asked by questions about jobs and nodes
     """
 
     def __init__(
@@ -47,10 +53,12 @@ class Reader:
         *,
         now_s: Callable[[], int] = clock.now_s,
         retention_s: Callable[[], int] = lambda: 0,
+        config: Callable[[], Config] = Config,
     ) -> None:
         self.directory = DirectoryReader(directory)
         self.gatherer = RetainedGatherer(self.directory, samples, retention_s, now_s)
         self._now_s = now_s
+        self._config = config
         self._find = self.directory.find_series_path
         self._grid = self.gatherer.grid
         self._unit = self.gatherer.unit
@@ -153,6 +161,10 @@ class Reader:
     def metrics(self, cluster: str | None = None) -> list[MetricInfo]:
         """Metric definitions of a cluster, or of all."""
         return catalog.metrics(self.gatherer, self.directory, cluster)
+
+    def clusters(self) -> dict[str, Cluster]:
+        """The topologies that the store is configured with: nodes, their parts, the scope of each metric."""
+        return dict(self._config().clusters)
 
     def chunks(
         self,

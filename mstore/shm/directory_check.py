@@ -8,7 +8,8 @@ Valid iff
     4. every live series has a level and a metric of the same cluster and is linked exactly once in its
        level's list; free slots are not linked; live_series counts them; of one (level, metric) exactly one
        series has no later era,
-    5. eras lead to each other: next and prev of live neighbours agree, ended iff a next era is named,
+    5. eras lead to each other: next and prev of live neighbours agree, ended iff a next era is named; none begins
+       after `grids_changed_s` with another type or step than the era before,
     6. each hash table finds every entry: levels, metrics, newest eras, keys with a reference or a reason; and
        nothing else,
     7. a key with a reference leads to a live series of that generation, newest era, and is in that series'
@@ -208,6 +209,10 @@ def _eras(state: _State) -> Iterator[str]:
             yield f"the era after slot {slot} does not exist"
         elif (series[after]["prev_slot"], series[after]["prev_generation"]) != (slot + 1, row["generation"]):
             yield f"the era after slot {slot} does not lead back"
+        elif series[after]["era_start"] > state.directory.grids_changed_s() and any(
+            series[after][field] != row[field] for field in ("type", "step_s")
+        ):
+            yield f"the era after slot {slot} begins another grid after the last change there is said to be"
 
 
 def _table(state: _State, name: str) -> dict[int, int]:

@@ -87,7 +87,7 @@ IGNORE_SLOT = 0xFFFF_FFFF
 # Store states and flags in the control segment.
 STATE_STARTING, STATE_REPLAYING, STATE_READY, STATE_STOPPING = 0, 1, 2, 3
 FLAG_FULL, FLAG_DEGRADED = 1, 2
-FLAG_HOLD = 4  # ingest workers begin no batch: types of series are being changed
+FLAG_HOLD = 4  # ingest workers begin no batch: grids of series are being changed
 
 WORKER_SUPERVISOR, WORKER_PERSISTER, WORKER_INGEST, WORKER_QUERY = 1, 2, 3, 4
 
@@ -136,11 +136,13 @@ DIRECTORY = np.dtype(
         "names": [
             "regions", "tables", "table_used", "hash_seed", "generation", "max_series", "n_levels", "n_series",
             "n_metrics", "n_keys", "free_series", "live_series", "critical", "lapses",
+            "grids_changed_s",
         ],
         "formats": [
             (REGION, (7,)), ("u8", (4,)), ("u8", (4,)), "u8", "u4", "u4", "u8", "u8", "u8", "u8", "u8", "u8", "u8", "u8",
+            "i8",
         ],
-        "offsets": [0, 256, 288, 320, 328, 332, 336, 344, 352, 360, 368, 376, 384, 392],
+        "offsets": [0, 256, 288, 320, 328, 332, 336, 344, 352, 360, 368, 376, 384, 392, 400],
         "itemsize": 512,
     }
 )  # fmt: skip

@@ -1,7 +1,8 @@
-"""A reload that gives series another type: first everything that is on its way in the old type arrives.
+"""A reload that gives series another type or step: first everything that is on its way to the old eras arrives.
 
 A number of the old type may have no equal in the new one (1.5 is no u64), and an era cannot have two types. A worker
-may have parsed such numbers a moment ago, in a batch that is not published yet, or in its ring. So the change goes in steps:
+may have parsed such numbers a moment ago, in a batch that is not published yet, or in its ring. And what it has found out
+of the eras that late samples belong to holds until the end of its batch. So the change goes in steps:
 
     hold      a flag tells workers to begin nothing new; then a full fence
     EPOCHS    every worker's epoch was even since, or has changed: what was begun before is in its ring
@@ -9,7 +10,7 @@ may have parsed such numbers a moment ago, in a batch that is not published yet,
     CHANGING  the new eras begin behind the newest sample of the old ones, in the log and then in the directory
     let go    workers go on, with the new types
 
-A change of anything but a type needs none of the waits.
+A change of anything but types and steps needs none of the waits.
 
 Senders wait for some milliseconds; nothing they sent is refused or converted. What a batch that was begun before needs
 (references, room in the ring) it gets meanwhile, so every epoch ends; that of a worker somebody has stopped does not, and
@@ -42,8 +43,8 @@ class Ground(Protocol):
     def drained(self) -> Sequence[int]:
         """The position up to which every ring is applied."""
 
-    def changes_types(self) -> bool:
-        """Whether following the configuration would give a series another type."""
+    def changes_grids(self) -> bool:
+        """Whether following the configuration would give a series another type or step."""
 
     def change(self) -> None:
         """Follow the configuration, as far as the log lets it."""
@@ -71,7 +72,7 @@ class Changeover:
     def begin(self) -> State:
         """Follow the configuration as it is now: at once, or after what step() waits for."""
         if self.state in (State.IDLE, State.CHANGING):
-            if self._ground.changes_types():
+            if self._ground.changes_grids():
                 self._ground.hold()
                 self._busy = {worker: epoch for worker, epoch in self._ground.epochs().items() if epoch % 2}
                 self.state = State.EPOCHS

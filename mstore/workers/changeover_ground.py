@@ -13,7 +13,7 @@ from mstore.errors import Degraded, StorageError
 from mstore.kernels._ring import fence_full
 from mstore.shm import layout
 from mstore.workers.changeover import Changeover, State
-from mstore.workers.definitions import changes_types, follow_configuration
+from mstore.workers.definitions import changes_grids, follow_configuration
 from mstore.workers.removal_ground import StoreGround
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class ChangeGround:
     def drained(self) -> Sequence[int]:
         return self._rings.drained()
 
-    def changes_types(self) -> bool:
-        return changes_types(self._persister.directory, self._persister.config)
+    def changes_grids(self) -> bool:
+        return changes_grids(self._persister.directory, self._persister.config)
 
     def change(self) -> None:
         self._to_follow = True
@@ -102,7 +102,7 @@ class Follower:
         if self._machine.waits and clock.monotonic_s() > self._give_up_s:
             self._machine.give_up()
             log.warning(
-                "series keep their types for now: a worker, or what was sent before, did not move for %.0f s;"
+                "series keep their types and steps for now: a worker, or what was sent before, did not move for %.0f s;"
                 " tried again in %.0f s", _HOLD_S_MAX, _AGAIN_S,
             )  # fmt: skip
             self._timer = asyncio.get_running_loop().call_later(_AGAIN_S, self.follow)

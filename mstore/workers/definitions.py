@@ -53,15 +53,16 @@ def follow_configuration(persister: Persister) -> None:
         log.warning("changed definitions wait for the log: %s", error)
 
 
-def changes_types(directory: DirectoryWriter, config: Config) -> bool:
-    """Whether following this configuration would give a series another type."""
-    wanted = directory.metrics_table()["type"].copy()
-    for index in range(len(wanted)):
+def changes_grids(directory: DirectoryWriter, config: Config) -> bool:
+    """Whether following this configuration would give a series another type or step."""
+    metrics = directory.metrics_table()
+    types, steps = metrics["type"].copy(), metrics["step_s"].copy()
+    for index in range(len(metrics)):
         info = directory.metric(index)
         spec = config.metric(directory.level(info.cluster).type_id, info.name)
         if spec is not None and not spec.stamped and info.kind == layout.KIND_GRID:
-            wanted[index] = _TYPES[spec.type]
-    return bool(directory.newest_grids_unlike(wanted, limit=1))
+            types[index], steps[index] = _TYPES[spec.type], spec.step_s
+    return bool(directory.newest_grids_unlike(types, steps, limit=1))
 
 
 def _ignore(directory: DirectoryWriter, config: Config) -> None:

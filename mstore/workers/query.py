@@ -7,10 +7,11 @@ import gc
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any, TypeAlias
 
 from mstore import __version__, clock
+from mstore.config import told
 from mstore.errors import UnknownMessage
 from mstore.frames import Series
 from mstore.ipc import greeting
@@ -23,7 +24,7 @@ from mstore.query.reader import Reader
 from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
-from mstore.workers import memory, states
+from mstore.workers import memory, settings, states
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
 from mstore.workers.info import store_info
@@ -49,9 +50,11 @@ class QueryWorker:
         self._control = Control(control)
         self.slot = self._control.worker(spec.slot)
         self.slot.claim(WORKER_QUERY, spec.index, os.getpid())
+        self._config = settings.take(spec.config_fd)
         self._reader = Reader(
-            directory.segment, samples.segment, retention_s=lambda: self._control.retention_s
-        )
+            directory.segment, samples.segment,
+            retention_s=lambda: self._control.retention_s, config=lambda: self._config,
+        )  # fmt: skip
         self._samples = samples
         self.slowest = Slowest()
         self.feed = Feed(wal_dir(spec.directory), self._control, self.slot, spec.follow_fds[spec.index])
@@ -64,6 +67,8 @@ class QueryWorker:
             m.Children: self._children,
             m.Paths: self._paths,
             m.Metrics: self._metrics,
+            m.Clusters: self._clusters,
+            m.HostSeries: self._host_series,
             m.Info: self._info,
             m.Ping: self._ping,
         }
@@ -130,6 +135,14 @@ class QueryWorker:
     def _metrics(self, message: m.Metrics, _: Budget) -> m.Message:
         return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])
 
+    def _clusters(self, _message: m.Clusters, _budget: Budget) -> m.Message:
+        return m.ClusterList(*told(self._config))
+
+    def _host_series(self, message: m.HostSeries, _: Budget) -> m.Message:
+        return m.SeriesPaths(
+            [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
+        )
+
     def _info(self, _message: m.Info, _: Budget) -> m.Message:
         return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))
 
@@ -146,8 +159,8 @@ class QueryWorker:
             self._tasks.start(take_connection(socket.socket(fileno=fd), lambda: QueryConnection(self)))
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
-        elif fd is not None:
-            os.close(fd)  # a newer configuration
+        elif packet[0] == "reload" and fd is not None:
+            self._config = settings.take(fd)
         elif packet[0] == "stop":
             self._stopping.set()
 
@@ -175,7 +188,6 @@ def _plain(metric: MetricInfo) -> dict[str, Any]:
 
 
 async def main(spec: WorkerSpec) -> None:
-    os.close(spec.config_fd)  # nothing here depends on the configuration
     worker = QueryWorker(spec)
     # What is here now stays: no full collection shall go through all of it while a client waits.
     gc.collect()

@@ -50,7 +50,7 @@ class World:
     def drained(self) -> Sequence[int]:
         return list(self.applied)
 
-    def changes_types(self) -> bool:
+    def changes_grids(self) -> bool:
         return self.type != self.wanted
 
     def change(self) -> None:

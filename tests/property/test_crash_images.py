@@ -20,6 +20,7 @@ from mstore.kernels.reference_wal import Group, ReferenceCommitter
 from mstore.persistence import recovery, snapshot
 from mstore.persistence.files import WAL_SUFFIX, Files, wal_dir
 from mstore.persistence.replay import LogReader, LogReport
+from mstore.persistence.spares import Spare, Spares
 from mstore.persistence.wal import Wal
 from mstore.shm.directory import DirectoryReader
 from tests.torture.disk import Disk
@@ -187,6 +188,17 @@ def syncs_a_failed_file_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Wal, "_move_pending", careless)
 
 
+def names_a_segment_before_its_length_is_durable(patch: pytest.MonkeyPatch) -> None:
+    create = Spares._create
+
+    def careless(self: Spares, *, prewrite: bool) -> Spare:
+        with patch.context() as within:
+            within.setattr(Disk, "fdatasync", lambda disk, fd: None)
+            return create(self, prewrite=prewrite)
+
+    patch.setattr(Spares, "_create", careless)
+
+
 MISTAKES: list[Patch] = [
     skips_the_directory_sync,
     acknowledges_before_the_sync,
@@ -199,6 +211,7 @@ MISTAKES: list[Patch] = [
     trusts_the_page_cache_at_a_start,
     removes_segments_before_their_copy_is_durable,
     syncs_a_failed_file_again,
+    names_a_segment_before_its_length_is_durable,
 ]
 
 

@@ -4,81 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mstore import clock
-from mstore.config import parse as parse_config
 from mstore.errors import StorageError
 from mstore.ingest.effects import NeedReferences, NeedTurn
 from mstore.ingest.framed import FramedSession
 from mstore.ingest.text import TextSession
 from mstore.ipc import messages as m
-from mstore.kernels._samples import Samples
-from mstore.kernels._segment import Segment
-from mstore.shm import chunks, layout
+from mstore.shm import layout
 from mstore.workers import changeover_ground
 from mstore.workers.changeover import Changeover, State
 from mstore.workers.changeover_ground import ChangeGround, Follower
+from tests.changeover_rig import HEADER, Persister, send
 from tests.ingest_rig import NOW_S, IngestRig, line
 
-HEADER = b"# mstore cluster=c\n"
 T0 = NOW_S - 600
-
-
-class Persister:
-    """What the machine needs of the persister, and its samples; the test decides when the ring is drained."""
-
-    def __init__(self, rig: IngestRig) -> None:
-        self.rig = rig
-        self.directory = rig.directory.writer
-        self.control = rig.control
-        self.rings = [rig.reader]
-        self.slot = rig.slot
-        self.spec = SimpleNamespace(ack_fds=())
-        self.config = parse_config('unknown_metrics = "register"')
-        self.refusal: StorageError | None = None
-        self.unlogged: list[bytes] = []
-        self.memory = np.zeros(layout.SAMPLES_DATA + 4 * layout.EXTENT_BYTES, np.uint8)
-        self.samples = Samples(rig.directory.segment, Segment(self.memory, True), -1, 0, True)
-        self.stale = 0
-
-    def configure(self, text: str) -> None:
-        self.config = parse_config('unknown_metrics = "register"\n' + text)
-
-    def append_catalog(self, records: bytes) -> None:
-        self.unlogged.append(records)
-        self.log_the_unlogged()
-
-    def log_the_unlogged(self) -> None:
-        if not self.unlogged:
-            return
-        if self.refusal is not None:
-            raise self.refusal
-        self.unlogged.clear()
-        self.directory.publish()
-
-    def drain(self) -> None:
-        start, head = self.rig.reader.drained(), self.rig.reader.head()
-        while start < head:
-            records = self.rig.reader.view(start, head - start)
-            self.stale += self.samples.apply(records).n_stale
-            start += len(records)
-        self.rig.reader.set_drained(head)
-        self.rig.reader.set_durable(head)
-
-    def values(self, host: str) -> list[tuple[str, list[Any]]]:
-        """(type, values in order of time) of each era of c/HOST:load, the oldest first."""
-        found = []
-        for slot, series in enumerate(self.directory.series_table()):
-            path = self.directory.path(int(series["level"]))
-            if path.host == host and series["flags"] & layout.SERIES_LIVE:
-                values = [value.item() for _, value in sorted(chunks.read_grid(series, self.memory).items())]
-                found.append((int(series["era_start"]), slot, layout.TYPE_NAMES[int(series["type"])], values))
-        return [(name, values) for _, _, name, values in sorted(found)]
 
 
 @pytest.fixture(autouse=True)
@@ -99,12 +42,6 @@ def persister(rig: IngestRig) -> Iterator[Persister]:
     rig.engine.held = lambda: bool(rig.control.flags & layout.FLAG_HOLD)
     yield persister
     vars(persister).clear()
-
-
-def send(rig: IngestRig, text: bytes) -> bytes:
-    session = TextSession(rig.engine)
-    rig.run(session.consume(HEADER + text))
-    return session.reply(True)
 
 
 WRITTEN_1 = b"written=1 rejected=0 ignored=0 durable=yes\n"
@@ -170,10 +107,29 @@ def test_a_columns_frame_waits_for_its_turn_and_is_told_of_the_new_type(
     assert persister.stale == 0
 
 
-def test_a_change_of_anything_but_a_type_holds_nobody(rig: IngestRig, persister: Persister) -> None:
+def test_a_change_of_step_waits_as_well(rig: IngestRig, persister: Persister) -> None:
+    """What a worker found out of older eras holds until its batch ends; and what was sent before the change is before it."""
+    machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
+    send(rig, line("load", "a", 1.25, T0))
+    in_hand = TextSession(rig.engine)
+    steps = in_hand.consume(HEADER + line("load", "b", 2.5, T0) + line("load", "a", 1.5, T0 + 60))
+    rig.run_until(steps, NeedReferences)
+    persister.configure("[metrics.load]\nstep = 10\n")
+    assert machine.begin() is State.EPOCHS
+    rig.run_on(steps)
+    assert machine.step() is State.DRAINING
+    persister.drain()
+    assert machine.step() is State.IDLE
+    assert rig.control.flags == 0
+    assert send(rig, line("load", "a", 1.75, T0 + 90)) == WRITTEN_1
+    persister.drain()
+    assert persister.values("a") == [("f32", [1.25, 1.5]), ("f32", [1.75])]
+
+
+def test_a_change_of_anything_but_a_type_or_a_step_holds_nobody(rig: IngestRig, persister: Persister) -> None:
     machine = Changeover(ChangeGround(persister))  # type: ignore[arg-type]
     send(rig, line("load", "a", 1.5, T0))
-    for text in ('unit = "W"', "step = 10", 'type = "f32"', "step = 0"):
+    for text in ('unit = "W"', 'aggregation = "sum"', 'type = "f32"', "step = 60", "step = 0"):
         persister.configure(f"[metrics.load]\n{text}\n")
         assert machine.begin() is State.IDLE
     assert rig.control.flags == 0

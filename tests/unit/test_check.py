@@ -56,6 +56,22 @@ def test_a_damaged_block_is_told_with_its_place_samples_series_cluster_and_time(
     )
 
 
+def test_a_newest_segment_that_was_cut_short_is_no_torn_end(store: StoreFiles) -> None:
+    path = max(wal_dir(store.directory).glob("*.wal"))
+    whole = path.stat().st_size
+    os.truncate(path, 4096)
+    found = check(store.directory)
+    (fault,) = found.survey.faults
+    assert (found.status, fault.path) == (DAMAGED, str(path))
+    assert fault.reason == f"the file was cut to 4096 bytes, it had {whole}"
+    assert fault.lost.endswith("and what may have followed it")
+    assert not any("torn" in note for note in found.survey.notes)
+    _, plan, done = repair(store.directory, lambda _found, _plan: True)
+    assert done
+    assert plan.steps
+    assert check(store.directory).status == SOUND
+
+
 def test_a_damaged_block_that_a_snapshot_holds_costs_nothing(store: StoreFiles) -> None:
     (newest, _), (older, _) = list_snapshots(Files(), snapshot_dir(store.directory))
     segments = sorted(wal_dir(store.directory).glob("*.wal"))

@@ -15,6 +15,7 @@ from mstore import errors
 from mstore.client.aio import AsyncClient, connect_async
 from mstore.client.results import Metric, WriteResult
 from mstore.ipc import messages as m
+from mstore.model import SeriesPath
 from tests.unit.test_client_store import FakeStore, fake_store
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ def test_every_call_gives_what_the_blocking_client_gives(store: FakeStore, run: 
             assert isinstance(found, list)
             assert [len(series) for series in found] == [10, 10]
             assert await client.children() == ["fritz"]
+            assert await client.host_series("fritz", "f0201") == [
+                SeriesPath("fritz", "f0201", "mem_bw", "socket", "0")
+            ]
             assert await client.paths(2) == [("fritz", "f0201"), ("fritz", "f0202")]
             assert await client.metrics() == [Metric("fritz", "mem", 60, "GB", "sum", "f64")]
             assert await client.info() == {"state": "ready"}

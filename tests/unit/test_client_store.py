@@ -80,6 +80,8 @@ class FakeStore:
                 return m.Names(["a", "b"] if message.path else ["fritz"])
             case m.Paths():
                 return m.Names([["fritz", "f0201"], ["fritz", "f0202"]])
+            case m.HostSeries():
+                return m.SeriesPaths([[message.cluster, message.host, "mem_bw", "socket", "0", "", ""]])
             case m.Metrics():
                 entry = {"cluster": "fritz", "name": "mem", "step_s": 60, "aggregation": "sum", "type": "f64"}
                 return m.MetricList([entry | {"unit": "GB", "columns": [], "newer": 1}])

@@ -181,6 +181,7 @@ def test_query_times_are_turned_into_seconds_before_they_are_sent(store: FakeSto
 def test_lists_and_info_come_back_as_plain_python(store: FakeStore, client: Client) -> None:
     assert client.children() == ["fritz"]
     assert client.children("fritz") == ["a", "b"]
+    assert client.host_series("fritz", "f0201") == [SeriesPath("fritz", "f0201", "mem_bw", "socket", "0")]
     assert client.paths(2) == [("fritz", "f0201"), ("fritz", "f0202")]
     assert client.metrics("fritz") == [Metric("fritz", "mem", 60, "GB", "sum", "f64")]
     assert client.info() == {"state": "ready"}

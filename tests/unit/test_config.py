@@ -119,6 +119,23 @@ def test_every_setting_is_read() -> None:
     )  # fmt: skip
 
 
+def test_what_is_told_of_a_configuration_defines_the_same_metrics_and_nothing_else(tmp_path: Path) -> None:
+    cluster_file(tmp_path)
+    text = 'topology = ["tiny.json"]\nretention = "3h"\nmax_series = 7\ndefault_step = 15\nminimum_points = 600\n'
+    text += '[metrics.a]\nunit = "W"\n[clusters.tiny.metrics.cpu_load]\naggregation = "sum"\n'
+    found = config.parse(text, tmp_path / "mstore.toml")
+    said, documents = config.told(found)
+    heard = config.heard(said, documents)
+    assert heard.metrics_of("tiny") == found.metrics_of("tiny")
+    assert heard.metric("other", "a") == found.metric("other", "a")
+    assert heard.clusters["tiny"].subclusters == found.clusters["tiny"].subclusters
+    assert (heard.minimum_points, heard.retention_s, heard.max_series) == (
+        600,
+        Config().retention_s,
+        Config().max_series,
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "key", "value", "allowed"),
     [

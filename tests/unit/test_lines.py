@@ -37,7 +37,8 @@ class Bench:
         **more: Any,
     ) -> None:
         self.directory = build_directory(layout, known, **more)
-        self.scanner = LineScanner(Segment(self.directory))
+        self.segment = Segment(self.directory)
+        self.scanner = LineScanner(self.segment)
         self.batch = LineBatch(max_lines)
         ring = Segment(bytearray(layout.RING_DATA + ring_bytes), writable=True)
         create_ring_words(ring, ring_bytes)
@@ -49,6 +50,9 @@ class Bench:
             "oldest_s": NOW_S - 86400, "newest_s": NOW_S + 3600, "config_version": 7, "join": False,
         }  # fmt: skip
         return self.scanner.scan(self.batch, text, start, len(memoryview(text)), **(arguments | changed))
+
+    def resolve(self, refs: bytes, types: bytes, kinds: bytes, steps: bytes) -> None:
+        self.batch.resolve(self.segment, refs, types, kinds, steps)
 
     def counts(self) -> dict[str, int]:
         counts = self.batch.counts()
@@ -355,7 +359,7 @@ def test_waiting_lines_keep_their_place_before_later_lines_of_the_same_series() 
     bench.scan(other + b" value=1 %d\n" % NOW_S + line(0, 2.0))
     with pytest.raises(ValueError, match="wait"):
         bench.batch.encode(bench.writer)
-    bench.batch.resolve(None, struct.pack("<Q", GENERATION | 0), b"\x01", b"\x01", STEP)
+    bench.resolve(struct.pack("<Q", GENERATION | 0), b"\x01", b"\x01", STEP)
     assert bench.counts() == {"written": 2}
     (record,) = bench.records()
     assert record[:3] == (layout.REC_SCATTER, 1, 2)
@@ -366,8 +370,7 @@ def test_answers_may_refuse_keys_and_types_decide_late() -> None:
     bench = Bench({})
     bench.scan(line(0, -1.0) + line(1) + line(2))
     full = (Reason.SERIES_LIMIT << 24) << 32 | layout.IGNORE_SLOT
-    bench.batch.resolve(
-        b"",
+    bench.resolve(
         struct.pack("<3Q", GENERATION | 8, full, GENERATION | 9),
         b"\x03\x00\x01",
         b"\x01\x00\x01",
@@ -383,9 +386,9 @@ def test_wrong_answers_change_nothing() -> None:
     bench.scan(line(0))
     for refs, types in ((b"", b"\x01"), (struct.pack("<Q", 1), b""), (struct.pack("<Q", 0), b"\x01")):
         with pytest.raises(ValueError, match="reference"):
-            bench.batch.resolve(None, refs, types, b"\x01", STEP)
+            bench.resolve(refs, types, b"\x01", STEP)
     with pytest.raises(ValueError, match="0 steps"):
-        bench.batch.resolve(None, struct.pack("<Q", 1), b"\x01", b"\x01", b"")
+        bench.resolve(struct.pack("<Q", 1), b"\x01", b"\x01", b"")
     assert bench.batch.n_unknown == 1
 
 
@@ -477,8 +480,7 @@ def test_a_sample_older_than_its_series_can_reach_is_too_late(known: bool, step_
     for _ in range(3):  # the long way first, then predicted; then with room behind, for the fast way
         bench.scan(text + b"#" * 100, oldest_s=-(2**63), newest_s=newest, precision=Precision.S)
         if not known:
-            bench.batch.resolve(
-                None,
+            bench.resolve(
                 struct.pack("<Q", target.ref),
                 bytes([target.type]),
                 bytes([kind]),
@@ -524,7 +526,7 @@ def test_a_joined_line_is_written_if_one_field_is_and_else_refused_for_its_first
     bench.batch.clear()
     bench.scan(b"m,host=h b=-1,new=1\n", join=True)
     assert bench.counts() == {}
-    bench.batch.resolve(None, struct.pack("<Q", GENERATION | 7), b"\x01", b"\x01", STEP)
+    bench.resolve(struct.pack("<Q", GENERATION | 7), b"\x01", b"\x01", STEP)
     assert bench.counts() == {"written": 1}
     assert bench.batch.n_samples == 1
 

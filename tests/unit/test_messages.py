@@ -49,6 +49,10 @@ EXAMPLES: list[m.Message] = [
     m.Followed(0, [["c", "h", "m", "", "", "", "", 60, "W", []]]),
     m.FollowedSamples(b"\0" * 4, b"\0" * 8, b"\1", b"\0" * 8, 1),
     m.FollowMissed(-1, 5000),
+    m.Clusters(),
+    m.ClusterList("minimum_points = 0\n", [{"name": "fritz"}]),
+    m.HostSeries("fritz", "f0201"),
+    m.SeriesPaths([["fritz", "f0201", "mem_bw", "socket", "0", "", ""]]),
 ]
 
 

@@ -26,6 +26,7 @@ from mstore.errors import (
     UnknownMetric,
 )
 from mstore.frames import Series
+from mstore.model import SeriesPath
 from mstore.query import Reader, Request
 from mstore.shm import layout, segment
 from mstore.shm.control import CONTROL_BYTES, Control
@@ -63,6 +64,23 @@ def test_times_may_be_text_datetimes_or_numpy(store: Store) -> None:
         got = one(reader.query("fritz", "f1", "load", begin, end if end != start.isoformat() else T0 + 120))
         assert got.values.tolist() == want.values.tolist()[: len(got)]
         assert got.start == T0
+
+
+def test_the_series_of_a_host_are_listed_with_their_paths_in_natural_order(store: Store) -> None:
+    for levels in (("core", "10"), ("core", "2"), ("accelerator", "00:1", "nvlink", "3"), ("", "7")):
+        store.open("load", "f1", *levels)
+    store.open("clock", "f1")
+    store.open("load", "f1")
+    store.open("load", "f2")
+    assert store.reader.host_series("fritz", "f1") == [
+        SeriesPath("fritz", "f1", *path)
+        for path in (
+            ("clock",), ("load",), ("load", "", "7"), ("load", "accelerator", "00:1", "nvlink", "3"),
+            ("load", "core", "2"), ("load", "core", "10"),
+        )
+    ]  # fmt: skip
+    for cluster, host in (("fritz", "f3"), ("alex", "f1"), ("fritz", ""), ("", ""), ("fritz", "\udcff")):
+        assert store.reader.host_series(cluster, host) == []
 
 
 def test_equal_times_give_an_empty_answer_and_reversed_ones_an_error(store: Store) -> None:

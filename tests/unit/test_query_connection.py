@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mstore import clock, errors, limits
+from mstore.config import Config
 from mstore.frames import Series
 from mstore.ipc import messages as m
 from mstore.query.budget import Budget, Work
@@ -21,17 +22,19 @@ from mstore.shm.control import CONTROL_BYTES, Control
 from mstore.workers import query_connection
 from mstore.workers.query import QueryWorker
 from mstore.workers.query_connection import QueryConnection
+from mstore.workers.settings import hand_over
 from mstore.workers.spec import WorkerSpec
 from tests.query_rig import INSTANCE, T0, Store
 from tests.worker_rig import PATIENCE_S, Client, Supervised, play
 
 N = 2880
+CONFIG = Config()
 
 
 class QueryRig(Supervised):
     """A query worker in the test's own loop, over a store with a few series."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, config: Config = CONFIG) -> None:
         super().__init__(monkeypatch)
         name = f"mstore-test-{os.getpid()}"
         self.store = Store(name)
@@ -46,7 +49,7 @@ class QueryRig(Supervised):
             0,
             2,
             "nowhere",
-            -1,
+            hand_over(config),
             INSTANCE,
             names,
             self.channels[1].sock.detach(),

@@ -23,7 +23,13 @@ from mstore.persistence.recovery import Report, recover
 from mstore.persistence.snapshot import Progress, SnapshotInfo, list_snapshots, write_snapshot
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
-from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
+from mstore.shm.directory import (
+    DUMP_BYTES,
+    DirectoryReader,
+    DirectoryWriter,
+    create_directory,
+    directory_bytes,
+)
 
 MAX_SERIES = 512
 SAMPLES_BYTES = layout.SAMPLES_DATA + 48 * layout.EXTENT_BYTES
@@ -110,14 +116,18 @@ class Machine:
         return found
 
     def snapshot(
-        self, log_seq: int, unsound: Collection[int] = (), progress: Progress | None = None
+        self,
+        log_seq: int,
+        unsound: Collection[int] = (),
+        progress: Progress | None = None,
+        block_bytes: int = DUMP_BYTES,
     ) -> SnapshotInfo:
         reader = DirectoryReader(Segment(self.directory_words))
         return write_snapshot(
             self.files,
             self.dir,
             log_seq,
-            reader.dump_definitions(),
+            reader.dump_definitions(block_bytes),
             Segment(self.directory_words),
             Segment(self.samples_words),
             written=lambda: self.wal.written,

@@ -135,6 +135,22 @@ def test_samples_go_to_the_era_of_their_time_whatever_reference_they_name(throug
         assert new == {i: 100 + i for i in range(100)}
 
 
+@pytest.mark.parametrize("n_eras", [2, 64, 200])
+def test_a_sample_finds_its_era_over_any_number_of_later_ones(n_eras: int) -> None:
+    with Rig(256) as rig:
+        first = rig.add(60, count=n_eras)
+        for slot in range(first + 1, first + n_eras):
+            older, newer = rig.series[slot - 1], rig.series[slot]
+            older["flags"] = layout.SERIES_LIVE | layout.SERIES_ENDED
+            older["next_slot"], older["next_generation"] = slot + 1, 1
+            newer["prev_slot"], newer["prev_generation"], newer["era_start"] = slot, 1, 6000 * (slot - first)
+        newest = 6000 * (n_eras - 1)
+        for reference, t in ((first + n_eras - 1, 120), (first, newest + 120)):
+            assert rig.kernel.apply(row(reference, t, [1.0])).n_samples == 1
+        assert list(chunks.read_grid(rig.series[first], rig.samples)) == [2]
+        assert list(chunks.read_grid(rig.series[first + n_eras - 1], rig.samples)) == [newest // 60 + 2]
+
+
 def test_a_value_its_new_type_cannot_hold_is_stale() -> None:
     with Rig() as rig:
         old, _ = eras(rig, 6000, layout.TYPE_U64)

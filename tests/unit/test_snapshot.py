@@ -23,7 +23,8 @@ from mstore.persistence.files import (
     snapshot_dir,
     snapshot_name,
 )
-from mstore.persistence.restore import Loaded, load_snapshots
+from mstore.persistence.loaded import Loaded
+from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots, write_snapshot
 from mstore.persistence.snapshot_files import read_manifest
 from mstore.shm import layout

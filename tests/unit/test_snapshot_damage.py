@@ -12,11 +12,11 @@ import pytest
 from mstore.errors import CorruptRecord
 from mstore.persistence import restore
 from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, wal_dir, wal_name
-from mstore.persistence.restore import Loaded, load_snapshots
+from mstore.persistence.loaded import Loaded
+from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
 from mstore.persistence.snapshot_files import read_manifest
-from mstore.shm import layout
-from tests.snapshot_rig import CLUSTERS, DEFINITIONS, HandMade, take
+from tests.snapshot_rig import CLUSTERS, DEFINITIONS, HandMade, take, wide_store
 from tests.targets import Collected, Key
 
 OLD, NEW = 10, 20
@@ -132,9 +132,9 @@ def test_every_damage_of_the_newest_generation_is_found_and_the_older_one_takes_
     written: Written, harm: Harm
 ) -> None:
     for path in written.files_of(NEW):
-        cluster = cluster_of(path)
+        cluster, is_manifest = cluster_of(path), path.suffix == ".snapshot"
         expected = {
-            key: written.expected[OLD if cluster in (0, CLUSTERS[key[0]]) else NEW][key]
+            key: written.expected[OLD if cluster in (0, CLUSTERS[key[0]]) and not is_manifest else NEW][key]
             for key in written.expected[NEW]
         }
         for image in harm(written.contents[path]):
@@ -144,7 +144,7 @@ def test_every_damage_of_the_newest_generation_is_found_and_the_older_one_takes_
             ]
             assert target.chunks == expected
             assert target.definitions == DEFINITIONS
-            assert (loaded.before_log_seq, loaded.durable_floor) == (OLD, NEW)
+            assert (loaded.before_log_seq, loaded.durable_floor) == (NEW if is_manifest else OLD, NEW)
             assert loaded.n_chunks == 3
 
 
@@ -163,8 +163,13 @@ def test_no_damage_of_the_only_generation_brings_in_a_wrong_value_and_the_loss_i
                 assert loaded.before_log_seq == NEW
                 others = {key for key in written.expected[NEW] if CLUSTERS[key[0]] != cluster}
                 assert others <= target.chunks.keys(), "the other cluster is whole"
+            elif path.suffix == ".snapshot":
+                assert (target.definitions, target.chunks) == (DEFINITIONS, written.expected[NEW])
+            elif target.definitions:  # the sound one of the two blocks
+                assert set(target.definitions) <= set(DEFINITIONS)
+                assert (loaded.in_pieces, loaded.before_log_seq) == (True, NEW)
             else:
-                assert (target.definitions, target.chunks, loaded.before_log_seq) == ([], {}, 0)
+                assert (target.chunks, loaded.before_log_seq) == ({}, 0)
                 assert loaded.refused[0].n_lost == -1
 
 
@@ -202,7 +207,7 @@ def test_an_older_file_is_not_taken_when_the_log_does_not_reach_back_to_it(writt
     path = next(path for path in written.files_of(NEW) if path.name.endswith("00000002.chunks"))
     image = bytearray(written.contents[path])
     image[len(image) // 2] ^= 1
-    for first_seq, from_seq in ((OLD + 1, OLD), (OLD + 2, NEW)):
+    for first_seq, from_seq in ((OLD + 1, OLD), (OLD + 2, OLD + 1)):
         contents = {
             **written.contents,
             path: bytes(image),
@@ -226,20 +231,7 @@ def test_strict_refuses_the_first_damage(written: Written) -> None:
 
 def big(directory: Path) -> tuple[Path, dict[Key, bytes]]:
     """One cluster with four blocks of chunks, read by the thread beside; (its file, what it holds)"""
-    made = HandMade(samples=bytearray(layout.SAMPLES_DATA + 1_200_000))
-    expected = {}
-    for slot in range(15):
-        made.add_series(slot, vtype=layout.TYPE_F64)
-        links = []
-        for n in range(16):
-            values = np.full(512, float(100 * slot + n))
-            links.append((n, made.add_chunk(slot, n, values, size_class=3)))
-            expected[slot, 1, n] = values.tobytes()
-        offset = made.take(layout.CLASS_TABLE_8 + 1)
-        words = np.frombuffer(made.samples, np.uint64, count=32, offset=offset)
-        for n, word in links:
-            words[n] = word
-        made.series[slot : slot + 1]["table"] = offset << 8 | 5
+    made, expected = wide_store(0.0)
     info = take(directory, made, NEW, pause_s=0)
     manifest = read_manifest(Files(), info.path, NEW)
     return manifest.path_of(manifest.chunks()[1]), expected
@@ -269,7 +261,7 @@ def test_the_sound_blocks_of_a_damaged_file_are_loaded_when_nothing_else_is_left
         n_lost_max = 64 if 40 < offset < len(whole) - 200 else 0
         assert refused.n_lost <= n_lost_max
         assert (quarantine_dir(tmp_path) / path.name).read_bytes()[offset] == image[offset]
-        assert "15 series, 240 chunks" in str(refused)
+        assert "15 series of cluster-1, 240 chunks" in str(refused)
 
 
 def test_a_cut_file_gives_what_stands_before_the_cut(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from mstore import clock
 from mstore.errors import MstoreError, StorageError
 from mstore.persistence.files import Files, snapshot_dir
+from mstore.persistence.loaded import Loaded, Refused
 from mstore.persistence.recovery import Newest, Report
-from mstore.persistence.restore import Loaded, Refused
 from mstore.persistence.snapshot import SnapshotInfo
 from mstore.workers import snapshots as module
 from mstore.workers.progress import describe, left_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from mstore.errors import ConfigError
 from mstore.model import MetricSpec, SeriesPath
 from mstore.simulate.generator import builtin_path
-from mstore.topology import expand, fold, load_cluster, natural_key, parse_cluster
+from mstore.topology import document, expand, fold, load_cluster, natural_key, parse_cluster
 
 DOCUMENT: dict[str, Any] = {
     "name": "tiny",
@@ -156,6 +157,35 @@ def test_every_scope_has_its_ids(scope: str, ids: tuple[str, ...]) -> None:
     assert parse_cluster(DOCUMENT).subclusters["new"].topology.ids(scope) == ids
 
 
+def test_a_unit_keeps_its_prefix_apart() -> None:
+    cluster = parse_cluster(DOCUMENT)
+    assert [cluster.metrics[name].unit_prefix for name in ("cpu_load", "mem_bw", "acc_power")] == [
+        "",
+        "G",
+        "",
+    ]
+
+
+def test_a_step_of_one_subcluster_alone_is_not_followed_and_said_so() -> None:
+    special = [{"name": "old", "timestep": 10}, {"name": "new", "timestep": 30}]
+    cluster = parse_cluster(changed(metricConfig__1__subClusters=special))
+    assert cluster.metrics["mem_bw"].spec.step_s == 30
+    (warning,) = cluster.warnings
+    assert "metricConfig[1] (mem_bw).subClusters[0].timestep" in warning
+
+
+def test_threads_that_only_the_node_or_only_its_parts_know_are_warned_about() -> None:
+    cluster = parse_cluster(changed(subClusters__0__topology__node=[0, 1, 23]))
+    assert len(cluster.warnings) == 6
+    assert "topology.node: threads 23 are not in subClusters[0].topology.socket" in cluster.warnings[0]
+    assert "topology.socket: threads 2, 3 are not in subClusters[0].topology.node" in cluster.warnings[1]
+
+
+def test_every_node_finds_its_subcluster() -> None:
+    found = parse_cluster(DOCUMENT).by_host()
+    assert {host: sub.name for host, sub in found.items()} == {"n1": "new", "n2": "new", "o1": "old"}
+
+
 def test_a_unit_may_be_a_plain_text_or_missing() -> None:
     cluster = parse_cluster(changed(metricConfig__0__unit="load", metricConfig__1__unit=None))
     assert cluster.metrics["cpu_load"].spec.unit == "load"
@@ -229,3 +259,7 @@ def test_whole_cluster_files_are_read_as_they_are() -> None:
         assert len(found.hosts) == n_hosts
         assert sum(1 for _ in cluster.paths(found, found.hosts[0])) == n_series
         assert expand(fold(cluster.hosts())) == sorted(cluster.hosts(), key=natural_key)
+        again = parse_cluster(json.loads(json.dumps(document(cluster))))
+        assert dataclasses.replace(again, warnings=()) == dataclasses.replace(
+            cluster, source=None, warnings=()
+        )

@@ -4,6 +4,7 @@
     following.py    query.sock, subscriptions
     asking.py       query.sock                           control.py   control.sock, an operator's requests
     interning.py    control.sock, between processes      codec.py     messages <-> frames
+    jobs.py         query.sock, jobs and nodes
 
 docs/format/ipc.md says what each message means.
 
@@ -48,6 +49,8 @@ from mstore.ipc.messages.connection import (
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
+from mstore.ipc.messages.jobs import ClusterList, Clusters
+from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
     TYPE_BYTES,
@@ -79,6 +82,8 @@ __all__ = [
     "Answer",
     "Cancel",
     "Children",
+    "ClusterList",
+    "Clusters",
     "Columns",
     "Done",
     "Error",
@@ -89,6 +94,7 @@ __all__ = [
     "FollowedSamples",
     "Hello",
     "Hold",
+    "HostSeries",
     "Info",
     "InfoReply",
     "Intern",
@@ -107,6 +113,7 @@ __all__ = [
     "Reload",
     "Restart",
     "Rows",
+    "SeriesPaths",
     "Snapshot",
     "States",
     "Stop",

@@ -1,0 +1,69 @@
+"""Where an export reads: a store's memory, or its query socket; both through the same three questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mstore.client.questions import Question
+from mstore.frames import Series
+from mstore.model import SeriesPath
+from mstore.query.plan import Request
+
+if TYPE_CHECKING:
+    from mstore.client.sync import Client
+    from mstore.query.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A store to read from.
+
+    names    names of the levels below a path: clusters, hosts of a cluster
+    series   every series of a host
+    samples  of many series in [start, end), each with its own slots, in the order asked
+    """
+
+    names: Callable[..., list[str]]
+    series: Callable[[str, str], list[SeriesPath]]
+    samples: Callable[[Sequence[SeriesPath], int, int], list[Series]]
+
+
+def attached(reader: Reader) -> Source:
+    """A store whose memory is mapped."""
+
+    def samples(paths: Sequence[SeriesPath], start: int, end: int) -> list[Series]:
+        return _single(reader.query_many([Request(*_arguments(path, start, end)) for path in paths]))
+
+    return Source(reader.children, reader.host_series, samples)
+
+
+def asked(client: Client) -> Source:
+    """A store behind its socket."""
+
+    def samples(paths: Sequence[SeriesPath], start: int, end: int) -> list[Series]:
+        return _single(client.query_many([Question(*_arguments(path, start, end)) for path in paths]))
+
+    return Source(client.children, client.host_series, samples)
+
+
+def _arguments(
+    path: SeriesPath, start: int, end: int
+) -> tuple[str, str, str, int, int, str | None, str | None, str | None, str | None]:
+    """The first arguments of a question for this very series."""
+    inner = bool(path.subtype or path.subtype_id)
+    outer = bool(path.type or path.type_id)
+    return (
+        path.cluster, path.host, path.metric, start, end,
+        path.type if outer else None, path.type_id if outer else None,
+        path.subtype if inner else None, path.subtype_id if inner else None,
+    )  # fmt: skip
+
+
+def _single(answers: Sequence[Series | list[Series]]) -> list[Series]:
+    found = []
+    for answer in answers:
+        assert isinstance(answer, Series), "one id was asked for, not a list"
+        found.append(answer)
+    return found

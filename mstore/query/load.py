@@ -1,0 +1,148 @@
+"""Views of jobs and nodes: metrics of hosts at some scopes, one request, planned by the topology, gathered together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mstore.config import Config
+from mstore.jobs.job import Job
+from mstore.jobs.loaded import Loaded
+from mstore.jobs.request import LoadRequest
+from mstore.jobs.views import JobData, JobStatistics, NodeData, NodeListData, ScopedStatistics
+from mstore.query import catalog
+from mstore.query.budget import PIECE_SERIES, Budget, Work, finished
+from mstore.query.finder import Finder
+from mstore.query.finishing import Frame
+from mstore.query.gather import replanned
+from mstore.query.items import Answering
+from mstore.query.load_plan import LoadPlan
+from mstore.query.retained import RetainedGatherer
+from mstore.shm.directory import DirectoryReader
+from mstore.times import TimeLike
+
+Scopes = Sequence[str]
+
+
+class LoadQuestions:
+    """Of a Reader: views of jobs and nodes."""
+
+    gatherer: RetainedGatherer
+    directory: DirectoryReader
+    _config: Callable[[], Config]
+    _now_s: Callable[[], int]
+
+    def job_data(
+        self,
+        job: Job | Mapping[str, Any],
+        metrics: Sequence[str] | None = None,
+        scopes: Scopes = ("node",),
+        *,
+        resolution: int = 0,
+        algo: str = "lttb",
+    ) -> JobData:
+        """Every series of a job: data["flops_any"]["hwthread"].series.
+
+        job         mstore.jobs.Job, or ClusterCockpit's meta.json as a dict
+        metrics     names; None: all that the cluster is configured with
+        scopes      node, socket, memoryDomain, core, hwthread, accelerator; finer than stored: as stored
+        resolution  seconds between points, a multiple of the step; 0 = as stored
+        algo        how points are made: lttb, average, simple, min, max, last
+        returns     JobData; its .errors say what could not be answered
+        raises      EmptyCluster, InvalidTimeRange, InvalidRequest, UnknownSelector (no such subcluster), LimitExceeded
+        """
+        return JobData(self._load(LoadRequest.of_job(job, self._now_s(), metrics, scopes, resolution, algo)))
+
+    def job_statistics(
+        self, job: Job | Mapping[str, Any], metrics: Sequence[str] | None = None
+    ) -> JobStatistics:
+        """min, max and avg of every host of a job: stats["flops_any"]["f0201"].avg; arguments as job_data()"""
+        return JobStatistics(self._load(LoadRequest.of_job(job, self._now_s(), metrics, with_data=False)))
+
+    def job_scoped_statistics(
+        self,
+        job: Job | Mapping[str, Any],
+        metrics: Sequence[str] | None = None,
+        scopes: Scopes = ("node",),
+    ) -> ScopedStatistics:
+        """The statistics of a job's series at several scopes; arguments as job_data()"""
+        return ScopedStatistics(
+            self._load(LoadRequest.of_job(job, self._now_s(), metrics, scopes, with_data=False))
+        )
+
+    def node_data(
+        self,
+        cluster: str,
+        start: TimeLike,
+        end: TimeLike,
+        *,
+        nodes: str | Sequence[str] | None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> NodeData:
+        """Nodes at node scope and native step: nodes["f0201"]["flops_any"].series[0].
+
+        nodes    names, or a hostlist like "f02[01-64]"; None: all of the cluster, in natural order
+        metrics  as job_data()
+        """
+        return NodeData(self._load(LoadRequest.of_nodes(cluster, start, end, self._now_s(), nodes, metrics)))
+
+    def node_list_data(
+        self,
+        cluster: str,
+        start: TimeLike,
+        end: TimeLike,
+        *,
+        subcluster: str = "",
+        nodes: str | Sequence[str] | None = None,
+        metrics: Sequence[str] | None = None,
+        scopes: Scopes = ("node",),
+        resolution: int = 0,
+        algo: str = "lttb",
+    ) -> NodeListData:
+        """Nodes at several scopes: nodes["f0201"]["flops_any"]["socket"].series.
+
+        subcluster  its nodes, where `nodes` names none; "": every node by its own subcluster
+        """
+        return NodeListData(
+            self._load(
+                LoadRequest.of_nodes(
+                    cluster, start, end, self._now_s(), nodes, metrics, scopes, resolution, algo, subcluster=subcluster
+                )
+            )
+        )  # fmt: skip
+
+    def _load(self, request: LoadRequest) -> Loaded:
+        return finished(self.load_work(request, Budget()))
+
+    def load_work(self, request: LoadRequest, budget: Budget) -> Work[Loaded]:
+        """The answer behind all views, in pieces."""
+        config = self._config()
+
+        def find() -> Finder:
+            return Finder(self.gatherer, request.cluster, lambda: config)
+
+        plan = LoadPlan(request, config.clusters.get(request.cluster))
+        if request.resources is None:
+            plan.take_all_hosts(replanned(lambda: find().hosts()))
+        names = request.metrics
+        plan.take_metrics(find(), self._default_metrics(config, request.cluster) if names is None else names)
+        frame = Frame(
+            request.start, request.end, request.with_stats, request.with_data, True, request.algo,
+            config.minimum_points,
+        )  # fmt: skip
+        tasks = []
+        for task in plan.tasks():
+            tasks.append(task)
+            if len(tasks) % PIECE_SERIES == 0:
+                yield
+        answering = Answering(find, plan.items, frame, budget)
+        yield from answering.work(tasks)
+        return (yield from plan.loaded(tasks, answering.packing.packed()))
+
+    def _default_metrics(self, config: Config, cluster: str) -> list[str]:
+        """Those that are configured for the cluster, or else all that it has; stamped ones cannot be asked so."""
+        configured = config.metrics_of(cluster)
+        if configured:
+            return [name for name, spec in configured.items() if not spec.stamped]
+        known = catalog.metrics(self.gatherer, self.directory, cluster)
+        return [metric.name for metric in known if metric.step_s]
