@@ -11,7 +11,7 @@ from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy
 from mstore.kernels._atomics cimport *
-from mstore.kernels._directory cimport DirectoryReader
+from mstore.kernels._directory cimport DirectoryReader, short_id
 from mstore.kernels._gather_runs cimport (
     _BROKEN,
     _BUSY,
@@ -27,6 +27,7 @@ from mstore.kernels._gather_runs cimport (
     count_present,
     era,
     era_pool,
+    ms_prefetch,
     nominal,
     push_words,
     sink,
@@ -44,6 +45,7 @@ GONE, BUSY, BROKEN, LIMIT, NO_MEMORY, OTHER_KIND = _GONE, _BUSY, _BROKEN, _LIMIT
 
 cdef enum:
     DEPTH_MAX = 32
+    AHEAD_SERIES = 64         # looked up at a time: their places are fetched from memory first
 
 
 cdef int by_slot(const void* a, const void* b) noexcept nogil:
@@ -281,23 +283,52 @@ cdef class Gatherer(RunReader):
     ) noexcept nogil:
         cdef const ms_level* at = self.level_at(level)
         cdef uint64_t n_levels = ms_load_acquire_u64(&self.head.n_levels)
+        cdef uint32_t found[AHEAD_SERIES]
         cdef uint32_t child
+        cdef size_t i, n = 0
         cdef int status
         if at == NULL or depth > DEPTH_MAX:
             return _BROKEN
         child = ms_load_acquire_u32(&at.first_child)  # SYNC POINT (acquire) child link
-        while child:
+        while child or n:
+            if n == AHEAD_SERIES or not child:
+                self.expect_series(found, &metric, 0, n)
+                for i in range(n):
+                    status = self.collect_level(found[i], metric, depth, budget, refs)
+                    if status:
+                        return status
+                n = 0
+                continue
             at = self.level_at(child)
             if at == NULL or budget[0] == 0:
                 return _BROKEN
             budget[0] -= 1
             # A child that is not yet published is not there yet; its links are.
             if child < n_levels and (type == NULL or self.is_type(at, type, type_len)):
-                status = self.collect_level(child, metric, depth, budget, refs)
-                if status:
-                    return status
+                found[n] = child
+                n += 1
             child = ms_load_acquire_u32(&at.next_sibling)
         return _OK
+
+    cdef void expect_series(
+        self, const uint32_t* levels, const uint32_t* metrics, size_t metric_stride, size_t n
+    ) noexcept nogil:
+        """Fetch the places in the hash table of n series, at most AHEAD_SERIES, and then the series that they lead to."""
+        cdef uint64_t hashes[AHEAD_SERIES]
+        cdef uint64_t word, mask = 0, n_series = ms_load_acquire_u64(&self.head.n_series)
+        cdef uint32_t* slots = <uint32_t*>self.directory.table_slots(MS_TABLE_SERIES, &word, &mask)
+        cdef int64_t id
+        cdef size_t i
+        if slots == NULL:
+            return
+        for i in range(n):
+            hashes[i] = self.directory.hash_series(levels[i], metrics[i * metric_stride])
+            ms_prefetch(&slots[hashes[i] & mask])
+        for i in range(n):
+            id = short_id(ms_load_relaxed_u32(&slots[hashes[i] & mask]), hashes[i], self.directory.id_mask)
+            if 0 <= id < <int64_t>n_series:
+                ms_prefetch(&self.directory.series_p[id])
+                ms_prefetch(<const char*>&self.directory.series_p[id] + 64)
 
     def collect(self, levels, uint32_t metric, bytes type=None):
         """References of the series that answer for the metric at these levels, in series order, each once.

@@ -30,6 +30,7 @@ from mstore.kernels._gather_runs cimport (
     count_present,
     era,
     era_pool,
+    ms_prefetch,
     nominal,
     sink,
     width_of,
@@ -42,19 +43,10 @@ cdef enum:
     TILE = 512                # slots: of a row 2 KiB, of sums and counts 6 KiB
     ROWS = 4                  # added at once
     BUNDLE_MAX = 8            # groups: their rows and sums are 112 KiB, which a second cache holds
-    AHEAD_LINKS = 8           # while a series is copied, the links of the 8th after it are fetched from memory,
-    AHEAD_CHUNKS = 3          # and the chunks of the third
-    FETCHES_MAX = 32
     LINES_A_SERIES = 26       # of a chunk's 33 are fetched before a series is copied,
     LINES_A_PART = 10         # and some more after each part of a row that is added
     PART = 128
     LINE = 64
-
-cdef extern from *:
-    """
-    static inline void ms_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
-    """
-    void ms_prefetch(const void* p) nogil
 
 AVERAGE, PROPAGATE = 1, 2
 """Bits of a group's `how`."""
@@ -65,28 +57,6 @@ TYPE, START, STEP, SLOTS, VALUES_AT, COUNTS_AT, PRESENT, METRIC = range(8)
 cdef enum:
     COLUMNS = 8
 
-# The eras of one series, newest first, in a pool.
-cdef struct chain:
-    size_t first
-    size_t stop
-    const uint64_t* links     # where the newest era's were when it was loaded: to fetch them, never to follow them
-    uint64_t mask
-    uint32_t slot
-    bint narrow               # f32 in all its eras
-
-cdef struct group:
-    size_t first              # its chains: [first, stop)
-    size_t stop
-    int64_t t0
-    int64_t step
-    int64_t n
-    uint32_t metric
-    uint8_t type              # of the values
-    uint8_t how
-    size_t values_at          # bytes
-    size_t counts_at          # elements; of an aggregate
-    size_t present
-
 # A group while its bundle is read.
 cdef struct reading:
     const group* of
@@ -96,21 +66,6 @@ cdef struct reading:
     float* rows               # ROWS of TILE values
     size_t n_rows
     size_t full               # how many rows are added next
-
-# Memory that will be read soon, fetched a few lines at a time while something is computed: all at once they would fill the
-# few places for loads under way, and nothing would be computed meanwhile.
-cdef struct fetch_list:
-    const char* at[FETCHES_MAX]
-    const char* end[FETCHES_MAX]
-    size_t first
-    size_t n
-    size_t lines
-
-cdef struct batch:
-    era_pool pool
-    chain* chains
-    group* groups
-    size_t n_groups
 
 
 cdef int begin(batch* b, size_t n_chains, size_t n_groups) noexcept nogil:
@@ -213,6 +168,7 @@ cdef void expect_tile(
     cdef const char* at
     cdef const char* stop
     cdef uint64_t word
+    cdef uint32_t width = width_of(e.type)
     if ahead == NULL:
         ms_prefetch(e.at)
         ms_prefetch(&c.links[<uint64_t>n & c.mask])
@@ -221,9 +177,9 @@ cdef void expect_tile(
         word = ms_load_relaxed_u64(&c.links[<uint64_t>n & c.mask])
         if word != 0:
             at = base + MS_LINK_OFFSET(word)
-            stop = at + CHUNK_HEADER_BYTES + min(last + 1 - n * MS_CHUNK_SLOTS, MS_CHUNK_SLOTS) * 4
+            stop = at + CHUNK_HEADER_BYTES + min(last + 1 - n * MS_CHUNK_SLOTS, MS_CHUNK_SLOTS) * width
             expect(ahead, at, at + CHUNK_HEADER_BYTES)
-            expect(ahead, at + CHUNK_HEADER_BYTES + max(first - n * MS_CHUNK_SLOTS, 0) * 4, stop)
+            expect(ahead, at + CHUNK_HEADER_BYTES + max(first - n * MS_CHUNK_SLOTS, 0) * width, stop)
         n += 1
 
 
@@ -566,7 +522,7 @@ def add(
     refs    uint64[m], m >= 1, in series order, behind those that were added before
     end     of the range that is asked for: eras that begin there do not count
     sums, counts  float64[n] and uint32[n], changed in place
-    returns 0 or a status; the sums are of no use then
+    returns None, or a status: the sums are of no use then
     """
     cdef batch b
     cdef size_t member = 0
@@ -575,7 +531,7 @@ def add(
     if sums.shape[0] != counts.shape[0]:
         raise ValueError(f"{sums.shape[0]} sums for {counts.shape[0]} counts")
     if not sums.shape[0]:
-        return _OK
+        return None
     if begin(&b, refs.shape[0], 1):
         return _NO_MEMORY
     rows = <float*>malloc(ROWS * TILE * sizeof(float))
@@ -587,7 +543,7 @@ def add(
             status = load(g, &b, &refs[0], refs.shape[0], 0, t0, end, 0)
             if not status:
                 status = read_bundle(g, &b, &member, 1, &sums[0], &counts[0], rows, False)
-        return status
+        return status if status else None
     finally:
         free(rows)
         release(&b)

@@ -1,45 +1,108 @@
-"""A plan becomes the answer: one Series an entry, also for what is not there."""
+"""Requests become answers: planned, gathered together, finished one by one.
+
+request -> plan (directory only) -> a Group for each entry -> batch -> labels, resampling -> Series
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore.frames import Series, without_missing
-from mstore.kernels._gather import Gatherer
-from mstore.query.aggregate import aggregate, refuse_unless_aggregatable
-from mstore.query.gather import DTYPES, checked, refuse_too_large, slots_limit, stamped_rows
-from mstore.query.plan import NO_SAMPLES, NO_SERIES, Entry, Metric, Plan, Request
+from mstore.errors import NotAggregatable
+from mstore.frames import Series
+from mstore.query.batch import Gathered, Group, gathering
+from mstore.query.budget import Budget, Work
+from mstore.query.gather import ATTEMPTS_MAX, changing, paused, replanned
+from mstore.query.plan import NO_SERIES, Entry, Metric, Plan, Request, collected, plan
 from mstore.query.resample import factor_of, resampled
+from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
 
+_PLANNED_AT_ONCE = 256
 
-def answer(gatherer: Gatherer, plan: Plan, refs: list[NDArray[np.uint64]]) -> Series | list[Series]:
-    """Gather what was planned, from the series that were collected for each entry.
+Answer = Series | list[Series]
 
-    raises NotAggregatable, InvalidStep, LimitExceeded; Replan when the store changed meanwhile
+
+def answering(gatherer: RetainedGatherer, requests: Sequence[Request], budget: Budget) -> Work[list[Answer]]:
+    """One answer a request, in their order; the first error of any is raised.
+
+    All are planned before samples are read: the directory stays in the processor's caches meanwhile. Those whose series
+    changed before they were read are planned again, a bounded number of times.
+
+    raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded, Unavailable
     """
-    if plan.metric.kind == layout.KIND_STAMPED or plan.request.resolution:
-        factor_of(plan.metric.step_s, plan.request.resolution)
-    found, n_bytes = [], 0
-    for entry, entry_refs in zip(plan.entries, refs, strict=True):
-        series = _one(gatherer, plan, entry, entry_refs)
-        n_bytes += series.values.nbytes
-        refuse_too_large(len(series), n_bytes)
-        found.append(series)
-    return found if plan.many else found[0]
+    answers: list[Answer | None] = [None] * len(requests)
+    left = list(range(len(requests)))
+    for attempt in range(ATTEMPTS_MAX):
+        plans, groups = yield from _planned(gatherer, [requests[index] for index in left])
+        gathered = yield from gathering(gatherer, groups, budget)
+        for index, answer in zip(left, _finished(plans, gathered), strict=True):
+            answers[index] = answer
+        left = [index for index in left if answers[index] is None]
+        if not left:
+            return [answer for answer in answers if answer is not None]
+        paused(attempt)
+    raise changing()
 
 
-def _one(gatherer: Gatherer, plan: Plan, entry: Entry, refs: NDArray[np.uint64]) -> Series:
-    request = plan.request
-    series = gathered(gatherer, request, plan.metric, entry.why or NO_SERIES, refs)
-    series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
+def _planned(gatherer: RetainedGatherer, requests: Sequence[Request]) -> Work[tuple[list[Plan], list[Group]]]:
+    """The plans, and the groups of all their entries one after the other."""
+    known: dict[tuple[int, str], Metric] = {}
+
+    def planned(request: Request) -> tuple[Plan, list[NDArray[np.uint64]]]:
+        found = plan(gatherer, request, known)
+        _refuse_steps_that_do_not_fit(found)
+        return found, collected(gatherer, found)
+
+    plans, groups = [], []
+    for n, request in enumerate(requests, 1):
+        found, refs = replanned(partial(planned, request))
+        plans.append(found)
+        groups += [
+            Group(request, found.metric, entry_refs, entry.why or NO_SERIES)
+            for entry, entry_refs in zip(found.entries, refs, strict=True)
+        ]
+        if n % _PLANNED_AT_ONCE == 0:
+            yield
+    return plans, groups
+
+
+def _refuse_steps_that_do_not_fit(planned: Plan) -> None:
+    """Before anything is gathered; raises InvalidStep"""
+    if planned.metric.kind == layout.KIND_STAMPED or planned.request.resolution:
+        factor_of(planned.metric.step_s, planned.request.resolution)
+
+
+def _finished(plans: list[Plan], gathered: list[Gathered | None]) -> list[Answer | None]:
+    """The answer of each plan; None where something has to be planned again."""
+    answers: list[Answer | None] = []
+    at = 0
+    for planned in plans:
+        part = gathered[at : at + len(planned.entries)]
+        at += len(part)
+        found = []
+        for entry, one in zip(planned.entries, part, strict=True):
+            if isinstance(one, NotAggregatable):
+                raise one
+            if one is None:
+                break
+            found.append(_finished_one(planned, entry, one))
+        if len(found) < len(part):
+            answers.append(None)
+        else:
+            answers.append(found if planned.many else found[0])
+    return answers
+
+
+def _finished_one(planned: Plan, entry: Entry, series: Series) -> Series:
+    request = planned.request
     series.type, series.type_id = entry.type, entry.type_id
     series.subtype, series.subtype_id = entry.subtype, entry.subtype_id
     if request.aggregate and series.coverage is None and not series.stamped:
-        series = _as_aggregate(series, plan.metric.aggregation)
+        series = _as_aggregate(series, planned.metric.aggregation)
     return resampled(series, request.resolution) if request.resolution else series
 
 
@@ -54,71 +117,3 @@ def _as_aggregate(series: Series, aggregation: int) -> Series:
     values = np.where(series.valid, series.values.astype(np.float64), np.nan)
     series.aggregation = layout.AGG_NAMES[aggregation]
     return series.with_values(values, series.step, series.coverage)
-
-
-def gathered(
-    gatherer: Gatherer, request: Request, metric: Metric, why_not: str, refs: NDArray[np.uint64]
-) -> Series:
-    if not len(refs):
-        return _empty(request, metric, why_not)
-    refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, len(refs))
-    if metric.kind == layout.KIND_STAMPED:
-        return _stamped(gatherer, int(refs[0]), request, metric)
-    if len(refs) == 1:
-        return _single(gatherer, int(refs[0]), request, metric)
-    values, coverage, start, step, n_present = aggregate(
-        gatherer, refs, request.start, request.end, metric.aggregation,
-        propagate=request.missing == "propagate",
-    )  # fmt: skip
-    series = Series(values, start, step, metric.unit, coverage=coverage, n_series=len(refs))
-    series.aggregation = layout.AGG_NAMES[metric.aggregation]
-    series.why = "" if n_present else NO_SAMPLES
-    return series
-
-
-def _single(gatherer: Gatherer, ref: int, request: Request, metric: Metric) -> Series:
-    raw, start, step, _, n_present, _ = checked(
-        gatherer.grid(ref, request.start, request.end, slots_limit(1))
-    )
-    values, valid = without_missing(raw)
-    return Series(values, start, step, metric.unit, valid, why="" if n_present else NO_SAMPLES)
-
-
-def _stamped(gatherer: Gatherer, ref: int, request: Request, metric: Metric) -> Series:
-    stamps, words, value_type = stamped_rows(gatherer, ref, request.start, request.end)
-    if words.shape[1] == 1:
-        values: NDArray[Any] = words[:, 0].view(_column_dtype(value_type))
-    else:
-        values = words.view(_row_dtype(metric, words.shape[1])).reshape(len(words))
-    values, valid = without_missing(values)
-    why = "" if len(stamps) else NO_SAMPLES
-    return Series(values, request.start, 0, metric.unit, valid, stamps_ms=stamps, why=why)
-
-
-def _empty(request: Request, metric: Metric, why: str) -> Series:
-    """All missing, with the request's start as phase; stamped: no rows."""
-    if metric.kind == layout.KIND_STAMPED:
-        dtype = _row_dtype(metric, len(metric.columns)) if metric.columns else _column_dtype(metric.type)
-        stamps = np.empty(0, np.int64)
-        return Series(
-            np.empty(0, dtype), request.start, 0, metric.unit, stamps_ms=stamps, why=why, n_series=0
-        )
-    n = -((request.start - request.end) // metric.step_s)
-    dtype = DTYPES[metric.type]
-    refuse_too_large(n, n * dtype.itemsize)
-    if metric.type == layout.TYPE_U64:
-        values, valid = np.zeros(n, dtype), np.zeros(n, np.bool_)
-        return Series(values, request.start, metric.step_s, metric.unit, valid, why=why, n_series=0)
-    return Series(np.full(n, np.nan, dtype), request.start, metric.step_s, metric.unit, why=why, n_series=0)
-
-
-def _column_dtype(value_type: int) -> np.dtype[Any]:
-    """Rows hold 8-byte words: unsigned integers, or float64 whatever the float type of the metric."""
-    return DTYPES[layout.TYPE_U64 if value_type == layout.TYPE_U64 else layout.TYPE_F64]
-
-
-def _row_dtype(metric: Metric, n_columns: int) -> np.dtype[Any]:
-    """The metric's columns by name; numbered ones when its definition has another number of them."""
-    if len(metric.columns) != n_columns:
-        return np.dtype([(f"column{i}", "<f8") for i in range(n_columns)])
-    return np.dtype([(name, "<u8" if kind == "u64" else "<f8") for name, kind in metric.columns])

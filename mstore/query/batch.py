@@ -1,7 +1,7 @@
 """Many selections of one request gathered together: one Series each, or the error that belongs to it alone.
 
-    groups -> pieces of about PIECE_SAMPLES -> one call of the kernel each -> slices of its arrays become Series
-       \\-- a group larger than that: added up in parts, some slots of some series at a time
+groups -> pieces of about PIECE_SAMPLES -> one call of the kernel each -> slices of its arrays become Series
+   \\-- a group larger than that: added up in parts, some slots of some series at a time
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mstore.errors import NotAggregatable
 from mstore.frames import Series, without_missing
 from mstore.kernels import _gather_batch
-from mstore.kernels._aggregate import finish
+from mstore.kernels.chosen import aggregate as kernel
 from mstore.query import alone
 from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work, finished
 from mstore.query.gather import DTYPES, SLOTS_MAX, Replan, checked, refuse_too_large, slots_limit
@@ -126,12 +126,15 @@ def _without_kernel(gatherer: RetainedGatherer, group: Group) -> Gathered | None
 
 def _labelled(series: Series, request: Request) -> Series:
     series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
-    series.type, series.type_id = _type_of(request)
+    series.type, series.type_id, series.subtype, series.subtype_id = _below_host(request)
     return series
 
 
-def _type_of(request: Request) -> tuple[str, str]:
-    return request.type or "", request.type_ids if isinstance(request.type_ids, str) else ""
+def _below_host(request: Request) -> tuple[str, str, str, str]:
+    """Type, id, subtype and id that a request names; "" for what it leaves open."""
+    ids = (request.type_ids, request.subtype_ids)
+    type_id, subtype_id = (one if isinstance(one, str) else "" for one in ids)
+    return request.type or "", type_id, request.subtype or "", subtype_id
 
 
 def _fill(
@@ -194,10 +197,9 @@ def _made(
     n_present: int,
 ) -> Series:
     request = group.request
-    type_, type_id = _type_of(request)
     return Series(
         values, start, step, group.metric.unit, valid, coverage, None, "" if n_present else NO_SAMPLES,
-        request.cluster, request.host, request.metric, type_, type_id, "", "",
+        request.cluster, request.host, request.metric, *_below_host(request),
         "" if coverage is None else layout.AGG_NAMES[group.metric.aggregation], len(group.refs),
     )  # fmt: skip
 
@@ -231,5 +233,5 @@ def _in_parts(gatherer: RetainedGatherer, group: Group) -> Work[Series | None]:
             checked(gatherer.add(chosen, request.end, start + low * step, step, part_sums, part_counts))
             yield
         least = len(refs) if how & _gather_batch.PROPAGATE else 1
-        finish(part_sums, part_counts, least, bool(how & _gather_batch.AVERAGE))
+        kernel.finish(part_sums, part_counts, least, bool(how & _gather_batch.AVERAGE))
     return _made(group, sums, start, step, None, counts, int(np.count_nonzero(counts)))

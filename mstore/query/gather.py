@@ -67,9 +67,18 @@ def replanned(attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except Replan:
-            if n >= ATTEMPTS_AT_ONCE:
-                time.sleep(PAUSE_S)
-    raise Unavailable(f"the asked series changed {ATTEMPTS_MAX} times while they were read: try again")
+            paused(n)
+    raise changing()
+
+
+def paused(attempt: int) -> None:
+    """Wait a little before the next attempt, unless they are few."""
+    if attempt >= ATTEMPTS_AT_ONCE:
+        time.sleep(PAUSE_S)
+
+
+def changing() -> Unavailable:
+    return Unavailable(f"the asked series changed {ATTEMPTS_MAX} times while they were read: try again")
 
 
 def slots_limit(n_series: int) -> int:

@@ -13,17 +13,18 @@ from typing import Any, TypeAlias
 from mstore import __version__, clock
 from mstore.config import told
 from mstore.errors import UnknownMessage
-from mstore.frames import Series
 from mstore.ipc import greeting
 from mstore.ipc import messages as m
 from mstore.persistence.files import wal_dir
 from mstore.query.budget import Budget, Work
 from mstore.query.catalog import MetricInfo
 from mstore.query.following import Following
+from mstore.query.plan import Request
 from mstore.query.reader import Reader
 from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
+from mstore.times import to_seconds
 from mstore.workers import memory, settings, states
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
@@ -112,19 +113,18 @@ class QueryWorker:
         subscriber, seq = self.feed.subscribe(following, reader.gatherer, send, waiting, since_s)
         return subscriber, m.FollowBegun(seq, following.n_series)
 
-    def _query(self, q: m.Query, budget: Budget) -> m.Message:
-        found = self._reader.query(
-            q.cluster, q.host, q.metric, q.start, q.end, type=q.type, type_ids=q.type_ids, subtype=q.subtype,
-            subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution,
-        )  # fmt: skip
+    def _query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
+        if not q.aggregate and not q.resolution and q.subtype is None and q.subtype_ids is None:
+            found = self._reader.single(q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids)
+            if found is not None:
+                budget.spend(series=1, samples=len(found.values), n_bytes=found.values.nbytes)
+                return m.Answer(False, [found.to_wire()])
+        return self._planned_query(q, budget)
+
+    def _planned_query(self, q: m.Query, budget: Budget) -> Work[m.Message]:
+        (found,) = yield from self._reader.answering([_request(q)], budget)
         many = isinstance(found, list)
-        series: list[Series] = found if isinstance(found, list) else [found]
-        budget.spend(
-            series=len(series),
-            samples=sum(map(len, series)),
-            n_bytes=sum(one.values.nbytes for one in series),
-        )
-        return m.Answer(many, [one.to_wire() for one in series])
+        return m.Answer(many, [one.to_wire() for one in (found if isinstance(found, list) else [found])])
 
     def _children(self, message: m.Children, _: Budget) -> m.Message:
         return m.Names(self._reader.children(*message.path))
@@ -181,6 +181,15 @@ class QueryWorker:
             connection.close()
         await asyncio.sleep(0)
         self.slot.release()
+
+
+def _request(q: m.Query) -> Request:
+    """raises InvalidTimeRange for what is outside the years 1 to 9999"""
+    start, end = to_seconds(q.start, 0), to_seconds(q.end, 0)
+    return Request(
+        q.cluster, q.host, q.metric, start, end, q.type, q.type_ids, q.subtype, q.subtype_ids, q.aggregate,
+        q.resolution,
+    )  # fmt: skip
 
 
 def _plain(metric: MetricInfo) -> dict[str, Any]:
