@@ -60,6 +60,7 @@ class Memory:
         entry["flags"] = layout.SERIES_LIVE
         entry["kind"], entry["type"], entry["n_columns"] = layout.KIND_GRID, layout.TYPE_F32, 1
         entry["era_start"], entry["first_n"], entry["last_n"] = I64_MIN, 0, -1
+        entry["last_t"] = I64_MIN
         for name, value in fields.items():
             entry[name] = value
         self.head["n_series"] = slot + 1
@@ -107,6 +108,9 @@ class Memory:
         """Values by slot number into full chunks (or all into one of `size_class`, for chunk 0, link0)."""
         entry = self.series[slot]
         dtype = layout.TYPE_DTYPES[int(entry["type"])]
+        if values:
+            newest = int(entry["anchor_s"]) + int(entry["step_s"]) // 2 + max(values) * int(entry["step_s"])
+            entry["last_t"] = max(int(entry["last_t"]), newest)
         missing = layout.U64_MISSING if dtype.kind == "u" else np.nan
         full = 2 if dtype.itemsize == 4 else 3
         for n in sorted({k // 512 for k in values}):
