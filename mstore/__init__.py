@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mstore.client.sync import Client, connect
     from mstore.errors import MstoreError
     from mstore.frames import Series
+    from mstore.jobs import Job
     from mstore.model import MetricSpec, SeriesPath
     from mstore.paths import default_dir
 
@@ -30,6 +31,7 @@ __all__ = [
     "AsyncClient",
     "Attached",
     "Client",
+    "Job",
     "MetricSpec",
     "MstoreError",
     "Question",
@@ -47,6 +49,7 @@ _HOMES = {
     "AsyncClient": "mstore.client.aio",
     "Attached": "mstore.attach",
     "Client": "mstore.client.sync",
+    "Job": "mstore.jobs",
     "MetricSpec": "mstore.model",
     "MstoreError": "mstore.errors",
     "Question": "mstore.client.questions",

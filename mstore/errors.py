@@ -172,6 +172,12 @@ class NotPermitted(MstoreError, PermissionError):
     code = "not_permitted"
 
 
+class MissingLibrary(MstoreError, ImportError):
+    """A library that mstore can do without, and that this needs, is not installed; the message says how to."""
+
+    code = "missing_library"
+
+
 class UnsupportedPlatform(MstoreError, OSError):
     code = "unsupported_platform"
 

@@ -11,28 +11,27 @@ On a socket a Series is the list of to_wire(): raw little-endian columns, missin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore.conversions import SeriesConversions
+from mstore.display import SeriesDisplay
 from mstore.errors import ProtocolError
+from mstore.functions import SeriesFunctions
 
 U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 Times: TypeAlias = NDArray[np.int64]
 
 _DTYPES = {name: np.dtype(name) for name in ("<f4", "<f8", "<u8")}
-_DTYPE_NAMES = {"f4": "f32", "f8": "f64", "u8": "u64"}
 _TEXT_FIELDS = (
     "unit", "why", "cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "aggregation",
 )  # fmt: skip
-_BARS = "▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 72
 
 
-class Series:
+class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
     """The values of one series, or of an aggregate over several, in [start, start + len * step).
 
     values       float32, float64 or uint64 [n]; missing = NaN, or 0 with valid False; stamped with several
@@ -155,7 +154,14 @@ class Series:
         if name not in self.columns:
             raise KeyError(f"no column {name!r}; there are {', '.join(self.columns) or 'no columns'}")
         valid = self.valid[:, self.columns.index(name)]
-        return self._like(np.ascontiguousarray(self.values[name]), self.step, valid, None, self._stamps_ms)
+        return self.like(np.ascontiguousarray(self.values[name]), valid)
+
+    def like(self, values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Series:
+        """Other values in the same slots or rows, under the same labels.
+
+        valid  where it is not given, NaN and 2^64-1 say what is missing
+        """
+        return self._made(values, valid, self.start, self.step, self.coverage, self._stamps_ms)
 
     def with_values(self, raw: NDArray[Any], step: int, coverage: NDArray[np.uint32] | None) -> Series:
         """The same series with other values, on a grid of another step that starts at the same time.
@@ -163,7 +169,7 @@ class Series:
         raw  missing values are NaN or 2^64-1
         """
         values, valid = without_missing(raw)
-        return self._like(values, step, valid, coverage)
+        return self._made(values, valid, self.start, step, coverage, None)
 
     def picked(self, positions: NDArray[np.int64]) -> Series:
         """Some slots or rows alone, each with its own time: stamped, also where the series is a grid.
@@ -171,23 +177,39 @@ class Series:
         positions  int64[m], rising
         """
         coverage = None if self.coverage is None else self.coverage[positions]
-        return self._like(
-            self.values[positions], 0, self.valid[positions], coverage, self.times_ms[positions]
+        return self._made(
+            self.values[positions], self.valid[positions], self.start, 0, coverage, self.times_ms[positions]
         )
 
-    def _like(
+    def between(self, start: int, end: int) -> Series:
+        """The slots whose times lie in [start, end), Unix seconds; views of this one's arrays."""
+        if self._stamps_ms is None:
+            first, stop = (-((self.start - t) // self.step) for t in (start, end))
+            first = min(max(first, 0), len(self))
+            start = self.start + first * self.step
+        else:
+            first, stop = np.searchsorted(self._stamps_ms, (start * 1000, end * 1000)).tolist()
+        kept = slice(first, max(first, stop))
+        return self._made(
+            self.values[kept], self.valid[kept], start, self.step,
+            None if self.coverage is None else self.coverage[kept],
+            None if self._stamps_ms is None else self._stamps_ms[kept],
+        )  # fmt: skip
+
+    def _made(
         self,
         values: NDArray[Any],
-        step: int,
         valid: NDArray[np.bool_] | None,
+        start: int,
+        step: int,
         coverage: NDArray[np.uint32] | None,
-        stamps_ms: Times | None = None,
+        stamps_ms: Times | None,
     ) -> Series:
-        """Other values under the same labels."""
+        """Another series under the same labels."""
         kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
         return Series(
-            values, self.start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms,
-            n_series=self.n_series, **kept,
+            values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms, n_series=self.n_series,
+            **kept,
         )  # fmt: skip
 
     def to_wire(self) -> list[Any]:
@@ -240,62 +262,6 @@ class Series:
         series._meta = meta
         return series
 
-    def __repr__(self) -> str:
-        if self.columns:
-            return "\n".join([self._headline(), *(f"  {name}" for name in self.columns)])
-        lines = [self._headline(), f"  {_clock(self.start)} .. {_clock(self.end)}{self._range()}"]
-        if self.valid.any():
-            lines.append("  " + sparkline(self.values, self.valid))
-        return "\n".join(lines)
-
-    def _headline(self) -> str:
-        kind = "rows" if self.stamped else f"slots of {self.step} s"
-        name = str(self.values.dtype.str[1:])
-        dtype = "columns" if self.columns else _DTYPE_NAMES.get(name, name)
-        present = int(np.count_nonzero(self.valid.any(axis=1) if self.columns else self.valid))
-        text = f"Series {self.metric or '?'} of {self.path or '?'}: "
-        text += f"{len(self)} {kind}, {present} with a sample, {dtype}"
-        if self.aggregation and self.n_series > 1:
-            text += f", {self.aggregation} of {self.n_series} series"
-        return f"{text} ({self.why})" if self.why else text
-
-    def _range(self) -> str:
-        present = self.values[self.valid]
-        if not len(present):
-            return ""
-        with np.errstate(invalid="ignore", over="ignore"):
-            mean = float(np.mean(present, dtype=np.float64))
-        return f"   min {present.min():.6g}  mean {mean:.6g}  max {present.max():.6g} {self.unit}".rstrip()
-
-
-def sparkline(values: NDArray[Any], valid: NDArray[np.bool_], width: int = _SPARK_WIDTH) -> str:
-    """One line of bars, at most `width` wide: the mean of each run of slots, a space where none is valid.
-
-    values  numeric [n];  valid  bool[n]
-    """
-    n = len(values)
-    if not n:
-        return ""
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities, and sums beyond float64
-        return _bars(values, valid, min(n, width))
-
-
-def _bars(values: NDArray[Any], valid: NDArray[np.bool_], width: int) -> str:
-    n = len(values)
-    edges = np.linspace(0, n, width, endpoint=False).astype(np.int64)
-    sums = np.add.reduceat(np.where(valid, values, 0).astype(np.float64), edges)
-    counts = np.add.reduceat(valid.astype(np.int64), edges)
-    means = sums[counts > 0] / counts[counts > 0]
-    if not len(means):
-        return " " * len(edges)
-    low, high = float(means.min()), float(means.max())
-    # A constant is drawn low, not as a division by zero; halves keep the span finite at the ends of float64.
-    span = high / 2 - low / 2
-    shares = (means / 2 - low / 2) / span if span > 0 else np.zeros(len(means))
-    heights = (shares * (len(_BARS) - 1)).round()
-    bars = iter(np.nan_to_num(heights).clip(0, len(_BARS) - 1).astype(np.int64).tolist())
-    return "".join(_BARS[next(bars)] if count else " " for count in counts.tolist())
-
 
 def _present(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Where NaN (floats) or 2^64-1 (u64) does not say "missing"; bool[n], structured: bool[n, k]."""
@@ -342,10 +308,3 @@ def _wire_dtype(text: str, meta: dict[str, Any]) -> np.dtype[Any]:
     if text != "rows":
         return _DTYPES[text]
     return np.dtype([(str(name), _DTYPES[kind]) for name, kind in meta["columns"]])
-
-
-def _clock(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s"

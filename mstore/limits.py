@@ -32,6 +32,9 @@ HANDLES_PER_CONNECTION_MAX = 4_000_000
 COLUMNS_VALUES_MAX = 4_000_000
 STAMPED_COLUMNS_MAX = 63
 
+# Hosts whose data outlives retention.
+PROTECTED_HOSTS_MAX = 200_000
+
 # Shared memory.
 RING_BYTES = 8 * MIB
 RUN_VALUES_MAX = 8192
@@ -63,6 +66,10 @@ QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
 PERCENTILES_MAX = 100
 PERCENTILE_SAMPLES_MAX = 20_000_000  # of one row: 160 MB while they are sorted
+QUERY_SPAN_S_MAX = 2**31 - 1  # a resolution, a window, a gap
+FUNCTION_SLOTS_MAX = (
+    4_000_000  # of one series: some 100 bytes each while a rate or a moving average is worked out
+)
 SELECTOR_BYTES_MAX = 1 * MIB
 SELECTOR_NAMES_MAX = 65_536  # written out or by ranges, each step
 

@@ -178,6 +178,11 @@ class Metric:
     unit_prefix: str = ""
     """How much of the unit's text is its prefix: "G" of "GB/s"."""
 
+    def is_on(self, subcluster: Subcluster) -> bool:
+        """Whether the subcluster's nodes have it: not removed from them, and they have parts of its scope."""
+        has_parts = self.scope == "node" or bool(subcluster.topology.ids(self.scope))
+        return has_parts and subcluster.name not in self.removed_from
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

@@ -99,7 +99,7 @@ MEANING = {
         "metadata": "0 = none",
         "generation": "0 = free",
         "n_children": "levels directly below",
-        "reserved": "0",
+        "flags": "1 a host whose data outlives retention, 2 holds nothing and is in no list",
     },
     "metric": {
         "cluster": "level id; a definition belongs to one cluster",

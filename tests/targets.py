@@ -72,6 +72,9 @@ class Collected:
     def define(self, records: memoryview) -> None:
         self.definitions.append(bytes(records))
 
+    def foresee(self, record: memoryview) -> None:
+        pass
+
     def load(self, entries: memoryview, expired_s: int, older_s: int) -> Counts:
         n_chunks = n_slots = 0
         for key, header, body in each_entry(entries):
@@ -113,6 +116,9 @@ class Recorded:
 
     def define(self, records: memoryview) -> None:
         self._handed.append(("define", bytes(records)))
+
+    def foresee(self, record: memoryview) -> None:
+        self._handed.append(("foresee", bytes(record)))
 
     def load(self, entries: memoryview, expired_s: int, older_s: int) -> Counts:
         self._handed.append(("load", bytes(entries), expired_s, older_s))

@@ -18,7 +18,11 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mstore import clock
+from mstore.apply.protection import Protection
 from mstore.apply.refill import Refill
 from mstore.apply.store import ROOM_STEP_BYTES, Store
 from mstore.config import format_size
@@ -73,6 +77,11 @@ class Pool:
         self._refusing_until_s = 0.0
         store.system_free = system_free
 
+    @property
+    def protection(self) -> Protection:
+        """Of the store: whose samples go last."""
+        return self._store.protection
+
     def set_cap(self, cap_bytes: int) -> None:
         """memory_cap, 0 = none. Raises ConfigError when it is too small for anything at all."""
         refuse_cap(cap_bytes, self._fixed)
@@ -106,10 +115,14 @@ class Pool:
 
     # --- while the files are read back
 
-    def recover(self, recover: Callable[[Refill], Recovered]) -> Recovered:
+    def recover(
+        self,
+        recover: Callable[[Refill], Recovered],
+        kept_from: Callable[[], NDArray[np.int64]] | None = None,
+    ) -> Recovered:
         """Call `recover` with what it hands records to. What the log defines is never refused, samples get the rest.
 
-        So a store whose cap was lowered meanwhile starts, with the newest samples that fit.
+        So a store whose cap was lowered meanwhile starts, with the newest samples that fit. For `kept_from` see Refill.
         """
         self._store.directory.limit_bytes = 0
         self._store.replaying = True
@@ -120,6 +133,7 @@ class Pool:
                     make_room=self._make_room,
                     room=self.free_bytes,
                     defined=self._balance_samples,
+                    kept_from=kept_from,
                 )
             )
         finally:

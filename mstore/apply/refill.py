@@ -13,6 +13,7 @@ from mstore.errors import CorruptRecord
 from mstore.kernels._restore import load_chunks, prefault
 from mstore.kernels._snapshot import series_by_cluster
 from mstore.shm import layout
+from mstore.shm.protection import holds_protection, record_type
 
 _PREPARE_BYTES = 2 << 20
 Counts = tuple[int, int, int, int, int, int, int]
@@ -24,7 +25,9 @@ class Refill:
     make_room  called when a chunk finds none: the number of chunks evicted, 0 = there is nothing to evict
     room       bytes that chunks may take; None: what the samples' allocator says
     defined    called after definitions: the directory may have grown
-    protected  uint8[n]: series below n whose entry is not 0 keep chunks of any age; None: there is none
+    kept_from  int64[n_metrics] of the directory as it is: chunks of a metric that end before its second are too old;
+               None: what load() is told holds for all
+    Hosts that the records protect keep chunks of any age.
     """
 
     def __init__(
@@ -34,13 +37,15 @@ class Refill:
         make_room: Callable[[], int] = lambda: 0,
         room: Callable[[], int] | None = None,
         defined: Callable[[], None] = lambda: None,
-        protected: NDArray[np.uint8] | None = None,
+        kept_from: Callable[[], NDArray[np.int64]] | None = None,
     ) -> None:
         self._store = store
         self._make_room = make_room
         self._room = room or store.samples.free_bytes
         self._defined = defined
-        self.protected = protected
+        self._kept_from = kept_from
+        self._kept: tuple[NDArray[np.int64] | None, NDArray[np.uint8] | None] | None = None
+        """Seconds by metric, mask by series; found out when the first chunk after a definition comes."""
         self._loaded = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -52,10 +57,28 @@ class Refill:
         return done
 
     def define(self, records: memoryview) -> int:
-        """Definitions of a snapshot: how many."""
+        """Definitions of a snapshot, or what it says of protected hosts: how many."""
+        self._kept = None
+        if record_type(records) == layout.REC_PROTECT:
+            return sum(map(self._protect, holds_protection(records)))
         count = self._store.directory.apply_definition(records)
         self._defined()
         return count
+
+    def foresee(self, record: memoryview) -> None:
+        """Who will be protected when the log has been replayed: applied now and, which changes nothing, once more then."""
+        self._kept = None
+        self._protect(record)
+
+    def _protect(self, record: memoryview) -> int:
+        self._store.protection.apply(record)
+        return 1
+
+    def _exceptions(self) -> tuple[NDArray[np.int64] | None, NDArray[np.uint8] | None]:
+        if self._kept is None:
+            protected = self._store.directory.protected_series() if len(self._store.protection) else None
+            self._kept = self._kept_from() if self._kept_from is not None else None, protected
+        return self._kept
 
     def prepare(self, n_bytes: int) -> None:
         """So many bytes of chunks will come: a thread beside gives memory to as much of the empty segment."""
@@ -86,10 +109,11 @@ class Refill:
         raises   CorruptRecord for entries that no snapshot's writer makes
         """
         at = n_no_room = n_evicted = 0
+        kept_from, protected = self._exceptions()
         sums = [0] * 5
         while at < len(entries):
             try:
-                done = load_chunks(self._store.samples, entries, at, expired_s, older_s, self.protected)
+                done = load_chunks(self._store.samples, entries, at, expired_s, older_s, protected, kept_from)
             except ValueError as error:
                 raise CorruptRecord(f"a sound block of a snapshot: {error}: a bug in its writer") from error
             at = done.stopped_at

@@ -5,6 +5,7 @@
                         +-- PAD, ROW, COLUMN, STAMPED, SCATTER ---- Samples.apply
                         +-- LEVEL .. ERA -------------------------- DirectoryWriter.apply_definition
                         +-- FREE, EVICT --------------------------- Samples.free_ranges
+        +-- PROTECT ------------------------------- Protection.apply
 
 Whatever frees samples is planned first (`plan_free`, `plan_evict`: records, nothing changed), then logged,
 then applied: so it is gone after every replay as well. docs/format/wal-samples.md describes the records.
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock
+from mstore.apply.protection import Protection
 from mstore.errors import CorruptRecord, InvariantBroken, StoreFull, UnknownMessage
 from mstore.kernels._expiry import RANGE
 from mstore.kernels._ring import record_fault, record_length
@@ -68,6 +70,7 @@ class Store:
     ) -> None:
         self.directory = directory
         self.samples = samples
+        self.protection = Protection(directory)
         self.on_evict = on_evict
         self.system_free: Callable[[], int] | None = None
         """Bytes that /dev/shm has left; None: nobody asks."""
@@ -130,6 +133,8 @@ class Store:
             if len(body) % RANGE.itemsize:
                 raise CorruptRecord(f"{_NAMES[kind]} with {len(body)} bytes of ranges", offset=at)
             self.samples.free_ranges(body)
+        elif kind == layout.REC_PROTECT:
+            self.protection.apply(view[:stop])
         else:
             name = _NAMES.get(kind, "unknown")
             raise UnknownMessage(
@@ -168,21 +173,18 @@ class Store:
         """
         assert n_slots <= RANGES_PER_PLAN
         ranges = self.samples.expired(start, n_slots, before_s)
-        return _records(layout.REC_FREE, ranges), self.samples.chunks_in(ranges)[0]
+        return free_records(ranges), self.samples.chunks_in(ranges)[0]
 
-    def plan_evict(
-        self, n_bytes: int, *, now_s: int | None = None, protected: NDArray[np.uint8] | None = None
-    ) -> tuple[bytes, int]:
+    def plan_evict(self, n_bytes: int, *, now_s: int | None = None) -> tuple[bytes, int]:
         """(EVICT records, chunks they free) for the oldest chunks: n_bytes of them, or the little there is.
 
         The newest chunk of a series is among them only when it had no sample for several steps before now_s
-        (default: now). `protected`, uint8[>= n_series], marks series that come last: only when no other has
-        anything to give.
+        (default: now). Protected hosts come last: only when no other has anything to give.
         """
         if now_s is None:
             now_s = _END_OF_TIME_S if self.replaying else clock.now_s()
-        for mask in (protected, None) if protected is not None else (None,):
-            ranges, n_chunks = self._oldest(n_bytes, now_s, mask)
+        for spare in (True, False) if len(self.protection) else (False,):
+            ranges, n_chunks = self._oldest(n_bytes, now_s, spare)
             if n_chunks:
                 return _records(layout.REC_EVICT, ranges), n_chunks
         return b"", 0
@@ -191,10 +193,11 @@ class Store:
         """Forget what the last scan found: the next plan_evict() goes through the series table anew."""
         self._candidates = np.empty(0, np.uint32), np.empty(0, np.int64)
 
-    def _oldest(
-        self, n_bytes: int, now_s: int, mask: NDArray[np.uint8] | None
-    ) -> tuple[NDArray[np.void], int]:
-        """Ranges of the oldest chunks and their number, from what the last scan found as long as it lasts."""
+    def _oldest(self, n_bytes: int, now_s: int, spare: bool) -> tuple[NDArray[np.void], int]:
+        """Ranges of the oldest chunks and their number, from what the last scan found as long as it lasts.
+
+        spare  protected hosts are left out
+        """
         taken: list[NDArray[np.void]] = []
         n_chunks = taken_bytes = n_scans = 0
         while taken_bytes < n_bytes and n_chunks < RANGES_PER_PLAN:
@@ -203,14 +206,15 @@ class Store:
                 if n_scans or n_chunks:  # another scan would find what this plan names already
                     break
                 n_scans += 1
+                mask = self.directory.protected_series() if spare else None
                 self._candidates = self.samples.oldest(CANDIDATES, now_s, mask)[1:]
                 continue
             # A chunk has 4 KiB at most: look at as many as will do if they were all full.
             count = max(1, (n_bytes - taken_bytes) // 4160 + 1)
             self._candidates = slots[count:], numbers[count:]
             slots, numbers = slots[:count], numbers[:count]
-            if mask is not None:
-                allowed = mask[slots] == 0
+            if spare:
+                allowed = self.directory.protected_series(slots) == 0
                 slots, numbers = slots[allowed], numbers[allowed]
             ranges = self.samples.ranges_of(slots, numbers, now_s)
             _, found_bytes = self.samples.chunks_in(ranges)
@@ -222,8 +226,6 @@ class Store:
         self,
         records: bytes | bytearray | memoryview,
         log: Callable[[bytes], None],
-        *,
-        protected: NDArray[np.uint8] | None = None,
     ) -> int:
         """Evict, oldest first, until these sample records surely fit; the number of chunks evicted.
 
@@ -244,7 +246,7 @@ class Store:
                 if need <= free:
                     return n_evicted
             step = min(max(need - free, 64 << 10), ROOM_STEP_BYTES)
-            evicted, n_chunks = self.plan_evict(step, protected=protected)
+            evicted, n_chunks = self.plan_evict(step)
             if not n_chunks:
                 raise StoreFull(
                     f"{need} bytes are needed for new samples, {free} are free and nothing may be evicted",
@@ -304,6 +306,11 @@ def ranges_in(records: bytes | memoryview) -> NDArray[np.void]:
         found.append(np.frombuffer(view[at + layout.RECORD.itemsize : stop], RANGE))
         at = stop
     return np.concatenate(found)
+
+
+def free_records(ranges: NDArray[np.void]) -> bytes:
+    """FREE records of RANGE[k]."""
+    return _records(layout.REC_FREE, ranges)
 
 
 def _records(kind: int, ranges: NDArray[np.void]) -> bytes:

@@ -11,6 +11,7 @@ import tarfile
 
 from mstore import clock
 from mstore.cli import common
+from mstore.errors import InvalidRequest
 
 NAMES = ("debug",)
 _FOLDER = "mstore-debug"
@@ -21,12 +22,16 @@ def add(commands: common.Commands) -> None:
         commands,
         "debug",
         "collect stacks, counters, connections and messages of a store",
-        "mstore debug | less\nmstore debug -o report.tar.gz\nmstore debug -o - | ssh host 'cat > report.tar.gz'",
+        "mstore debug | less\nmstore debug -o report.tar.gz\nmstore debug -o - | ssh host 'cat > report.tar.gz'\n"
+        "mstore debug dump fritz/f0201",
         "Works while parts of the store are stuck: these are named. Status 1 when something did not answer. There are "
-        "names of hosts, metrics and users in it, and no samples.",
+        "names of hosts, metrics and users in it, and no samples. `dump SELECTOR` prints the chunks below a level, as JSON.",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="write a .tar.gz, - for standard output (default: text on it)"
+    )
+    parser.add_argument(
+        "dump", metavar="dump SELECTOR", nargs="*", help="the chunks of what is selected, as JSON"
     )
     parser.set_defaults(run=run)
 
@@ -34,6 +39,8 @@ def add(commands: common.Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mstore.workers.debug import collect
 
+    if args.dump:
+        return _dump(args)
     bundle = collect(common.store_dir(args))
     if args.output is None:
         for name, text in bundle.texts.items():
@@ -46,6 +53,14 @@ def run(args: argparse.Namespace) -> int:
         print(bundle.texts["summary.txt"], end="")
         print(f"{args.output}: {len(bundle.texts)} files")
     return 0 if bundle.healthy else 1
+
+
+def _dump(args: argparse.Namespace) -> int:
+    if len(args.dump) != 2 or args.dump[0] != "dump" or args.output:
+        raise InvalidRequest("expected nothing, or: mstore debug dump SELECTOR")
+    with common.open_client(args) as client:
+        sys.stdout.write(client.debug_dump(args.dump[1]))
+    return 0
 
 
 def _write_privately(path: str, content: bytes) -> None:

@@ -33,10 +33,12 @@ _EVENTS = {
     "restarts": "workers replaced",
     "fsync_errors": "failed fdatasyncs",
     "snapshot_errors": "failed snapshots",
+    "export_errors": "failed exports: see the store's messages",
     "stale_samples": "samples of series that were gone",
     "eras_started": "series continued on a new grid",
     "chunks_freed": "chunks freed by retention",
     "chunks_evicted": "chunks evicted at the memory cap",
+    "files_lost": "files of log and snapshots that somebody removed or changed",
     "cancelled": "requests cancelled",
 }
 
@@ -125,6 +127,8 @@ def report(before: dict[str, Any], found: dict[str, Any], elapsed_s: float) -> l
     """The lines of `mstore info` from two answers of the store, elapsed_s apart."""
     lines = [*_head(found), "", *_holds(found), "", *_section("memory", _memory(found))]
     lines += ["", *_section("log", _log(found)), "", *_section("traffic", _traffic(before, found, elapsed_s))]
+    if exported := _exported(found):
+        lines += ["", *_section("export", exported)]
     if recovered := _recovered(found):
         lines += ["", *_section("last start", recovered)]
     for title, rows in (("refused", _refused(found)), ("events", _events(found))):
@@ -148,14 +152,30 @@ def _head(found: dict[str, Any]) -> list[str]:
     ]
     if found.get("full"):
         lines.append(render.paint("FULL: nothing can be freed for new samples, senders wait", render.RED))
-    if found.get("degraded"):
+    if found.get("unprotected"):
+        what = "files of the log or of a snapshot were removed or changed by somebody, what they held is only in memory"
+        lines.append(
+            render.paint(
+                f"UNPROTECTED: {what} until a snapshot is complete: do not kill the store", render.RED
+            )
+        )
+    elif found.get("degraded"):
         lines.append(
             render.paint(
                 "DEGRADED: the log cannot be written, or a part of it is damaged: see the store's messages",
                 render.RED,
             )
         )
-    return lines
+    return lines + _removed(found)
+
+
+def _removed(found: dict[str, Any]) -> list[str]:
+    removed = found.get("memory", {}).get("removed_segments")
+    if not removed:
+        return []
+    what = f"REMOVED from /dev/shm by somebody: {', '.join(removed)}"
+    then = "the store goes on, programs cannot attach, the next restart reads the files"
+    return [render.paint(f"{what}: {then}", render.RED)]
 
 
 def _holds(found: dict[str, Any]) -> list[str]:
@@ -207,6 +227,20 @@ def _log(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"a snapshot is being written: {taking['percent']:.0f}%, {render.size(taking['bytes'])}{_left(taking)}"
         )
+    return lines
+
+
+def _exported(found: dict[str, Any]) -> list[str]:
+    """The last export of [export], and the one under way."""
+    export, lines = found.get("export") or {}, []
+    if last := export.get("last"):
+        age = render.span(max(0, found.get("now_s", 0) - last["at_s"]))
+        what = f"{render.count(last['files'], 'file')}, {render.size(last['bytes'])}"
+        lines.append(f"up to {render.clock(last['end'], False)} as {last['format']} in {last['directory']}")
+        lines.append(f"{what}, {age} ago")
+        lines += [f"left out or changed: {n:,} {text}" for text, n in last.get("notes", {}).items()]
+    if now := export.get("now"):
+        lines.append(f"an export is under way: {now['percent']:.0f}%{_left(now)}")
     return lines
 
 

@@ -24,8 +24,11 @@ from mstore.cli import (
     debug,
     demo,
     dump,
+    exports,
     follow,
+    imports,
     info,
+    life,
     look,
     query,
     signals,
@@ -37,7 +40,9 @@ from mstore.cli import (
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
-_COMMANDS = (demo, store, check, backup, debug, dump, write, query, follow, look, info, simulate, collect)
+_COMMANDS = (
+    demo, store, check, backup, debug, dump, write, query, follow, look, info, life, imports, exports, simulate, collect,
+)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

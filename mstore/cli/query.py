@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mstore import clock
+from mstore import choices, clock
 from mstore.cli import common, render
 from mstore.errors import ConfigError, InvalidRequest, InvalidTimeRange
 
@@ -30,7 +30,8 @@ def add(commands: common.Commands) -> None:
         "mstore query fritz f0101 cpu_load --from -2h\n"
         "mstore query fritz f0101 flops_any --type hwthread --format csv\n"
         "mstore query fritz 'f[0101-0104]' mem_bw --format plot\n"
-        "mstore query fritz f0101 cpu_user --type hwthread --type-id 0 1 2 --aggregate",
+        "mstore query fritz f0101 cpu_user --type hwthread --type-id 0 1 2 --aggregate\n"
+        "mstore query fritz f0101 energy --function rate --window 10m --from -1d",
         "HOST may be a hostlist. Times: Unix seconds, ISO 8601 (UTC unless it says otherwise), -2h, now.\n"
         "Without --type a metric that exists only below the host is aggregated over all its parts.",
     )
@@ -53,14 +54,44 @@ def add(commands: common.Commands) -> None:
     parser.add_argument(
         "--aggregate", action="store_true", help="one series out of all ids, by the metric's own rule"
     )
-    parser.add_argument(
-        "--resolution", metavar="STEP", type=common.duration, default=0, help="mean over STEP, such as 5m"
-    )
+    _add_shape(parser)
     parser.add_argument("--format", choices=("table", "csv", "json", "plot"), default="table")
     rows_help = f"rows of a table, half from each end; 0 = all (default: {ROWS_DEFAULT})"
     parser.add_argument("--rows", type=int, default=ROWS_DEFAULT, metavar="N", help=rows_help)
     parser.add_argument("--utc", action="store_true", help="show times in UTC instead of the local zone")
     parser.set_defaults(run=run)
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    """What is done to the samples, in the order in which it is done."""
+    parser.add_argument(
+        "--function", choices=choices.FUNCTIONS[1:], default="", metavar="NAME",
+        help=f"of every series, before several become one: {', '.join(choices.FUNCTIONS[1:])}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--window", metavar="TIME", type=common.duration, default=0,
+        help="of the function, such as 10m (default: from each sample to the next)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--missing", choices=choices.MISSING, default="skip",
+        help="what --aggregate makes of a slot that some series miss (default: skip them)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resolution", metavar="STEP", type=common.duration, default=0,
+        help="one value for every STEP, such as 5m",
+    )  # fmt: skip
+    parser.add_argument(
+        "--algo", choices=choices.ALGORITHMS, default="average", metavar="NAME",
+        help=f"how --resolution makes it: {', '.join(choices.ALGORITHMS)} (default: average)",
+    )  # fmt: skip
+    parser.add_argument("--scale-by", metavar="FACTOR", type=float, default=1.0, help="multiply every value")
+    parser.add_argument(
+        "--fill", choices=choices.FILLS, default="none", help="values for slots without a sample"
+    )
+    parser.add_argument(
+        "--max-gap", metavar="TIME", type=common.duration, default=0,
+        help="fill no gap that is longer (default: any)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
             answer = client.query(
                 args.cluster, host, args.metric, start, end,
                 type=args.type, type_ids=args.type_id, subtype=args.subtype, subtype_ids=args.subtype_id,
-                aggregate=args.aggregate, resolution=args.resolution,
+                aggregate=args.aggregate, resolution=args.resolution, algo=args.algo, function=args.function,
+                window=args.window, missing=args.missing, scale_by=args.scale_by, fill=args.fill,
+                max_gap=args.max_gap,
             )  # fmt: skip
             found += answer if isinstance(answer, list) else [answer]
     n_slots = sum(len(series) for series in found)
@@ -136,6 +169,8 @@ def heading(found: list[Series], args: argparse.Namespace) -> str:
     first = found[0]
     unit = f" [{first.unit}]" if first.unit else ""
     step = ("every " if first.step else "") + render.step(first.step)
+    if _picked(args):
+        step = f"lttb of {render.step(args.resolution)}"
     start, end = first.start, max(series.end for series in found)
     one_day = render.clock(start, args.utc, "%j") == render.clock(end, args.utc, "%j")
     until = render.clock(end, args.utc, "%H:%M" if one_day else "%Y-%m-%d %H:%M")
@@ -148,6 +183,9 @@ def heading(found: list[Series], args: argparse.Namespace) -> str:
         else ""
     )
     title = f"{first.cluster or args.cluster}/{args.host}  {first.metric or args.metric}{unit}"
+    if args.function:
+        window = f" over {render.step(args.window)}" if args.window else ""
+        step = f"{args.function.replace('_', ' ')}{window}, {step}"
     details = f"{step}{how}, {range_text}"
     fits = render.columns_of(title) + 2 + render.columns_of(details) <= common.width()
     return ("  " if fits else "\n").join(
@@ -208,16 +246,15 @@ def _shortened(lines: list[str], rows: list[list[str]], n_rows: int) -> list[str
 
 def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[str]:
     """One line a series: how many samples, smallest, mean, largest, last, and its course in the room left."""
-    from mstore.frames import sparkline
+    from mstore.display import sparkline
 
     rows = []
     for name, series in flat:
-        present = series.values[series.valid]
-        stats = [render.number(None)] * 4
-        if len(present):
-            told = (present.min(), _mean(present), present.max(), present[-1])
-            stats = [render.number(float(value), 5) for value in told]
-        rows.append([name, f"{len(present):,}", *stats])
+        stats = series.stats
+        told = [render.number(None)] * 4
+        if stats.count:
+            told = [render.number(float(one), 5) for one in (stats.min, stats.avg, stats.max, stats.last)]
+        rows.append([name, f"{stats.count:,}", *told])
     heads = ("series", "samples", "min", "mean", "max", "last")
     plain = render.table(heads, rows, "<>>>>>", colour=False)
     room = (columns or common.width()) - max(map(render.columns_of, plain)) - 2
@@ -228,19 +265,10 @@ def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[
     return render.table((*heads, ""), rows, "<>>>>>")
 
 
-def _mean(values: Any) -> float:
-    """Of at least one number; finite when they are, even where their sum is not."""
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        mean = float(values.mean(dtype="float64"))
-    return mean if np.isfinite(mean) else float((values / len(values)).sum(dtype="float64"))
-
-
 def _rows(flat: list[tuple[str, Series]], args: argparse.Namespace) -> tuple[list[list[str]], list[str]]:
     """Cells of a time table: the union of all times, "-" where a series has no sample."""
-    stamped = any(series.stamped for _, series in flat)
     times = _all_times(flat)
+    stamped = _in_ms(flat, args)
     one_day = (
         len(times) and len({render.clock(ms / 1000, args.utc, "%j %Y") for ms in (times[0], times[-1])}) == 1
     )
@@ -251,6 +279,15 @@ def _rows(flat: list[tuple[str, Series]], args: argparse.Namespace) -> tuple[lis
         shown = render.clock(ms // 1000, args.utc, layout) + (f".{ms % 1000:03}" if stamped else "")
         rows.append([shown, *(render.number(column.get(ms)) for column in columns)])
     return rows, ["time", *(name for name, _ in flat)]
+
+
+def _picked(args: argparse.Namespace) -> bool:
+    """Whether lttb picked the slots of the answers: their own times are whole seconds, and those of no rows."""
+    return bool(args.algo == "lttb" and args.resolution)
+
+
+def _in_ms(flat: list[tuple[str, Series]], args: argparse.Namespace) -> bool:
+    return not _picked(args) and any(series.stamped for _, series in flat)
 
 
 def _all_times(flat: list[tuple[str, Series]]) -> list[int]:
@@ -271,7 +308,7 @@ def as_csv(found: list[Series], args: argparse.Namespace) -> None:
 
     flat = _flat(found)
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    stamped = any(series.stamped for _, series in flat)
+    stamped = _in_ms(flat, args)
     writer.writerow(["time_ms" if stamped else "time", *(name for name, _ in flat)])
     columns = [_by_time(series) for _, series in flat]
     for ms in _all_times(flat):

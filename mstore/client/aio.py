@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mstore import paths
+from mstore.client.aio_answers import AsyncAnswerCalls
+from mstore.client.aio_life import AsyncLifeCalls
 from mstore.client.lines import Source
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
@@ -48,7 +50,7 @@ async def connect_async(
     return client
 
 
-class AsyncClient:
+class AsyncClient(AsyncAnswerCalls, AsyncLifeCalls):
     """Client for asyncio: same calls, same promises; tasks of one loop share it, threads do not.
 
     A cancelled task ends its call at once, and the store is told to drop the request. A write so ended may
@@ -107,11 +109,19 @@ class AsyncClient:
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        algo: str = "average",
+        function: str = "",
+        window: int = 0,
+        missing: str = "skip",
+        scale_by: float = 1.0,
+        fill: str = "none",
+        max_gap: int = 0,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         question = Question(
-            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
-        )
+            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution,
+            algo, function, window, missing, scale_by, fill, max_gap,
+        )  # fmt: skip
         return await self._run(self._ops.query(question, timeout))
 
     async def query_many(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mstore import clock, limits, times
 from mstore.client import lines
+from mstore.client.answers import AnswerOperations
+from mstore.client.life import LifeOperations
 from mstore.client.pool import Pool, Settings
 from mstore.client.questions import Question, answered, series_of
 from mstore.client.results import Metric, WriteResult
@@ -35,7 +37,7 @@ _CONTROL: dict[str, Callable[[str], messages.Message]] = {
 }
 
 
-class Operations:
+class Operations(AnswerOperations, LifeOperations):
     """Steps for each method of a client; `pool` is shared by all of them."""
 
     def __init__(self, settings: Settings) -> None:

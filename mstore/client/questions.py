@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from mstore import limits, times
+from mstore import choices, limits, times
 from mstore.client.session import Session
-from mstore.errors import InvalidStep, ProtocolError
+from mstore.errors import InvalidRequest, InvalidStep, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 Id: TypeAlias = "str | int"
 Ids: TypeAlias = "Id | Sequence[Id] | None"
 """One id asks for one series, a sequence (of one, too) for a list of series."""
-
-RESOLUTION_S_MAX = 2**31 - 1
 
 UNDER_WAY_BYTES_MAX = 32 * limits.KIB
 """Of questions without an answer. A store that waits for us to take answers reads no questions: these always fit
@@ -51,17 +49,24 @@ class Question(NamedTuple):
     subtype_ids: Ids = None
     aggregate: bool = False
     resolution: int = 0
+    algo: str = "average"
+    function: str = ""
+    window: int = 0
+    missing: str = "skip"
+    scale_by: float = 1.0
+    fill: str = "none"
+    max_gap: int = 0
 
     def message(self, now_s: int, timeout_s: float | None) -> messages.Query:
-        """What is sent; relative times count from now_s. raises InvalidStep, InvalidTimeRange"""
-        resolution = int(self.resolution)
-        if not 0 <= resolution <= RESOLUTION_S_MAX:
-            raise InvalidStep(f"resolution={self.resolution!r}: expected 0 to {RESOLUTION_S_MAX} seconds")
+        """What is sent; relative times count from now_s. raises InvalidStep, InvalidTimeRange, InvalidRequest"""
+        resolution = _span_s("resolution", self.resolution, InvalidStep)
         return messages.Query(
             self.cluster, self.host, self.metric,
             times.to_seconds(self.start, now_s), times.to_seconds(self.end, now_s),
             self.type, _ids(self.type_ids), self.subtype, _ids(self.subtype_ids), bool(self.aggregate), resolution,
             0 if timeout_s is None else int(timeout_s * 1000),
+            self.algo, self.function, _span_s("window", self.window, InvalidRequest), self.missing,
+            choices.finite_factor(self.scale_by), self.fill, _span_s("max_gap", self.max_gap, InvalidRequest),
         )  # fmt: skip
 
 
@@ -121,6 +126,12 @@ def _series_type() -> type[Series]:
     from mstore.frames import Series  # numpy is loaded by the first answer, not by the import
 
     return Series
+
+
+def _span_s(name: str, seconds: int, error: type[InvalidRequest]) -> int:
+    if not 0 <= seconds <= limits.QUERY_SPAN_S_MAX:
+        raise error(f"{name}={seconds!r}: expected 0 to {limits.QUERY_SPAN_S_MAX} seconds")
+    return int(seconds)
 
 
 def _ids(ids: Ids) -> str | list[str] | None:

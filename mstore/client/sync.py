@@ -14,6 +14,8 @@ from mstore.client.operations import Operations
 from mstore.client.pool import Settings
 from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
+from mstore.client.sync_answers import AnswerCalls
+from mstore.client.sync_life import LifeCalls
 from mstore.ipc.transport import run
 from mstore.model import MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
@@ -49,7 +51,7 @@ def connect(
     return client
 
 
-class Client:
+class Client(AnswerCalls, LifeCalls):
     """Talks to a store over its Unix sockets; connects when needed.
 
     Threads     may share a client: every call has a connection to itself (kept for later calls).
@@ -121,6 +123,13 @@ class Client:
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        algo: str = "average",
+        function: str = "",
+        window: int = 0,
+        missing: str = "skip",
+        scale_by: float = 1.0,
+        fill: str = "none",
+        max_gap: int = 0,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         """Samples of one metric in [start, end).
@@ -128,13 +137,23 @@ class Client:
         start, end   Unix seconds, datetime (naive = UTC), ISO text, or relative: "-2h", "now"
         type_ids     one id: one Series; a list: a list in that order; None with a type: all there are
         aggregate    one Series over all selected, by the metric's aggregation
-        resolution   seconds, a multiple of the step: means over that many seconds; 0 = native
+        function     "rate", "increase", "delta" (of counters), "moving_average" or "centred_moving_average" of every
+                     series, before several become one; docs/answers.md says what each is
+        window       of the function, seconds; 0: from each sample to the next
+        missing      "skip" or "propagate": what an aggregate makes of a slot that some of its series miss
+        resolution   seconds, a multiple of the step: one value for that many; 0 = native
+        algo         how: "average", "min", "max", "last", "simple" (the first slot) or "lttb" (picked slots, with
+                     their own times)
+        scale_by     a factor for all values; 0 and 1 are none
+        fill         "none", "previous" or "linear": what stands in slots without a sample
+        max_gap      how far fill reaches, seconds; 0 = any
         returns      the full range; slots without a sample are missing (NaN, or valid False)
-        raises       InvalidTimeRange, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
+        raises       InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
         """
         question = Question(
-            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
-        )
+            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution,
+            algo, function, window, missing, scale_by, fill, max_gap,
+        )  # fmt: skip
         return run(self._ops.query(question, timeout))
 
     def query_many(

@@ -54,7 +54,9 @@ class Export:
         self._tell = tell
         self.done = Exported()
         self._sink: Sink = SINKS[form](Target(directory, start, end, window_s, files or Files(), self.done))
-        self._seen: set[SeriesPath] = set()
+        self._written: set[SeriesPath] = set()
+        """Of the present host."""
+        self._noted: set[SeriesPath] = set()
 
     def run(self) -> Exported:
         """Write everything. raises StorageError, InvalidRequest without pyarrow, and what reading the store raises"""
@@ -75,13 +77,14 @@ class Export:
 
     def _host(self, cluster: str, host: str) -> None:
         n_before = self.done.n_samples
-        self._seen.clear()
+        self._written.clear()
+        self._noted.clear()
         if paths := self._distinct(self._source.series(cluster, host)):
             self._sink.host(cluster, host, paths, self._pieces)
         if self.done.n_samples > n_before:
             self.done.clusters.add(cluster)
             self.done.n_hosts += 1
-            self.done.n_series += len(self._seen)
+            self.done.n_series += len(self._written)
 
     def _distinct(self, paths: Sequence[SeriesPath]) -> list[SeriesPath]:
         """Without those that the format cannot tell apart, or name."""
@@ -102,16 +105,19 @@ class Export:
         """What there is of these series in [start, end)."""
         found = []
         for path, series in zip(paths, self._source.samples(paths, start, end), strict=True):
-            first = path not in self._seen
             if series.stamped:
-                self.done.notes[STAMPED] += first
+                self._note(STAMPED, path)
             elif (stretch := stretch_of(path, series)) is not None:
-                if first and self._form != "json" and _is_rounded(stretch):
-                    self.done.notes[ROUNDED] += 1
+                if self._form != "json" and _is_rounded(stretch):
+                    self._note(ROUNDED, path)
+                self._written.add(path)
                 found.append(Piece(path, stretch))
-            if series.stamped or stretch is not None:
-                self._seen.add(path)
         return found
+
+    def _note(self, text: str, path: SeriesPath) -> None:
+        """Once a series, in however many windows it shows."""
+        self.done.notes[text] += path not in self._noted
+        self._noted.add(path)
 
 
 def level_names(path: SeriesPath) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from mstore.compat.imported import Journal, Report
 from mstore.compat.names import Part
 from mstore.compat.reading import Samples, Splitter, Troubles, samples_of, splitter
 from mstore.compat.walk import PARQUET, Found
+from mstore.config import Config
 from mstore.errors import CorruptRecord
 from mstore.model import MetricSpec, Reason, SeriesPath
 from mstore.times import SECONDS_MAX, SECONDS_MIN
@@ -51,6 +52,7 @@ class ClientLike(Protocol):
     def writer(self) -> WriterLike: ...
     def host_series(self, cluster: str, host: str) -> list[SeriesPath]: ...
     def metrics(self, cluster: str | None = None) -> list[Metric]: ...
+    def config(self) -> Config: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Import:
         self._unflushed: list[str] = []
         self._n_unflushed = 0
         self._steps: dict[tuple[str, str], int] = {}
+        # Where unknown metrics are ignored, what the files say of them does not count either.
+        self._defines = client is not None and client.config().unknown_metrics == "register"
 
     def run(self, files: Iterable[Found]) -> Report:
         """Import files in their order. raises what the store raises: StoreFull, Unavailable, ..."""
@@ -185,7 +189,7 @@ class Import:
             )
             by_step[step_s][one.path] = None
         for step_s, paths in by_step.items():
-            spec = MetricSpec("", step_s=step_s) if step_s else None
+            spec = MetricSpec("", step_s=step_s) if step_s and self._defines else None
             handles = (
                 range(len(paths))
                 if self._client is None

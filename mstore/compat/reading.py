@@ -45,6 +45,8 @@ class Troubles:
     """What was wrong with a file of which something could be read."""
 
     texts: list[str] = field(default_factory=list)
+    n_rows: int = 0
+    """Rows of stamped metrics."""
     n_levels: int = 0
     """Series of levels that no store can have."""
 
@@ -53,7 +55,8 @@ class Troubles:
         levels = (
             f"{self.n_levels:,} series of levels without a name or deeper than {PARTS_MAX} below the host"
         )
-        return [*self.texts, *([levels] if self.n_levels else [])]
+        rows = f"{self.n_rows:,} rows of stamped metrics, which an import does not take"
+        return [*self.texts, *([levels] if self.n_levels else []), *([rows] if self.n_rows else [])]
 
 
 def splitter(known: Mapping[str, Part] | None = None, types: Iterable[str] = ()) -> Splitter:
@@ -127,6 +130,9 @@ def _all(
 
 
 def _of_rows(rows: Rows, troubles: Troubles) -> Samples | None:
+    if not rows.step_s:
+        troubles.n_rows += len(rows.times)
+        return None
     return _samples(
         rows.cluster, rows.host, rows.levels, rows.metric, rows.step_s, rows.times, rows.values, troubles
     )
@@ -137,9 +143,6 @@ def _samples(cluster: str, host: str, parts: tuple[Part, ...], metric: str, step
     """None for nothing, and for a level that no store can have."""
     if len(parts) > PARTS_MAX or ("", "") in parts:
         troubles.n_levels += 1
-        troubles.texts.append(
-            f"{metric}: a level without a name, or more than {PARTS_MAX} levels below the host"
-        )
         return None
     if values.dtype.kind == "f":
         present = ~np.isnan(values)

@@ -40,6 +40,17 @@ class Exported:
     notes: Counter[str] = field(default_factory=Counter)
     """How many of what was left out or changed."""
 
+    def add(self, other: Exported) -> None:
+        """As of one export after the other: hosts and series are those of the one that had most."""
+        self.clusters |= other.clusters
+        self.n_hosts, self.n_series = max(self.n_hosts, other.n_hosts), max(self.n_series, other.n_series)
+        self.n_samples += other.n_samples
+        self.n_files += other.n_files
+        self.n_bytes += other.n_bytes
+        self.notes = Counter(
+            {text: max(self.notes[text], other.notes[text]) for text in self.notes | other.notes}
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """For --json and `mstore info`."""
         return {
@@ -96,15 +107,14 @@ class Target:
         self.files.mkdir(path.parent)
         self.files.unlink(tmp)
         fd = self.files.create(tmp)
-        wanted = False
+        whole = False
         try:
             with open(fd, "wb", closefd=False) as sink:
                 yield sink
-                sink.flush()
-            wanted = self.done.n_samples > n_before
-            if wanted:
+            if self.done.n_samples > n_before:
                 self.files.fdatasync(fd)
                 self._count_file(self.files.size(fd))
+                whole = True
         except MstoreError:
             raise
         except OSError as failure:
@@ -113,10 +123,10 @@ class Target:
             ) from failure
         finally:
             self.files.close(fd)
-            if not wanted:
+            if not whole:
                 with contextlib.suppress(StorageError):
                     self.files.unlink(tmp)
-        if wanted:
+        if whole:
             self.files.rename(tmp, path)
             self.files.sync_path(path.parent)
 

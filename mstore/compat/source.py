@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mstore.client.questions import Question
+from mstore.errors import InvalidRequest
 from mstore.frames import Series
 from mstore.model import SeriesPath
 from mstore.query.plan import Request
+from mstore.shm import layout
+from mstore.shm.directory import DirectoryReader
 
 if TYPE_CHECKING:
     from mstore.client.sync import Client
@@ -28,6 +33,8 @@ class Source:
     names: Callable[..., list[str]]
     series: Callable[[str, str], list[SeriesPath]]
     samples: Callable[[Sequence[SeriesPath], int, int], list[Series]]
+    oldest_s: Callable[[], int | None]
+    """Start of the oldest chunk, Unix seconds; None when nothing is there. raises InvalidRequest when it cannot be known"""
 
 
 def attached(reader: Reader) -> Source:
@@ -36,7 +43,7 @@ def attached(reader: Reader) -> Source:
     def samples(paths: Sequence[SeriesPath], start: int, end: int) -> list[Series]:
         return _single(reader.query_many([Request(*_arguments(path, start, end)) for path in paths]))
 
-    return Source(reader.children, reader.host_series, samples)
+    return Source(reader.children, reader.host_series, samples, lambda: oldest_s(reader.directory))
 
 
 def asked(client: Client) -> Source:
@@ -45,7 +52,23 @@ def asked(client: Client) -> Source:
     def samples(paths: Sequence[SeriesPath], start: int, end: int) -> list[Series]:
         return _single(client.query_many([Question(*_arguments(path, start, end)) for path in paths]))
 
-    return Source(client.children, client.host_series, samples)
+    return Source(client.children, client.host_series, samples, _not_known)
+
+
+def _not_known() -> int | None:
+    raise InvalidRequest("the store's memory cannot be read by this user: say with --from from when on")
+
+
+def oldest_s(directory: DirectoryReader) -> int | None:
+    """Start of the oldest chunk of any grid series, Unix seconds; None when there is none."""
+    table = directory.series_table()
+    there = table[
+        (table["flags"] & layout.SERIES_LIVE != 0) & (table["n_chunks"] > 0) & (table["step_s"] > 0)
+    ]
+    if not len(there):
+        return None
+    slots = there["first_n"].astype(np.int64) * layout.CHUNK_SLOTS
+    return int((there["anchor_s"] + slots * there["step_s"]).min())
 
 
 def _arguments(

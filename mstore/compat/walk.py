@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ JSON, BIN, WAL, PARQUET = "json", "bin", "wal", "parquet"
 WAL_NAME = "current.wal"
 _SUFFIXES = {".json": JSON, ".bin": BIN, ".wal": WAL, ".parquet": PARQUET}
 _CHECKPOINT = re.compile(r"(-?\d{1,15})\.(json|bin)")
+_TABLE = re.compile(r"(-?\d{1,15})\.parquet")
 _DEPTH_MAX = 6
 _CLUSTER_DIR = "cluster="
 """How archives that are partitioned by directories name a cluster's."""
@@ -82,18 +83,23 @@ def walk(given: Path) -> tuple[list[Found], list[Skipped]]:
         path = given.joinpath(*parts)
         one = _place(path, parts, n_above)
         (found if isinstance(one, Found) else skipped).append(one)  # type: ignore[arg-type]
-    return sorted(found, key=_order), skipped
+    return in_order(found), skipped
+
+
+def in_order(found: Iterable[Found]) -> list[Found]:
+    """By cluster and host; of a host by time, the log last."""
+    return sorted(found, key=lambda one: (one.cluster, one.host, one.start, one.path.name))
 
 
 def _single(path: Path) -> tuple[list[Found], list[Skipped]]:
     kind = _SUFFIXES.get(path.suffix)
     if kind is None:
         return [], [Skipped(path, _FOREIGN)]
-    named = _CHECKPOINT.fullmatch(path.name)
-    start = int(named[1]) if named else 0
     cluster = "" if kind == PARQUET else path.parent.parent.name
     host = "" if kind == PARQUET else path.parent.name
-    return [Found(path, kind, cluster or _partition(path.parts), host, start, path.stat().st_size)], []
+    return [
+        Found(path, kind, cluster or _partition(path.parts), host, _start(path.name), path.stat().st_size)
+    ], []
 
 
 def _files(top: Path, above: tuple[str, ...], skipped: list[Skipped]) -> Iterator[tuple[str, ...]]:
@@ -129,6 +135,12 @@ def _is_checkpoint(name: str) -> bool:
     return name == WAL_NAME or _CHECKPOINT.fullmatch(name) is not None
 
 
+def _start(name: str) -> int:
+    """The second its window begins; what says none comes after all others, as a log does."""
+    named = _CHECKPOINT.fullmatch(name) or _TABLE.fullmatch(name)
+    return int(named[1]) if named else _LAST
+
+
 def _place(path: Path, parts: tuple[str, ...], n_above: int) -> Found | Skipped:
     """What a file is and whose."""
     name = parts[-1]
@@ -142,23 +154,19 @@ def _place(path: Path, parts: tuple[str, ...], n_above: int) -> Found | Skipped:
     except UnicodeEncodeError:
         return Skipped(path, _NOT_TEXT)
     if path.suffix == ".parquet":
-        return Found(path, PARQUET, _partition(path.parts), "", 0, n_bytes)
+        return Found(path, PARQUET, _partition(path.parts), "", _start(name), n_bytes)
     if path.suffix not in _SUFFIXES:
         return Skipped(path, _FOREIGN)
     if not _is_checkpoint(name):
         return Skipped(path, _BAD_NAME)
     if len(parts) - 1 != n_above:
         return Skipped(path, _MISPLACED)
-    named = _CHECKPOINT.fullmatch(name)
-    start = int(named[1]) if named else _LAST
-    return Found(path, _SUFFIXES[path.suffix], path.parent.parent.name, path.parent.name, start, n_bytes)
+    return Found(
+        path, _SUFFIXES[path.suffix], path.parent.parent.name, path.parent.name, _start(name), n_bytes
+    )
 
 
 def _partition(parts: Sequence[str]) -> str:
     """The cluster that a directory cluster=NAME names, percent-encoded; else nothing."""
     named = [unquote(part.removeprefix(_CLUSTER_DIR)) for part in parts if part.startswith(_CLUSTER_DIR)]
     return named[-1] if named else ""
-
-
-def _order(found: Found) -> tuple[str, str, int, str]:
-    return found.cluster, found.host, found.start, found.path.name

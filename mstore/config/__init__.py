@@ -12,15 +12,25 @@ is not allowed, is a ConfigError that names the key, the value and what is allow
 become a default.
 """
 
+from mstore.config.export import ExportSettings
 from mstore.config.reading import example, load, parse, render, with_workers
 from mstore.config.schema import RESTART_KEYS, SETTINGS, Config, MetricOverride
 from mstore.config.telling import heard, told
-from mstore.config.values import Refused, format_duration, format_size, parse_duration, parse_size
+from mstore.config.values import (
+    Refused,
+    format_duration,
+    format_size,
+    longest_s,
+    parse_duration,
+    parse_size,
+    shortest_s,
+)
 
 __all__ = [
     "RESTART_KEYS",
     "SETTINGS",
     "Config",
+    "ExportSettings",
     "MetricOverride",
     "Refused",
     "example",
@@ -28,10 +38,12 @@ __all__ = [
     "format_size",
     "heard",
     "load",
+    "longest_s",
     "parse",
     "parse_duration",
     "parse_size",
     "render",
+    "shortest_s",
     "told",
     "with_workers",
 ]

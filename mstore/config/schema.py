@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mstore import limits
+from mstore.config.export import SECTION as EXPORT
+from mstore.config.export import ExportSettings
+from mstore.config.protect import SECTION as PROTECT
+from mstore.config.protect import Protect
+from mstore.config.setting import Section, Setting
 from mstore.config.values import (
     boolean,
     bounded,
@@ -32,15 +37,6 @@ WORKERS_TOTAL_MAX = limits.WORKERS_MAX - 2
 
 AGGREGATIONS = ("sum", "avg", "none")
 TYPES = ("f32", "f64", "u64")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of the file's top level: where it goes, how it is read and how it is written again."""
-
-    field: str
-    parse: Callable[[object], Any]
-    show: Callable[[Any], object] = lambda value: value
 
 
 _BY_CORES = " (0 = by the number of cores)"
@@ -86,17 +82,7 @@ METRIC_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
 CLUSTER_KEYS = ("retention", "metrics")
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One table of the file, such as [archive]: the field of Config it fills, what makes its value, its keys."""
-
-    field: str
-    make: Callable[..., Any]
-    """Called with the settings that are given, by field; its defaults are those of an absent table."""
-    settings: Mapping[str, Setting]
-
-
-SECTIONS: dict[str, Section] = {}
+SECTIONS: dict[str, Section] = {"protect": PROTECT, "export": EXPORT}
 
 # What a running store cannot take over: segments and processes are made for it.
 RESTART_KEYS = ("max_series", "ingest_workers", "query_workers", "ring_bytes")
@@ -149,6 +135,8 @@ class Config:
     """A stop leaves the shared memory for the next start, which is then ready at once."""
     minimum_points: int = 0
     """A batch request's answer is resampled only if its range has at least so many points."""
+    export: ExportSettings = field(default_factory=ExportSettings)
+    """Files of the reference, written now and then."""
     topology: tuple[Path, ...] = ()
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     """Read from the topology files, by name."""
@@ -156,6 +144,8 @@ class Config:
     cluster_metrics: Mapping[str, Mapping[str, MetricOverride]] = field(default_factory=dict)
     cluster_retention_s: Mapping[str, int] = field(default_factory=dict)
     """Of clusters that say so: how long their metrics are kept that say nothing themselves."""
+    protect: Protect = field(default_factory=Protect)
+    """Who says which hosts keep their data past retention."""
     source: Path | None = None
     warnings: tuple[str, ...] = ()
     """What the topology files say that mstore does not follow, one sentence each."""
@@ -181,6 +171,13 @@ class Config:
         names = [*(known.metrics if known else ()), *self.metrics, *self.cluster_metrics.get(cluster, {})]
         found = ((name, self.metric(cluster, name)) for name in dict.fromkeys(names))
         return {name: spec for name, spec in found if spec is not None}
+
+    def beside(self, name: str) -> str:
+        """The whole path of a file that the configuration names; "" stays that. Relative names are beside its own file."""
+        path = Path(name).expanduser()
+        if not name or path.is_absolute():
+            return str(path) if name else ""
+        return str((self.source.parent if self.source else Path()).absolute() / path)
 
     def retentions_s(self) -> frozenset[int]:
         """Every period for which something may be kept, seconds; 0 = for ever."""

@@ -1,6 +1,7 @@
 """What a store tells those who ask of its configuration: topologies and definitions of metrics, and nothing else.
 
-An attached program plans questions about jobs and nodes itself, so it needs what the query workers know. The rest
+An attached program plans questions about jobs and nodes itself, so it needs what the query workers know; an import
+defines metrics only where any sender may. The rest
 (files, sizes, tokens of other services) is not its business.
 """
 
@@ -18,6 +19,7 @@ from mstore.topology import document, parse_cluster
 def told(config: Config) -> tuple[str, list[dict[str, Any]]]:
     """(TOML of what answers depend on, a cluster.json document for each topology)."""
     public = Config(
+        unknown_metrics=config.unknown_metrics,
         default_step_s=config.default_step_s,
         minimum_points=config.minimum_points,
         metrics=config.metrics,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Decimal
 
 from mstore import limits
@@ -48,6 +48,16 @@ def format_duration(seconds: int) -> str:
         if seconds and seconds % _DURATION_S[unit] == 0 and (unit != "d" or seconds >= 3 * 86400):
             return f"{seconds // _DURATION_S[unit]}{unit}"
     return f"{seconds}s" if seconds else "0"
+
+
+def longest_s(periods_s: Collection[int]) -> int:
+    """Of several periods; 0 = for ever, which is longer than any other."""
+    return 0 if 0 in periods_s else max(periods_s, default=0)
+
+
+def shortest_s(periods_s: Collection[int]) -> int:
+    """Of several periods; 0 = for ever, if none of them ends."""
+    return min((period for period in periods_s if period), default=0)
 
 
 def parse_size(value: object) -> int:
@@ -121,6 +131,12 @@ def ring_bytes(value: object) -> int:
 def unit(value: object) -> str:
     if not isinstance(value, str) or len(value.encode()) > limits.NAME_BYTES_MAX or not value.isprintable():
         raise Refused(f"a text of at most {limits.NAME_BYTES_MAX} bytes without control characters")
+    return value
+
+
+def file_name(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise Refused('the name of a file ("" = none)')
     return value
 
 

@@ -25,8 +25,10 @@ class Fetched(Sequence[list[BatchSeries]]):
     ) -> None:
         """hosts: those of for-all-nodes, natural order; sizes uint32[n]: series of each row. raises ProtocolError"""
         self.request = request
+        self.hosts = hosts
+        self.sizes = sizes
+        self.packed = packed
         self.queries = request.queries + all_nodes(request, hosts)
-        self._packed = packed
         self._ends = np.cumsum(sizes, dtype=np.int64)
         if len(sizes) != len(self.queries) or (int(self._ends[-1]) if len(sizes) else 0) != len(packed):
             raise ProtocolError(
@@ -47,10 +49,10 @@ class Fetched(Sequence[list[BatchSeries]]):
         query, first = self.queries[index], int(self._ends[index - 1]) if index else 0
         n = int(self._ends[index]) - first
         paths = _paths(self.request.cluster, query, n)
-        return [self._packed.series(first + k, path) for k, path in enumerate(paths)]
+        return [self.packed.series(first + k, path) for k, path in enumerate(paths)]
 
     def __repr__(self) -> str:
-        return f"<Fetched {len(self)} rows, {len(self._packed)} series of {self.request.cluster}>"
+        return f"<Fetched {len(self)} rows, {len(self.packed)} series of {self.request.cluster}>"
 
     def to_dict(self, *, skip_empty: bool = False) -> dict[str, Any]:
         """The metric store's JSON shape: {"queries"?: [...], "results": [[{...}]]}.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore.errors import LimitExceeded, MstoreError, ProtocolError, from_wire
+from mstore.errors import LimitExceeded, MstoreError, ProtocolError
 from mstore.frames import Series, without_missing
 from mstore.numerals import number, numbers
 
@@ -95,7 +95,7 @@ class Packed:
     def __init__(
         self,
         entries: NDArray[Any],
-        values: bytes | bytearray | memoryview,
+        values: bytes,
         texts: Sequence[str],
         errors: Sequence[MstoreError],
     ) -> None:
@@ -213,15 +213,3 @@ class Packing:
                 raise LimitExceeded(f"a batch whose metrics have more than {TEXTS_MAX} units")
             self._texts[text] = index
         return index
-
-
-def errors_to_wire(errors: Sequence[MstoreError]) -> list[list[Any]]:
-    return [[error.code, error.message, error.details] for error in errors]
-
-
-def errors_from_wire(found: Sequence[Any]) -> list[MstoreError]:
-    """raises ProtocolError"""
-    try:
-        return [from_wire(str(code), str(message), dict(details)) for code, message, details in found]
-    except (ValueError, TypeError) as error:
-        raise ProtocolError(f"an answer whose errors are none: {error}") from error

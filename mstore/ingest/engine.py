@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock, limits
+from mstore.config import longest_s, shortest_s
 from mstore.errors import StoreFull
 from mstore.ingest.effects import Effect, NeedReferences, NeedRoom, NeedTurn, References
 from mstore.ingest.tally import Tally
@@ -57,12 +58,11 @@ class Rules:
 
     def accepts_for_s(self) -> int:
         """The longest period for which anything is accepted; 0 = for ever."""
-        periods = self.own_retentions_s | {self.retention_s}
-        return 0 if 0 in periods else max(periods)
+        return longest_s(self.own_retentions_s | {self.retention_s})
 
     def keeps_for_s(self) -> int:
         """The shortest period for which anything is kept; 0 = everything is, for ever."""
-        return min((self.own_retentions_s | {self.retention_s}) - {0}, default=0)
+        return shortest_s(self.own_retentions_s | {self.retention_s})
 
 
 @dataclass(slots=True)

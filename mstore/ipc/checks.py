@@ -55,6 +55,10 @@ def one_of(*allowed: str) -> Check:
     return check
 
 
+def _number(value: Any) -> str:
+    return "" if type(value) in (int, float) else f"{_kind(value)}, expected a number"
+
+
 def _bin(value: Any) -> str:
     return "" if type(value) in _BIN_TYPES else f"{_kind(value)}, expected bin"
 
@@ -154,6 +158,7 @@ BY_ANNOTATION: dict[str, Check] = {
     "int": between(-(2**63), 2**64 - 1),
     "int | None": _or_none(between(-(2**63), 2**63 - 1)),
     "bool": _exactly(bool, "a boolean"),
+    "float": _number,
     "str": _exactly(str, "a string"),
     "str | None": _or_none(_exactly(str, "a string or nil")),
     "str | list[str] | None": _or_none(_ids),
@@ -170,6 +175,7 @@ BY_ANNOTATION: dict[str, Check] = {
 # Types whose every value passes a check: most fields need no call so.
 GOOD_TYPES: dict[Check, frozenset[type]] = {
     BY_ANNOTATION["bool"]: frozenset((bool,)),
+    BY_ANNOTATION["float"]: frozenset((int, float)),
     BY_ANNOTATION["str"]: frozenset((str,)),
     BY_ANNOTATION["str | None"]: frozenset((str, type(None))),
     BY_ANNOTATION["str | list[str] | None"]: frozenset((str, type(None))),

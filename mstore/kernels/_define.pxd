@@ -48,6 +48,7 @@ cdef class Definer(DirectoryReader):
     cdef dict retentions
     cdef set unknown
     cdef set removing, hidden, ignored
+    cdef set protected             # (cluster, host) names
     cdef RecordBuffer log, new_series, new_keys, eras
     cdef bint free_known, changing
 
@@ -68,6 +69,10 @@ cdef class Definer(DirectoryReader):
     cdef void put_slot(self, int table, uint64_t hash, uint32_t low) noexcept
     cdef bint replace_slot(self, int table, uint64_t hash, uint32_t low, uint32_t by) noexcept
     cdef int64_t make_level(self, uint32_t parent, const char* name, size_t n, size_t type_len) except? -2
+    cdef bint is_protected(self, uint32_t id) except -1
+    cdef void show_level(self, uint32_t id) noexcept
+    cdef void hide_level(self, uint32_t id) noexcept
+    cdef bint is_configured(self, uint32_t cluster) noexcept
     cdef int64_t level_for(self, int64_t parent, span type, span id, bint create) except? -2
     cdef int64_t make_metric(self, uint32_t cluster, span name, metric_def* d) except? -2
     cdef bint write_definition(self, ms_metric* metric, metric_def* d) noexcept

@@ -70,7 +70,7 @@ cdef class Definer(DirectoryReader):
         self.register_unknown, self.default_step_s, self.config_version = True, 60, 1
         self.max_series, self.max_keys = head.max_series, 4 * <uint64_t>head.max_series + 1024
         self.source, self.unknown, self.removing, self.retentions = None, set(), set(), {}
-        self.hidden, self.ignored = set(), set()
+        self.hidden, self.ignored, self.protected = set(), set(), set()
         self.log, self.new_series, self.new_keys, self.eras = (
             RecordBuffer(), RecordBuffer(), RecordBuffer(), RecordBuffer()
         )
@@ -318,8 +318,11 @@ cdef class Definer(DirectoryReader):
         level.name, level.name_len, level.type_len, level.generation = at, <uint16_t>n, <uint16_t>type_len, 1
         level.next_sibling = above.first_child
         self.n_levels += 1
+        if self.protected and self.is_protected(id):
+            level.flags = LEVEL_PROTECTED
         ms_store_release_u32(&above.first_child, id)  # SYNC POINT (release) child link: the level's bytes
         above.n_children += 1
+        self.show_level(parent)
         self.put_slot(MS_TABLE_LEVELS, self.hash_level(parent, name, n, type_len), id + 2)
         self.put_level(self.log, id)
         return id
@@ -331,6 +334,94 @@ cdef class Definer(DirectoryReader):
         if level < 0 and create:
             level = self.make_level(<uint32_t>parent, name, n, type.n)
         return level
+
+    # ---- levels that hold nothing, and hosts that keep everything ----
+
+    cdef void show_level(self, uint32_t id) noexcept:
+        """Link a level below its parent again that was unlinked as empty, and so what is above it."""
+        cdef ms_level* level
+        cdef ms_level* above
+        while id and self.levels_p[id].flags & LEVEL_EMPTY:
+            level, above = &self.levels_p[id], &self.levels_p[self.levels_p[id].parent]
+            level.flags &= ~LEVEL_EMPTY
+            # A reader that stands on it since before it was unlinked goes through the whole list again: it may meet a
+            # level twice, and misses none.
+            ms_store_release_u32(&level.next_sibling, above.first_child)
+            ms_store_release_u32(&above.first_child, id)  # SYNC POINT (release) child link
+            above.n_children += 1
+            id = level.parent
+
+    cdef void hide_level(self, uint32_t id) noexcept:
+        """Unlink a level without series and children, and so what is empty above it; its id and its name stay its own.
+
+        Its own next_sibling stays, too: a reader that stands on it goes on from there.
+        """
+        cdef ms_level* level
+        cdef ms_level* above
+        cdef uint32_t* link
+        while id:
+            level, above = &self.levels_p[id], &self.levels_p[self.levels_p[id].parent]
+            if level.flags & LEVEL_EMPTY or level.first_series or level.first_child:
+                return
+            if level.depth == 1 and self.is_configured(id):
+                return
+            link = &above.first_child
+            while link[0] and link[0] != id:
+                link = &self.levels_p[link[0]].next_sibling
+            if link[0]:
+                ms_store_release_u32(link, level.next_sibling)
+                above.n_children -= 1
+            level.flags |= LEVEL_EMPTY
+            id = level.parent
+
+    cdef bint is_configured(self, uint32_t cluster) noexcept:
+        """Whether the configuration names metrics of a cluster: then it is there without a host as well."""
+        cdef uint64_t index
+        for index in range(self.n_metrics):
+            if self.metrics_p[index].cluster == cluster and self.metrics_p[index].origin == ORIGIN_CONFIGURED:
+                return True
+        return False
+
+    def hide_empty_levels(self, uint32_t start=1, uint64_t stop=0xFFFFFFFF):
+        """Unlink those of levels start .. stop - 1 that hold nothing: for a replay, and for interning that failed."""
+        cdef bint nested = self.changing
+        cdef uint64_t id = min(stop, self.n_levels)
+        self.begin()
+        while id > start:  # from the end: children have higher ids than their parents
+            id -= 1
+            self.hide_level(<uint32_t>id)
+        if not nested:
+            self.publish()
+
+    cdef bint is_protected(self, uint32_t id) except -1:
+        cdef ms_level* host = &self.levels_p[id]
+        cdef ms_level* cluster = &self.levels_p[host.parent]
+        if host.depth != 2:
+            return False
+        return ((self.base + cluster.name)[:cluster.name_len], (self.base + host.name)[:host.name_len]) in self.protected
+
+    def protect(self, bytes cluster, bytes host, bint on=True):
+        """Say of a host whether its data outlives retention, now and when its level is made later."""
+        cdef int64_t level
+        if on:
+            self.protected.add((cluster, host))
+        else:
+            self.protected.discard((cluster, host))
+        level = self.level_c(0, cluster, len(cluster), 0, self.n_levels)
+        if level >= 0:
+            level = self.level_c(<uint32_t>level, host, len(host), 0, self.n_levels)
+        if level >= 0:
+            if on:
+                self.levels_p[level].flags |= LEVEL_PROTECTED
+            else:
+                self.levels_p[level].flags &= ~LEVEL_PROTECTED
+
+    def forget_protection(self):
+        """For a writer that took over: no host is protected until it is said again."""
+        cdef uint64_t id
+        self.protected = set()
+        for id in range(self.n_levels):
+            self.levels_p[id].flags &= ~LEVEL_PROTECTED
 
     cdef bint write_definition(self, ms_metric* metric, metric_def* d) noexcept:
         """Store a definition's fields into a metric under its change count; False when the names region is full."""
@@ -473,6 +564,9 @@ cdef class Definer(DirectoryReader):
         level = self.level_for(0, none, cluster_span, True)
         if level < 0:
             raise MemoryError("no room for another level")
+        if self.levels_p[level].flags & LEVEL_EMPTY:
+            self.begin()
+            self.show_level(<uint32_t>level)
         index = self.metric_c(<uint32_t>level, name_span.at, name_span.n, self.n_metrics)
         if index < 0:
             index = self.make_metric(<uint32_t>level, name_span, &d)

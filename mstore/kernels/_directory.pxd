@@ -94,6 +94,7 @@ cdef class DirectoryReader:
     cdef int64_t metric_c(self, uint32_t cluster, const char* name, size_t n, uint64_t bound) noexcept nogil
     cdef int64_t series_c(self, uint32_t level, uint32_t metric, uint64_t bound, bint pending) noexcept nogil
     cdef ms_key* key_c(self, uint64_t hash, const char* key, size_t n, uint32_t cluster) noexcept nogil
+    cdef int64_t present(self, int64_t level) noexcept nogil
     cdef int64_t child_c(self, int64_t parent, object type, object id, uint64_t bound)
     cdef int64_t below_host_c(self, int64_t level, object type, object type_id, object subtype, object subtype_id,
                               uint64_t bound)

@@ -262,13 +262,19 @@ cdef class DirectoryReader:
 
     # ---- finding ----
 
+    cdef int64_t present(self, int64_t level) noexcept nogil:
+        """The level, -1 if it holds nothing: then it is as if it had never been. A cluster's metrics stay defined."""
+        if level >= 0 and self.levels_p[level].flags & LEVEL_EMPTY and self.levels_p[level].depth > 1:
+            return -1
+        return level
+
     def find_level(self, uint32_t parent, bytes type, bytes id):
-        """Level id of the child of `parent` with this type and id, -1 if there is none."""
+        """Level id of the child of `parent` with this type and id, -1 if there is none or it holds nothing."""
         cdef char name[2 * NAME_MAX]
         if PyBytes_GET_SIZE(type) > NAME_MAX or PyBytes_GET_SIZE(id) > NAME_MAX:
             return -1
         cdef size_t n = join_name(name, type, PyBytes_GET_SIZE(type), id, PyBytes_GET_SIZE(id))
-        return self.level_c(parent, name, n, PyBytes_GET_SIZE(type), ms_load_acquire_u64(&self.head.n_levels))
+        return self.present(self.level_c(parent, name, n, PyBytes_GET_SIZE(type), ms_load_acquire_u64(&self.head.n_levels)))
 
     cdef int64_t child_c(self, int64_t parent, object type, object id, uint64_t bound):
         cdef char name[2 * NAME_MAX]
@@ -278,7 +284,7 @@ cdef class DirectoryReader:
         if type_text == NULL or id_text == NULL or type_len > NAME_MAX or id_len > NAME_MAX:
             return -1
         cdef size_t n = join_name(name, type_text, <size_t>type_len, id_text, <size_t>id_len)
-        return self.level_c(<uint32_t>parent, name, n, <size_t>type_len, bound)
+        return self.present(self.level_c(<uint32_t>parent, name, n, <size_t>type_len, bound))
 
     cdef int64_t below_host_c(self, int64_t level, object type, object type_id, object subtype, object subtype_id,
                               uint64_t bound):
@@ -359,9 +365,9 @@ cdef class DirectoryReader:
         while id != 0 and id < reserved and steps <= reserved:
             if id < bound:
                 found.append(id)
-            id = self.levels_p[id].next_sibling
+            id = ms_load_acquire_u32(&self.levels_p[id].next_sibling)
             steps += 1
-        return found
+        return list(dict.fromkeys(found))  # one that was linked again meanwhile leads through the list once more
 
     def level_series(self, uint32_t level, bint eras=False):
         """Slots of the level's series: list[int], newest first; only newest eras unless eras=True."""
@@ -406,13 +412,13 @@ cdef class DirectoryReader:
         return PyBytes_FromStringAndSize(self.base + offset, <Py_ssize_t>n)
 
     def level_fields(self, uint32_t id):
-        """(parent, type bytes, id bytes, depth, cluster, n_series, n_children, generation) of a published level."""
+        """(parent, type bytes, id bytes, depth, cluster, n_series, n_children, flags) of a published level."""
         if id >= ms_load_acquire_u64(&self.head.n_levels):
             raise IndexError(f"level {id} does not exist")
         cdef ms_level* level = &self.levels_p[id]
         name = self.text(level.name, level.name_len)
         return (level.parent, name[: level.type_len], name[level.type_len :], level.depth, level.cluster,
-                level.n_series, level.n_children, level.generation)
+                level.n_series, level.n_children, level.flags)
 
     cdef bint copy_metric(self, uint32_t index, ms_metric* into) noexcept nogil:
         """A metric as it was at one moment; False when the writer kept changing it (never, in practice)."""

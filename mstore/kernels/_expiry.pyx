@@ -15,6 +15,7 @@ from libc.stdint cimport INT64_MAX, INT64_MIN
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
+from mstore.kernels._aggregate cimport ms_count_f32, ms_count_f64, ms_count_u64
 from mstore.kernels._chunks cimport *
 
 RANGE = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("first", "<i8"), ("last", "<i8")])
@@ -35,6 +36,25 @@ cdef int64_t last_evictable(ms_series* s, int64_t now_s) noexcept nogil:
     else:
         idle_from = floor_div(s.last_t, 1000) + IDLE_STAMPED_S
     return s.last_n if idle_from < now_s else s.last_n - 1
+
+
+cdef uint64_t n_values(const ms_chunk* chunk) noexcept nogil:
+    """Samples of a grid chunk."""
+    cdef const char* values = <const char*>chunk + CHUNK_HEADER_BYTES
+    if chunk.type == TYPE_F32:
+        return ms_count_f32(<const float*>values, chunk.capacity)
+    if chunk.type == TYPE_F64:
+        return ms_count_f64(<const double*>values, chunk.capacity)
+    return ms_count_u64(<const uint64_t*>values, chunk.capacity)
+
+
+cdef uint64_t n_rows(const ms_chunk* chunk, int64_t first, int64_t last) noexcept nogil:
+    """Rows of a stamped chunk with stamps in first .. last."""
+    cdef const int64_t* words = <const int64_t*>(<const char*>chunk + CHUNK_HEADER_BYTES)
+    cdef uint64_t i, found = 0
+    for i in range(chunk.count):
+        found += first <= words[i * (1 + chunk.n_columns)] <= last
+    return found
 
 
 cdef class Expiry(Chunks):
@@ -159,6 +179,30 @@ cdef class Expiry(Chunks):
                         n_bytes += SIZES[chunk.size_class]
                     n += 1
         return n_chunks, n_bytes
+
+    def samples_in(self, ranges) -> int:
+        """Samples that `free_ranges` would free of these ranges, missing slots not counted."""
+        cdef uint64_t found = 0, i
+        cdef freed item
+        cdef ms_series* s
+        cdef ms_chunk* chunk
+        cdef int64_t n, stop
+        cdef const unsigned char[::1] view = np.frombuffer(ranges, np.uint8)
+        with nogil:
+            for i in range(<uint64_t>view.shape[0] / sizeof(freed)):
+                memcpy(&item, &view[i * sizeof(freed)], sizeof(freed))
+                s = self.live(item.slot)
+                if s == NULL or s.generation != item.generation or s.n_chunks == 0:
+                    continue
+                n, stop = s.first_n, s.last_n
+                if s.kind == KIND_GRID:
+                    n, stop = max(n, item.first), min(stop, item.last)
+                while n <= stop:
+                    chunk = find_chunk(self.base, s, n)
+                    if chunk != NULL:
+                        found += n_rows(chunk, item.first, item.last) if s.kind == KIND_STAMPED else n_values(chunk)
+                    n += 1
+        return found
 
     def sweep(self, start_slot, n_slots, before_s) -> int:
         """Plan and free in one step, unlogged; the number of chunks freed."""

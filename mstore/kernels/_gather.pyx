@@ -374,6 +374,7 @@ cdef class Gatherer(RunReader):
         cdef uint32_t child
         cdef uint64_t n_levels = ms_load_acquire_u64(&self.head.n_levels), budget
         cdef size_t want = PyBytes_GET_SIZE(type) if type is not None else 0
+        cdef set seen = set()
         if level >= n_levels:
             return _GONE
         budget = self.head.region[<int>MS_REGION_LEVELS].reserved // sizeof(ms_level)
@@ -384,7 +385,9 @@ cdef class Gatherer(RunReader):
             if at == NULL or budget == 0:
                 return _BROKEN
             budget -= 1
-            if child < n_levels and (type is None or self.is_type(at, PyBytes_AS_STRING(type), want)):
+            # One that was linked again meanwhile leads through the list once more.
+            if child < n_levels and child not in seen and (type is None or self.is_type(at, PyBytes_AS_STRING(type), want)):
+                seen.add(child)
                 found.append((child, self.text(at.name, at.type_len),
                               self.text(at.name + at.type_len, at.name_len - at.type_len)))
             child = ms_load_acquire_u32(&at.next_sibling)

@@ -84,6 +84,7 @@ cdef class RunReader:
     cdef uint64_t committed(self) noexcept nogil
     cdef const ms_series* series_at(self, uint64_t slot) noexcept nogil
     cdef int64_t kept_from(self, uint32_t metric) noexcept nogil
+    cdef bint is_protected(self, uint32_t level) noexcept nogil
     cdef int load_era(self, uint32_t slot, uint32_t generation, era* out) noexcept nogil
     cdef int load_chain(self, uint64_t ref, int64_t start_s, era_pool* pool) noexcept nogil
     cdef int find_link(self, const era* e, int64_t n, uint64_t* table, const uint64_t** at, uint64_t* word) noexcept nogil

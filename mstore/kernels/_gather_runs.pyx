@@ -33,6 +33,8 @@ from mstore.kernels._segment cimport Segment
 
 cdef enum:
     EMPTY_ERAS_MAX = 4096
+    DEPTH_MAX = 32
+    HOST_DEPTH = 2
 
 cdef uint64_t* CLASS_BYTES = [128, 512, 2112, 4160]
 
@@ -113,7 +115,7 @@ cdef class RunReader:
 
     directory, samples  mapped segments; PROT_READ is enough
     now_s               retention is counted from here: slots and rows that are older are missing, though their chunk may
-                        still be there. Below 0, as at first: nothing is too old
+                        still be there, unless their host is protected. Below 0, as at first: nothing is too old
     retention_s         of metrics that have none of their own; 0 = for ever
     """
 
@@ -152,8 +154,21 @@ cdef class RunReader:
         period = self.retention_s if period < 0 else period
         return self.now_s - period if period else INT64_MIN
 
+    cdef bint is_protected(self, uint32_t level) noexcept nogil:
+        """Whether the data of a level's host outlives retention."""
+        cdef const ms_level* at
+        cdef int depth
+        for depth in range(DEPTH_MAX):
+            if level >= ms_load_acquire_u64(&self.head.n_levels):
+                return False
+            at = &self.directory.levels_p[level]
+            if at.depth <= HOST_DEPTH:
+                return at.flags & LEVEL_PROTECTED != 0
+            level = at.parent
+        return False  # links in a circle, which a valid directory never has
+
     def oldest_s(self, uint32_t metric):
-        """The first second of a metric that retention serves; -2^63 = all of it."""
+        """The first second of a metric that retention serves, of hosts that are not protected; -2^63 = all of it."""
         return self.kept_from(metric)
 
     cdef int load_era(self, uint32_t slot, uint32_t generation, era* out) noexcept nogil:
@@ -198,7 +213,7 @@ cdef class RunReader:
             n += 1
         cdef int64_t start = start_s * 1000 if e.kind == KIND_STAMPED else start_s
         cdef int64_t kept_s = self.kept_from(e.metric)
-        if kept_s <= start_s:
+        if kept_s <= start_s or self.is_protected(e.level):
             kept_s = INT64_MIN
         n = 0
         while True:

@@ -92,6 +92,7 @@ cdef class Interner(Definer):
         self.series_p[slot].next_series = level.first_series
         ms_store_release_u32(&level.first_series, slot + 1)
         level.n_series += 1
+        self.show_level(self.series_p[slot].level)
 
     cdef void unlink_series(self, uint32_t slot) noexcept:
         cdef ms_level* level = &self.levels_p[self.series_p[slot].level]
@@ -670,6 +671,7 @@ cdef class Interner(Definer):
             self.head.free_series = slot + 1
         self.mend_eras(ref, prev, next)
         self.retable(level, metric)
+        self.hide_level(level)
 
     cdef void mend_eras(self, uint64_t ref, uint64_t prev, uint64_t next) noexcept:
         cdef ms_series* p = self.live_at(prev) if prev else NULL

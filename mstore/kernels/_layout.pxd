@@ -54,6 +54,7 @@ cdef extern from "layout.h" nogil:
         uint32_t metadata
         uint16_t generation
         uint8_t depth
+        uint8_t flags
     ctypedef struct ms_metric:
         uint32_t cluster
         uint32_t step_s
@@ -145,7 +146,10 @@ cdef enum:
     TYPE_F64 = 2
     TYPE_U64 = 3
     AGG_AVG = 2
+    ORIGIN_CONFIGURED = 1
     ORIGIN_REGISTERED = 2
+    LEVEL_PROTECTED = 1
+    LEVEL_EMPTY = 2
     SERIES_LIVE = 1
     SERIES_ENDED = 2
     SERIES_REMOVING = 4

@@ -22,16 +22,16 @@ from libc.string cimport memchr, memcmp, memset, memcpy
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from mstore.kernels._atomics cimport ms_load_acquire_u64, ms_load_relaxed_u32
-from mstore.kernels._eras cimport eras_t, view_eras
+from mstore.kernels._eras cimport era_of, eras_t, view_eras
 from mstore.kernels._hash cimport ms_hash
 from mstore.kernels._keys cimport key_parts, parse_key
 from mstore.kernels._layout cimport (
     KIND_STAMPED, MS_IGNORE_SLOT, MS_PAGE, MS_REGION_KEYS, MS_TABLE_KEYS, TYPE_F32, TYPE_F64, TYPE_U64, ms_directory, ms_key,
-    ms_region,
+    ms_region, ms_series,
 )
 from mstore.kernels._lines_batch cimport OK, REFUSED, WAITING, LineBatch, append, sample_t, settle
 from mstore.kernels._lines_text cimport (
-    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, SERIES_SLOTS_MAX, ahead_t,
+    KEY_BYTES_MAX, KEY_HEADER, LINE_BYTES_MAX, LINE_FIELDS_MAX, MS_PREFETCH, SERIES_SLOTS_MAX, ahead_t, beyond_reach,
     fetch_entries, field_t, ignore_reason, is_comment, joined_key, key_end, look_ahead, ms_exact_f64, ms_fast_number, ms_load8, not_there, odd_start, parse_fields,
     parse_time, stamp_ms, view_t,
 )
@@ -655,10 +655,10 @@ cdef class LineScanner:
             back_s = self.policy.newest_s - stamp.ms // 1000  # not negative: the time is accepted
             stamp.least_step_s = back_s // SERIES_SLOTS_MAX + (back_s % SERIES_SLOTS_MAX != 0)
             if stamp.ms // 1000 < self.eras.changed_s:
-                stamp.least_step_s = INT64_MAX  # it may belong to an older era: the long way looks
+                stamp.least_step_s = INT64_MAX  # it may belong to an older era, which late_alike() looks for
             stamp.head = ms_load8(q)
             stamp.tail = ms_load8(q + stamp.len - 8)
-        if e.step_s < stamp.least_step_s and e.kind != KIND_STAMPED:
+        if e.step_s < stamp.least_step_s and e.kind != KIND_STAMPED and not self.late_alike(e, ref, stamp.ms // 1000):
             return NULL
         s.ref = ref
         s.t = stamp.ms if e.kind == KIND_STAMPED else stamp.ms // 1000
@@ -668,6 +668,14 @@ cdef class LineScanner:
         s.state = OK
         s.reason = 0
         return q + stamp.len + 1
+
+    cdef bint late_alike(self, const ms_key* e, uint64_t ref, int64_t t_s) noexcept nogil:
+        """Whether a late sample belongs to an era of the type that its series has now, and is not too late for it."""
+        cdef int64_t newest_s = self.policy.newest_s
+        cdef const ms_series* era = NULL
+        if t_s < self.eras.changed_s:
+            era = era_of(&self.eras, ref, t_s, &newest_s)
+        return era != NULL and era.type == e.type and not beyond_reach(t_s, newest_s, era.step_s, e.kind)
 
     cdef int plain_stamp(self, const uint8_t* q, int64_t* ms) noexcept nogil:
         """Length of the 8 to 18 digits at q when a newline follows and the time is accepted, else 0. Reads 19 bytes."""

@@ -22,4 +22,5 @@ def load_chunks(
     expired_s: int = ...,
     older_s: int = ...,
     protected: NDArray[np.uint8] | None = None,
+    kept_from: NDArray[np.int64] | None = None,
 ) -> LoadResult: ...

@@ -45,6 +45,8 @@ cdef struct loading:
     int64_t older_s
     const uint8_t* protect
     uint64_t n_protected
+    const int64_t* kept_from
+    uint64_t n_kept_from
     uint64_t n_samples
 
 
@@ -102,7 +104,7 @@ cdef int load_entry(Samples m, const ms_chunk* saved, const char* values, uint64
         while SIZES[size_class] - CHUNK_HEADER_BYTES < size:
             size_class += 1
     if saved.series >= how.n_protected or not how.protect[saved.series]:
-        if ends_by(saved, how.expired_s):
+        if ends_by(saved, how.kept_from[s.metric] if s.metric < how.n_kept_from else how.expired_s):
             return EXPIRED
         if ends_by(saved, how.older_s):
             return OLDER
@@ -135,15 +137,17 @@ def prefault(Samples samples not None, uint64_t start, uint64_t n_bytes) -> bool
 
 
 def load_chunks(Samples samples not None, const unsigned char[::1] payload, uint64_t at=0, int64_t expired_s=INT64_MIN,
-                int64_t older_s=INT64_MIN, protected=None):
+                int64_t older_s=INT64_MIN, protected=None, kept_from=None):
     """Restore the chunks of a block's payload from offset `at` on, before any record is applied to their series.
 
     expired_s, older_s  chunks that end before these seconds are left out and counted; INT64_MIN: none is
     protected           uint8[n]: series below n whose entry is not 0 are never left out; or None
+    kept_from           int64[n]: for metrics below n instead of expired_s; or None
     returns             LoadResult
     raises              ValueError naming the offset when the entries are not what a snapshot's writer makes
     """
     cdef const unsigned char[::1] mask = protected
+    cdef const int64_t[::1] seconds = kept_from
     cdef ms_chunk saved
     cdef loading how
     cdef uint64_t size = payload.shape[0], n_bytes, start = at
@@ -155,6 +159,9 @@ def load_chunks(Samples samples not None, const unsigned char[::1] payload, uint
     counts[:] = [0, 0, 0, 0, 0, 0]
     how.expired_s, how.older_s, how.n_samples = expired_s, older_s, 0
     how.protect, how.n_protected = NULL, 0
+    how.kept_from, how.n_kept_from = NULL, 0
+    if seconds is not None and seconds.shape[0]:
+        how.kept_from, how.n_kept_from = &seconds[0], seconds.shape[0]
     if mask is not None and mask.shape[0]:
         how.protect, how.n_protected = &mask[0], mask.shape[0]
     with nogil:

@@ -208,7 +208,7 @@ def named(Gatherer g not None, const uint32_t[::1] parents, list names, bint mis
                 name, n = PyBytes_AS_STRING(names[j]), PyBytes_GET_SIZE(names[j])
                 before = found.n
                 for type_len in range(n + 1 if n <= 2 * NAME_MAX else 0):
-                    id = g.directory.level_c(parents[i], name, n, type_len, bound)
+                    id = g.directory.present(g.directory.level_c(parents[i], name, n, type_len, bound))
                     if id >= 0:
                         row[0], row[1], row[2] = id, i, j
                         status = status or push_words(&found, row, 3)

@@ -87,6 +87,7 @@ cdef class Committer:
     cdef int first_error         # errno of the first failure ever
     cdef bint stopping
     cdef bint running
+    cdef bint syncing            # a group is on its way, without the mutex
     cdef uint64_t durable_seq
     cdef uint64_t n_fsyncs
     cdef uint64_t us_total
@@ -190,10 +191,12 @@ cdef class Committer:
                 group = self.queue[self.first]
                 self.first = (self.first + 1) % GROUPS_MAX
                 self.count -= 1
+                self.syncing = True
                 pthread_mutex_unlock(&self.mutex)
                 started = now_us()
                 error = self.sync(&group)
                 pthread_mutex_lock(&self.mutex)
+                self.syncing = False
                 self.n_fsyncs += 1
                 self.us_total += now_us() - started
                 if error:
@@ -264,6 +267,19 @@ cdef class Committer:
     def failed(self) -> int:
         """errno of the failure that stopped acknowledging; 0 while all is well."""
         return self.error
+
+    def abandon(self, int error) -> None:
+        """Stop acknowledging as after a failed sync with that errno; nothing is published any more once this returns."""
+        if error <= 0:
+            raise ValueError("an errno is positive")
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.error = error
+            self.count = 0
+            pthread_cond_broadcast(&self.changed)
+            while self.syncing:
+                pthread_cond_wait(&self.changed, &self.mutex)
+            pthread_mutex_unlock(&self.mutex)
 
     def restart(self, int dir_fd) -> None:
         """Go on after a failure. The caller moved every block that is not durable to a new file, and notes them again."""

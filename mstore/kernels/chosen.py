@@ -24,3 +24,4 @@ def _chosen(name: str) -> ModuleType:
 aggregate = _chosen("aggregate")
 ccms_wal = _chosen("ccms_wal")
 resample = _chosen("resample")
+statistics = _chosen("statistics")

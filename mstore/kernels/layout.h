@@ -84,7 +84,7 @@ typedef struct {
     uint32_t metadata;               /* 40  offset in its region / 8 + 1, 0 = none */
     uint16_t generation;             /* 44  0 = free */
     uint8_t  depth;                  /* 46  root 0, cluster 1, host 2 */
-    uint8_t  reserved;               /* 47  */
+    uint8_t  flags;                  /* 47  LEVEL_PROTECTED 1: a host whose data outlives retention; LEVEL_EMPTY 2: unlinked */
 } ms_level;                          /* 48 */
 
 typedef struct {
@@ -191,8 +191,8 @@ _Static_assert(sizeof(ms_chunk) == 64, "chunk");
 /* ---- records in rings and in the log (little endian; the log refuses big-endian machines) ---- */
 enum { MS_REC_PAD = 0, MS_REC_ROW = 1, MS_REC_COLUMN = 2, MS_REC_STAMPED = 3, MS_REC_SCATTER = 4,
        MS_REC_LEVEL = 16, MS_REC_METRIC = 17, MS_REC_SERIES = 18, MS_REC_KEY = 19, MS_REC_REMOVE = 20, MS_REC_ERA = 21,
-       MS_REC_FREE = 24, MS_REC_EVICT = 25, MS_REC_LIFE = 32, MS_REC_METADATA = 33, MS_REC_TASK_REPORT = 34,
-       MS_REC_PROTECTION = 35, MS_REC_METRIC_CHANGE = 36 };
+       MS_REC_FREE = 24, MS_REC_EVICT = 25, MS_REC_PROTECT = 26, MS_REC_LIFE = 32, MS_REC_METADATA = 33, MS_REC_TASK_REPORT = 34,
+       MS_REC_METRIC_CHANGE = 36 };
 typedef struct { uint16_t type; uint8_t vtype, flags; uint32_t count; uint32_t slot, generation; int64_t t; } ms_run;   /* 24 */
 typedef struct { uint16_t type; uint8_t vtype, flags; uint32_t length; } ms_record;   /* 8; every record of type >= 16, and PAD */
 _Static_assert(sizeof(ms_run) == 24 && sizeof(ms_record) == 8, "records");

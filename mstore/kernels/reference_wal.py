@@ -113,6 +113,10 @@ class ReferenceCommitter:
     def failed(self) -> int:
         return self._error
 
+    def abandon(self, error: int) -> None:
+        self._error = error
+        self._groups.clear()
+
     def restart(self, dir_fd: int) -> None:
         self._error = 0
         self._dir_fd = dir_fd

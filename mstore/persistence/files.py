@@ -3,6 +3,7 @@
     DIR/lock                              held (flock) by every process of a run
     DIR/run/                              sockets, instance.json
     DIR/run/recovery.json                 what the last start found, for `info`
+    DIR/run/export.json                   what the last export of [export] wrote
     DIR/run/stop.json                     why the last stop wrote no snapshot; the next start tells and removes it
     DIR/wal/0000000000000001.wal          log segment; the name is the sequence of its first block, in hex
     DIR/wal/9f3c6a0e51d2b748.spare        a segment made ahead, not in use; never read by recovery
@@ -28,7 +29,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mstore import faults
 from mstore.clock import monotonic_s
@@ -64,6 +65,10 @@ def recovery_note_path(directory: Path) -> Path:
 
 def stop_note_path(directory: Path) -> Path:
     return run_dir(directory) / "stop.json"
+
+
+def export_note_path(directory: Path) -> Path:
+    return run_dir(directory) / "export.json"
 
 
 def wal_dir(directory: Path) -> Path:
@@ -113,6 +118,16 @@ def number_of(name: str, suffix: str) -> int | None:
     return int(stem, 16)
 
 
+class FileStatus(NamedTuple):
+    """What one stat tells: two that are equal are the same file, unchanged."""
+
+    inode: tuple[int, int]
+    """(st_dev, st_ino)"""
+    n_bytes: int
+    changed_ns: int
+    """When its contents changed last."""
+
+
 class CommitterLike(Protocol):
     """What the log needs of a commit thread; kernels/_wal.Committer is the real one."""
 
@@ -122,6 +137,7 @@ class CommitterLike(Protocol):
     def wait(self, seq: int, timeout_s: float) -> bool: ...
     def durable(self) -> int: ...
     def failed(self) -> int: ...
+    def abandon(self, error: int) -> None: ...
     def restart(self, dir_fd: int) -> None: ...
     def stop(self) -> None: ...
     def status(self) -> tuple[int, int, int, int]: ...
@@ -174,6 +190,19 @@ class Files:
     def size(self, fd: int) -> int:
         with _storage("stat", f"file {fd}"):
             return os.fstat(fd).st_size
+
+    def status(self, path: Path) -> FileStatus | None:
+        """Of what a path names now; None when there is nothing."""
+        with _storage("look at", path):
+            try:
+                return _status(os.stat(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def status_of(self, fd: int) -> FileStatus:
+        """Of an open file."""
+        with _storage("look at", f"file {fd}"):
+            return _status(os.fstat(fd))
 
     def pwritev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
         """Write all of `buffers` at `offset`, or raise; bytes written before an error are not taken back."""
@@ -311,6 +340,10 @@ class ReadOnly(Files):
 
     def sync_path(self, path: Path) -> None:
         pass
+
+
+def _status(found: os.stat_result) -> FileStatus:
+    return FileStatus((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
 
 
 def lock(directory: Path) -> int:

@@ -19,6 +19,7 @@ from mstore.limits import SERIES_MAX
 from mstore.persistence.tally import Tally, records, run_of
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryWriter, create_directory, directory_bytes
+from mstore.shm.protection import decode, holds_protection, record_type
 
 _DEFINITIONS = range(layout.REC_LEVEL, layout.REC_ERA + 1)
 _FREES = (layout.REC_FREE, layout.REC_EVICT)
@@ -57,8 +58,13 @@ class Rehearsal:
     # --- restore.Target
 
     def define(self, records: memoryview) -> int:
-        """A snapshot's definitions."""
+        """A snapshot's definitions, or what it holds of protected hosts."""
+        if record_type(records) == layout.REC_PROTECT:
+            return sum(bool(decode(record)) for record in holds_protection(records))
         return self.directory.apply_definition(records)
+
+    def foresee(self, record: memoryview) -> None:
+        """A PROTECT record of the log behind the snapshot: which chunks are too old makes no difference here."""
 
     def load(
         self, entries: memoryview, expired_s: int, older_s: int
@@ -115,6 +121,8 @@ class Rehearsal:
         elif kind in _DEFINITIONS:
             self.directory.apply_definition(record)
             self.directory.publish()
+        elif kind == layout.REC_PROTECT:
+            decode(record)
         elif kind not in _FREES:
             raise UnknownMessage(f"a record of type {kind}: a newer version of mstore wrote it", type=kind)
 

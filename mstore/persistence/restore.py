@@ -26,6 +26,7 @@ from typing import Protocol
 
 from mstore.errors import CorruptRecord, StorageError
 from mstore.limits import MIB
+from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import (
     WAL_SUFFIX,
     Files,
@@ -35,6 +36,7 @@ from mstore.persistence.files import (
     wal_dir,
 )
 from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
+from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import info_of, list_snapshots
 from mstore.persistence.snapshot_definitions import define_pieces, sound_pieces
 from mstore.persistence.snapshot_files import (
@@ -50,6 +52,7 @@ from mstore.persistence.snapshot_files import (
     read_manifest,
 )
 from mstore.persistence.snapshot_salvage import Lost, Salvage, manifests_of_parts, missing_part
+from mstore.shm.protection import holds_protection
 
 _AHEAD_BLOCKS = 8
 _INLINE_BYTES = 1 * MIB
@@ -68,7 +71,10 @@ class Target(Protocol):
         """The payload of one block of the log."""
 
     def define(self, records: memoryview) -> object:
-        """Definitions, up to 4 MiB of whole records at once, parents first."""
+        """Definitions, up to 4 MiB of whole records at once, parents first; then PROTECT records, in blocks of their own."""
+
+    def foresee(self, record: memoryview) -> object:
+        """A PROTECT record that the log will come to: no chunk of its hosts is too old. Before the first chunk."""
 
     def load(
         self, entries: memoryview, expired_s: int, older_s: int
@@ -148,6 +154,7 @@ class _Restoring:
             return
         self.loaded.snapshot = info_of(base)
         self.loaded.from_s = self._first_second_with_room(base)
+        self._foresee(base)
         try:
             self._target.prepare(self._memory_from(base, max(self._expired_s, self.loaded.from_s)))
             for cluster in self._clusters(base):
@@ -235,6 +242,15 @@ class _Restoring:
         return sum(
             n_bytes for end_s, n_bytes in zip(ends, base.memory_by_age, strict=True) if end_s >= from_s
         )
+
+    def _foresee(self, base: Manifest) -> None:
+        """Who is protected behind the snapshot: it decides which of its chunks are too old to be loaded."""
+        if self._expired_s == ANY_TIME_S == self.loaded.from_s:
+            return
+        for block in LogReader(self._files, self._directory, base.log_seq).blocks():
+            if block.ring == CATALOG:
+                for record in holds_protection(block.payload):
+                    self._target.foresee(record)
 
     # --- chunks
 

@@ -112,7 +112,7 @@ def write_snapshot(
     """Write a generation into DIR/snapshots, then remove those beyond KEEP.
 
     log_seq           everything up to here is applied to memory; the caller saw that before calling
-    definitions       blocks of whole log records, parents first: DirectoryReader.dump_definitions()
+    definitions       blocks of whole log records, parents first: DirectoryReader.dump_definitions(), then PROTECT records
     store, samples    the directory's and the samples' segment; read-only is enough
     written, durable  the control segment's words: last sequence written, last one durable
     pause_s           after each slice, which is fdatasynced; 0 = as fast as possible, with one fdatasync a file

@@ -2,7 +2,8 @@
 
 A definition names its id or slot, and one that is known already, or overtaken, changes nothing. So blocks of several
 generations can be applied one after the other as long as parents come first: levels by id, metrics by index, then
-series, then keys. What builds on a definition that no block has is left out.
+series, then keys. What builds on a definition that no block has is left out. Who is protected comes last, the newest
+generation's word at the end.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from mstore.persistence.snapshot_files import DEFINITIONS, Gap, Manifest, read_s
 from mstore.persistence.tally import records
 from mstore.shm import layout
 
-_ORDER = (layout.REC_LEVEL, layout.REC_METRIC, layout.REC_SERIES, layout.REC_REMOVE, layout.REC_KEY)
+_ORDER = (
+    layout.REC_LEVEL, layout.REC_METRIC, layout.REC_SERIES, layout.REC_REMOVE, layout.REC_KEY, layout.REC_PROTECT,
+)  # fmt: skip
 _BY_NUMBER = (layout.REC_LEVEL, layout.REC_METRIC)
 
 
 class _Piece(NamedTuple):
     kind: int
     first: int
-    """Id or index of its first record; levels and metrics have no gaps."""
+    """Id or index of its first record; levels and metrics have no gaps. Of PROTECT: the generation's sequence."""
     payload: memoryview
 
 
@@ -35,15 +38,17 @@ def sound_pieces(files: Files, manifests: Sequence[Manifest]) -> list[memoryview
             gaps: list[Gap] = []
             for block in read_sound_blocks(files, manifest.path_of(part), manifest.expect(part), gaps):
                 if block.kind == DEFINITIONS and len(block.payload) > layout.RECORD.itemsize:
-                    found.append(_piece(block.payload))
+                    found.append(_piece(block.payload, manifest.log_seq))
     return [piece.payload for piece in sorted(found, key=lambda piece: piece[:2])]
 
 
-def _piece(payload: memoryview) -> _Piece:
+def _piece(payload: memoryview, log_seq: int) -> _Piece:
     """A block holds records of one type, series and removals together."""
     kind = int.from_bytes(payload[:2], "little")
     body = layout.RECORD.itemsize
     first = int.from_bytes(payload[body : body + 4], "little") if kind in _BY_NUMBER else 0
+    if kind == layout.REC_PROTECT:
+        first = log_seq
     return _Piece(_ORDER.index(kind) if kind in _ORDER else len(_ORDER), first, payload)
 
 

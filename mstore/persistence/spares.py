@@ -72,13 +72,23 @@ class Spares:
         self._refill()
 
     def take(self) -> Spare | None:
-        """A prepared file, or None when none is ready; the next one is made meanwhile."""
-        try:
+        """A prepared file, or None when none is ready; the next one is made meanwhile.
+
+        One that somebody removed, cut or replaced meanwhile is none: what is written to it would not be found.
+        """
+        spare: Spare | None = None
+        while spare is None and self._ready:
             spare = self._ready.popleft()
-        except IndexError:
-            spare = None
+            if not self._is_whole(spare):
+                self.failures.append(f"{spare.path.name} was removed or changed by somebody")
+                self._files.close(spare.fd)
+                spare = None
         self._refill()
         return spare
+
+    def _is_whole(self, spare: Spare) -> bool:
+        own = self._files.status_of(spare.fd)
+        return own.n_bytes == self._segment_bytes and self._files.status(spare.path) == own
 
     def get(self) -> Spare:
         """A file, prepared or made now.

@@ -27,7 +27,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +58,19 @@ class _Segment:
     segment_id: int = 0
     tainted: bool = False
     """A sync of it failed: it may be read, never recycled."""
+
+
+class SegmentFile(NamedTuple):
+    """One file of the log, for who looks after it."""
+
+    path: Path
+    first_seq: int
+    last_seq: int
+    """Of the blocks written so far; below first_seq: none."""
+    n_bytes: int
+    """That it must have while it is open."""
+    fd: int
+    """-1: it is closed, everything in it is durable."""
 
 
 class _Pending(NamedTuple):
@@ -198,6 +211,14 @@ class Wal:
         """Disk space of all segments not retired, spares not counted."""
         return len(self._segments) * self._segment_bytes
 
+    def segment_files(self) -> list[SegmentFile]:
+        """The files that hold the log, oldest first."""
+        lasts = [later.first_seq - 1 for later in self._segments[1:]] + [self.written]
+        return [
+            SegmentFile(one.path, one.first_seq, last, self._segment_bytes, one.fd)
+            for one, last in zip(self._segments, lasts, strict=True)
+        ]
+
     def state(self) -> dict[str, object]:
         """Numbers for people."""
         return {
@@ -315,6 +336,22 @@ class Wal:
             return False
         self.failure = ""
         return True
+
+    def abandon(self, paths: Collection[Path], why: str) -> bool:
+        """Some files of the log are not what they were: none of them is used again, and when one of them is open,
+        everything that is not durable is written to a new file, as after a failed sync. False while that cannot be.
+
+        Once this is called, nothing that is acknowledged rests on these files; what they held before does.
+        """
+        hurt = [segment for segment in self._segments if segment.path in paths]
+        for segment in hurt:
+            segment.tainted = True
+        if not any(segment.fd >= 0 for segment in hurt):
+            return True
+        self._committer.abandon(errno.EIO)
+        self.failure = why
+        self._retry_at = 0.0
+        return self.poll()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything noted is durable, through failures if need be; False after timeout_s."""
@@ -468,6 +505,7 @@ class Wal:
         for segment in self._segments:
             segment.tainted = segment.tainted or segment.fd >= 0
             self._close(segment)
+        self._files.mkdir(self._directory)  # somebody may have removed all of it
         failed_dir_fd = self._dir_fd
         self._dir_fd = self._files.open_dir(self._directory)
         self._files.close(failed_dir_fd)

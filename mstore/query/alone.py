@@ -1,4 +1,4 @@
-"""Answers that no batch is needed for: of what is not there, and of rows with stamps of their own."""
+"""Answers of one series, and of none: where no batch is needed, or one could not help."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from numpy.typing import NDArray
 
 from mstore.frames import Series, without_missing
 from mstore.kernels._gather import Gatherer
-from mstore.query.gather import DTYPES, refuse_too_large, stamped_rows
+from mstore.query.gather import DTYPES, checked, refuse_too_large, slots_limit, stamped_rows
 from mstore.query.plan import NO_SAMPLES, Metric, Request
 from mstore.shm import layout
+
+
+def single(gatherer: Gatherer, ref: int, request: Request, metric: Metric) -> Series:
+    """The slots of one grid series."""
+    found = gatherer.grid(ref, request.start, request.end, slots_limit(1))
+    raw, start, step, _, n_present, _ = checked(found)
+    values, valid = without_missing(raw)
+    return Series(values, start, step, metric.unit, valid, why="" if n_present else NO_SAMPLES)
 
 
 def stamped(gatherer: Gatherer, ref: int, request: Request, metric: Metric) -> Series:

@@ -1,6 +1,7 @@
 """Requests become answers: planned, gathered together, finished one by one.
 
-request -> plan (directory only) -> a Group for each entry -> batch -> labels, resampling -> Series
+    request -> plan (directory only) -> a Group for each entry -> batch ----\\
+                                            \\-- a function of each series --+-> resample -> scale -> fill -> Series
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore import functions
 from mstore.errors import NotAggregatable
 from mstore.frames import Series
-from mstore.query.batch import Gathered, Group, gathering
+from mstore.query import alone
+from mstore.query.batch import Gathered, Group, gathering, labelled, refuse_unless_aggregatable
 from mstore.query.budget import Budget, Work
-from mstore.query.gather import ATTEMPTS_MAX, changing, paused, replanned
-from mstore.query.plan import NO_SERIES, Entry, Metric, Plan, Request, collected, plan
+from mstore.query.functions import with_function
+from mstore.query.gather import ATTEMPTS_MAX, Replan, changing, paused, replanned
+from mstore.query.plan import NO_SERIES, Metric, Plan, Request, collected, plan
 from mstore.query.resample import factor_of, resampled
 from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
@@ -38,8 +42,8 @@ def answering(gatherer: RetainedGatherer, requests: Sequence[Request], budget: B
     left = list(range(len(requests)))
     for attempt in range(ATTEMPTS_MAX):
         plans, groups = yield from _planned(gatherer, [requests[index] for index in left])
-        gathered = yield from gathering(gatherer, groups, budget)
-        for index, answer in zip(left, _finished(plans, gathered), strict=True):
+        found = yield from shaping(gatherer, groups, budget)
+        for index, answer in zip(left, _taken_apart(plans, found), strict=True):
             answers[index] = answer
         left = [index for index in left if answers[index] is None]
         if not left:
@@ -48,13 +52,43 @@ def answering(gatherer: RetainedGatherer, requests: Sequence[Request], budget: B
     raise changing()
 
 
+def shaping(
+    gatherer: RetainedGatherer, groups: Sequence[Group], budget: Budget
+) -> Work[list[Gathered | None]]:
+    """The answer to each group's request; None for one whose series changed meanwhile.
+
+    raises InvalidRequest, InvalidStep, LimitExceeded
+    """
+    plain = [index for index, group in enumerate(groups) if not group.request.function]
+    found: list[Gathered | None] = [None] * len(groups)
+    gathered = yield from gathering(gatherer, [groups[index] for index in plain], budget)
+    for index, one in zip(plain, gathered, strict=True):
+        found[index] = one
+    if len(plain) < len(groups):
+        for index, group in enumerate(groups):
+            if group.request.function:
+                found[index] = yield from _of_function(gatherer, group, budget)
+    for index, series in enumerate(found):
+        if isinstance(series, Series):
+            found[index] = _shaped(series, groups[index].request, groups[index].metric)
+            if index % _PLANNED_AT_ONCE == _PLANNED_AT_ONCE - 1:
+                yield
+    return found
+
+
+def refuse_steps_that_do_not_fit(metric: Metric, resolution_s: int) -> None:
+    """Before anything is gathered; raises InvalidStep"""
+    if metric.kind == layout.KIND_STAMPED or resolution_s:
+        factor_of(metric.step_s, resolution_s)
+
+
 def _planned(gatherer: RetainedGatherer, requests: Sequence[Request]) -> Work[tuple[list[Plan], list[Group]]]:
     """The plans, and the groups of all their entries one after the other."""
     known: dict[tuple[int, str], Metric] = {}
 
     def planned(request: Request) -> tuple[Plan, list[NDArray[np.uint64]]]:
         found = plan(gatherer, request, known)
-        _refuse_steps_that_do_not_fit(found)
+        refuse_steps_that_do_not_fit(found.metric, request.resolution)
         return found, collected(gatherer, found)
 
     plans, groups = [], []
@@ -62,48 +96,67 @@ def _planned(gatherer: RetainedGatherer, requests: Sequence[Request]) -> Work[tu
         found, refs = replanned(partial(planned, request))
         plans.append(found)
         groups += [
-            Group(request, found.metric, entry_refs, entry.why or NO_SERIES)
+            Group(
+                request, found.metric, entry_refs, entry.why or NO_SERIES,
+                (entry.type, entry.type_id, entry.subtype, entry.subtype_id),
+            )
             for entry, entry_refs in zip(found.entries, refs, strict=True)
-        ]
+        ]  # fmt: skip
         if n % _PLANNED_AT_ONCE == 0:
             yield
     return plans, groups
 
 
-def _refuse_steps_that_do_not_fit(planned: Plan) -> None:
-    """Before anything is gathered; raises InvalidStep"""
-    if planned.metric.kind == layout.KIND_STAMPED or planned.request.resolution:
-        factor_of(planned.metric.step_s, planned.request.resolution)
-
-
-def _finished(plans: list[Plan], gathered: list[Gathered | None]) -> list[Answer | None]:
+def _taken_apart(plans: list[Plan], found: list[Gathered | None]) -> list[Answer | None]:
     """The answer of each plan; None where something has to be planned again."""
     answers: list[Answer | None] = []
     at = 0
     for planned in plans:
-        part = gathered[at : at + len(planned.entries)]
+        part = found[at : at + len(planned.entries)]
         at += len(part)
-        found = []
-        for entry, one in zip(planned.entries, part, strict=True):
+        for one in part:
             if isinstance(one, NotAggregatable):
                 raise one
-            if one is None:
-                break
-            found.append(_finished_one(planned, entry, one))
-        if len(found) < len(part):
+        series = [one for one in part if isinstance(one, Series)]
+        if len(series) < len(part):
             answers.append(None)
         else:
-            answers.append(found if planned.many else found[0])
+            answers.append(series if planned.many else series[0])
     return answers
 
 
-def _finished_one(planned: Plan, entry: Entry, series: Series) -> Series:
-    request = planned.request
-    series.type, series.type_id = entry.type, entry.type_id
-    series.subtype, series.subtype_id = entry.subtype, entry.subtype_id
+def _of_function(gatherer: RetainedGatherer, group: Group, budget: Budget) -> Work[Gathered | None]:
+    request, metric, refs = group.request, group.metric, group.refs
+    if not len(refs):
+        nothing = alone.empty(request, metric, group.why or NO_SERIES)
+        return labelled(functions.applied(nothing, request.function, request.window, request.start), group)
+    try:
+        refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, len(refs))
+    except NotAggregatable as error:
+        return error
+    read = alone.stamped if metric.kind == layout.KIND_STAMPED else alone.single
+    try:
+        series = yield from with_function(
+            gatherer, lambda ref, part: read(gatherer, ref, part, metric), request, metric, refs, budget
+        )
+    except Replan:
+        return None
+    return labelled(series, group)
+
+
+def _shaped(series: Series, request: Request, metric: Metric) -> Series:
+    """What comes after gathering, in an order in which nothing is worked out from what was made up.
+
+    Resampled once it is an aggregate: so that lttb looks at its shape, and a mean counts every sample there is. Scaled
+    behind that, which a mean does not mind. Filled last: no mean or extreme is one of a filled gap.
+    """
     if request.aggregate and series.coverage is None and not series.stamped:
-        series = _as_aggregate(series, planned.metric.aggregation)
-    return resampled(series, request.resolution) if request.resolution else series
+        series = _as_aggregate(series, metric.aggregation)
+    if request.resolution:
+        series = resampled(series, request.resolution, request.algo)
+    if request.scale_by != 1.0:
+        series = series.scaled(request.scale_by)
+    return series if request.fill == "none" else series.filled(request.fill, request.max_gap)
 
 
 def _as_aggregate(series: Series, aggregation: int) -> Series:

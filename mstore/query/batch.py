@@ -37,6 +37,8 @@ class Group:
     refs: NDArray[np.uint64]
     why: str = ""
     """Why there is none, when refs is empty."""
+    below_host: tuple[str, str, str, str] | None = None
+    """Type, id, subtype and id of the answer's path, where they are not those of the request."""
 
 
 Gathered = Series | NotAggregatable
@@ -113,25 +115,30 @@ def _without_kernel(gatherer: RetainedGatherer, group: Group) -> Gathered | None
     """What is known without reading a grid: that there is nothing, or no aggregate; and the rows of stamped series."""
     request, metric, n_series = group.request, group.metric, len(group.refs)
     if not n_series:
-        return _labelled(alone.empty(request, metric, group.why or NO_SERIES), request)
+        return labelled(alone.empty(request, metric, group.why or NO_SERIES), group)
     if n_series > 1:
         try:
             refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, n_series)
         except NotAggregatable as error:
             return error
     if metric.kind == layout.KIND_STAMPED:
-        return _labelled(alone.stamped(gatherer, int(group.refs[0]), request, metric), request)
+        return labelled(alone.stamped(gatherer, int(group.refs[0]), request, metric), group)
     return None
 
 
-def _labelled(series: Series, request: Request) -> Series:
+def labelled(series: Series, group: Group) -> Series:
+    """The same series, with the path of its group."""
+    request = group.request
     series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
-    series.type, series.type_id, series.subtype, series.subtype_id = _below_host(request)
+    series.type, series.type_id, series.subtype, series.subtype_id = _below_host(group)
     return series
 
 
-def _below_host(request: Request) -> tuple[str, str, str, str]:
-    """Type, id, subtype and id that a request names; "" for what it leaves open."""
+def _below_host(group: Group) -> tuple[str, str, str, str]:
+    """Type, id, subtype and id that a group names; "" for what it leaves open."""
+    if group.below_host is not None:
+        return group.below_host
+    request = group.request
     ids = (request.type_ids, request.subtype_ids)
     type_id, subtype_id = (one if isinstance(one, str) else "" for one in ids)
     return request.type or "", type_id, request.subtype or "", subtype_id
@@ -199,7 +206,7 @@ def _made(
     request = group.request
     return Series(
         values, start, step, group.metric.unit, valid, coverage, None, "" if n_present else NO_SAMPLES,
-        request.cluster, request.host, request.metric, *_below_host(request),
+        request.cluster, request.host, request.metric, *_below_host(group),
         "" if coverage is None else layout.AGG_NAMES[group.metric.aggregation], len(group.refs),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from mstore import limits
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, NotAggregatable
 from mstore.frames import Series
 from mstore.kernels import _select
-from mstore.query.batch import Group, gathering, refuse_unless_aggregatable
+from mstore.query.answer import refuse_steps_that_do_not_fit, shaping
+from mstore.query.batch import Group, refuse_unless_aggregatable
 from mstore.query.budget import PIECE_SAMPLES, Budget, Work
-from mstore.query.gather import Replan
+from mstore.query.gather import Replan, replanned_work
 from mstore.query.plan import Metric, Request
-from mstore.query.resample import factor_of, resampled
 from mstore.query.resolve import NO_SAMPLES, NO_SERIES, Selected, resolving, selecting
 from mstore.query.retained import RetainedGatherer
-from mstore.query.scanning import NO_TIME, Beyond, Newest, Scanned, newest, retried, samples, scanning
+from mstore.query.scanning import NO_TIME, Beyond, Newest, Scanned, newest, samples, scanning
 from mstore.selector import Selector
 from mstore.shm import layout
 from mstore.tables import WHYS, Above, Latest, LevelPath, Paths, Stats, Top, percent_of
@@ -72,7 +73,7 @@ def latest(
         budget.spend(n_bytes=32 * len(selected.rows))
         return _latest(gatherer, selected, metric, parts)
 
-    return (yield from retried(attempt))
+    return (yield from replanned_work(attempt))
 
 
 def above(
@@ -99,7 +100,7 @@ def above(
             found.append(part)
         return _above(gatherer, selected, metric, beyond, for_s, found, kept)
 
-    return (yield from retried(attempt))
+    return (yield from replanned_work(attempt))
 
 
 def stats(
@@ -134,7 +135,7 @@ def stats(
             yield from _fill_quantiles(gatherer, selected, table, budget)
         return table
 
-    return (yield from retried(attempt))
+    return (yield from replanned_work(attempt))
 
 
 def top(
@@ -160,7 +161,7 @@ def top(
     if largest:  # stable from the other end, too; and u64 has no negative
         order = len(rows) - 1 - np.argsort(figures[::-1], kind="stable")[::-1]
     chosen = found.taken(rows[order[:k]])
-    kept = {name: getattr(chosen, name) for name in Stats.__dataclass_fields__}
+    kept = {field.name: getattr(chosen, field.name) for field in fields(Stats)}
     return Top(**kept, by=by, largest=largest)
 
 
@@ -170,34 +171,26 @@ def series(
     request: Request,
     budget: Budget,
 ) -> Work[list[Series] | Series]:
-    """A Series for each level, or one of all together.
-
-    request  metric, range, aggregate, resolution and missing; its path is not used
-    """
-    refuse_backwards(request.start, request.end)
-    if request.missing not in ("skip", "propagate"):
-        raise InvalidRequest(f'missing={request.missing!r}: expected "skip" or "propagate"')
+    """A Series for each level, or one of all together. request: its path is not used"""
+    request.refuse_unless_sound()
 
     def attempt() -> Work[list[Series] | Series]:
         selected = yield from selecting(gatherer, selector, request.metric, budget)
         for definition in selected.metrics:
-            if definition is not None and (definition.kind == layout.KIND_STAMPED or request.resolution):
-                factor_of(definition.step_s, request.resolution)
-        groups = (
-            [_united(selected, request, selector)]
-            if request.aggregate
-            else _groups(gatherer, selected, request)
-        )
+            if definition is not None:
+                refuse_steps_that_do_not_fit(definition, request.resolution)
+        united = request.aggregate
+        groups = [_united(selected, request, selector)] if united else _groups(gatherer, selected, request)
         found = []
-        for one in (yield from gathering(gatherer, groups, budget)):
+        for one in (yield from shaping(gatherer, groups, budget)):
             if isinstance(one, NotAggregatable):
                 raise one
             if one is None:
                 raise Replan
-            found.append(resampled(one, request.resolution) if request.resolution else one)
-        return found[0] if request.aggregate else found
+            found.append(one)
+        return found[0] if united else found
 
-    return (yield from retried(attempt))
+    return (yield from replanned_work(attempt))
 
 
 # --- what may be asked
@@ -473,7 +466,7 @@ def _united(selected: Selected, request: Request, selector: Selector) -> Group:
 
 def _at(request: Request, path: LevelPath) -> Request:
     """The request with the path that its answer is labelled with."""
-    return Request(
-        path.cluster, path.host, request.metric, request.start, request.end, path.type, path.type_id, path.subtype,
-        path.subtype_id, request.aggregate, request.resolution, request.missing,
+    return replace(
+        request, cluster=path.cluster, host=path.host, type=path.type, type_ids=path.type_id, subtype=path.subtype,
+        subtype_ids=path.subtype_id,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore.config import Config
 from mstore.errors import InvalidRequest
 from mstore.kernels._gather import Gatherer
 from mstore.limits import PATH_DEPTH_MAX
@@ -94,6 +95,14 @@ def metrics(gatherer: Gatherer, directory: DirectoryReader, cluster: str | None 
         if info.cluster in clusters
     ]  # fmt: skip
     return sorted(infos, key=lambda info: (natural_key(info.cluster), natural_key(info.name)))
+
+
+def usual_metrics(gatherer: Gatherer, directory: DirectoryReader, config: Config, cluster: str) -> list[str]:
+    """Metrics that come at every step: those that are configured for a cluster, or else all it has."""
+    configured = config.metrics_of(cluster)
+    if configured:
+        return [name for name, spec in configured.items() if not spec.stamped]
+    return [metric.name for metric in metrics(gatherer, directory, cluster) if metric.step_s]
 
 
 def _named(gatherer: Gatherer, level: int) -> list[tuple[int, str]]:

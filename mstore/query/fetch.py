@@ -38,11 +38,7 @@ class FetchQuestions:
     _now_s: Callable[[], int]
 
     def fetch(self, request: Mapping[str, Any] | FetchRequest) -> Fetched:
-        """Answer a batch request: ClusterCockpit's JSON shape as a dict (docs/answers.md), or a FetchRequest.
-
-        returns  a row of series for each query, in their order; `.to_dict()` and `.to_json()` give the JSON shape
-        raises   EmptyCluster, InvalidTimeRange, InvalidRequest (an unknown key, a wrong value), LimitExceeded
-        """
+        """As mstore.Client.fetch()."""
         return finished(self.fetch_work(FetchRequest.parse(request, self._now_s()), Budget()))
 
     def fetch_work(self, request: FetchRequest, budget: Budget) -> Work[Fetched]:

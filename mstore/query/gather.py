@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mstore.errors import InvariantBroken, LimitExceeded, Unavailable
 from mstore.kernels import _gather
 from mstore.limits import ANSWER_BYTES_MAX, QUERY_SAMPLES_MAX
+from mstore.query.budget import Work
 from mstore.shm import layout
 
 T = TypeVar("T")
@@ -68,6 +69,17 @@ def replanned(attempt: Callable[[], T]) -> T:
             return attempt()
         except Replan:
             paused(n)
+    raise changing()
+
+
+def replanned_work(attempt: Callable[[], Work[T]]) -> Work[T]:
+    """replanned() of work in pieces: what was done in an attempt that is void is done again."""
+    for n in range(ATTEMPTS_MAX):
+        try:
+            return (yield from attempt())
+        except Replan:
+            paused(n)
+            yield
     raise changing()
 
 

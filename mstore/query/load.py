@@ -41,22 +41,13 @@ class LoadQuestions:
         resolution: int = 0,
         algo: str = "lttb",
     ) -> JobData:
-        """Every series of a job: data["flops_any"]["hwthread"].series.
-
-        job         mstore.jobs.Job, or ClusterCockpit's meta.json as a dict
-        metrics     names; None: all that the cluster is configured with
-        scopes      node, socket, memoryDomain, core, hwthread, accelerator; finer than stored: as stored
-        resolution  seconds between points, a multiple of the step; 0 = as stored
-        algo        how points are made: lttb, average, simple, min, max, last
-        returns     JobData; its .errors say what could not be answered
-        raises      EmptyCluster, InvalidTimeRange, InvalidRequest, UnknownSelector (no such subcluster), LimitExceeded
-        """
+        """As mstore.Client.job_data()."""
         return JobData(self._load(LoadRequest.of_job(job, self._now_s(), metrics, scopes, resolution, algo)))
 
     def job_statistics(
         self, job: Job | Mapping[str, Any], metrics: Sequence[str] | None = None
     ) -> JobStatistics:
-        """min, max and avg of every host of a job: stats["flops_any"]["f0201"].avg; arguments as job_data()"""
+        """As mstore.Client.job_statistics()."""
         return JobStatistics(self._load(LoadRequest.of_job(job, self._now_s(), metrics, with_data=False)))
 
     def job_scoped_statistics(
@@ -65,7 +56,7 @@ class LoadQuestions:
         metrics: Sequence[str] | None = None,
         scopes: Scopes = ("node",),
     ) -> ScopedStatistics:
-        """The statistics of a job's series at several scopes; arguments as job_data()"""
+        """As mstore.Client.job_scoped_statistics()."""
         return ScopedStatistics(
             self._load(LoadRequest.of_job(job, self._now_s(), metrics, scopes, with_data=False))
         )
@@ -79,11 +70,7 @@ class LoadQuestions:
         nodes: str | Sequence[str] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> NodeData:
-        """Nodes at node scope and native step: nodes["f0201"]["flops_any"].series[0].
-
-        nodes    names, or a hostlist like "f02[01-64]"; None: all of the cluster, in natural order
-        metrics  as job_data()
-        """
+        """As mstore.Client.node_data()."""
         return NodeData(self._load(LoadRequest.of_nodes(cluster, start, end, self._now_s(), nodes, metrics)))
 
     def node_list_data(
@@ -99,10 +86,7 @@ class LoadQuestions:
         resolution: int = 0,
         algo: str = "lttb",
     ) -> NodeListData:
-        """Nodes at several scopes: nodes["f0201"]["flops_any"]["socket"].series.
-
-        subcluster  its nodes, where `nodes` names none; "": every node by its own subcluster
-        """
+        """As mstore.Client.node_list_data()."""
         return NodeListData(
             self._load(
                 LoadRequest.of_nodes(
@@ -125,7 +109,9 @@ class LoadQuestions:
         if request.resources is None:
             plan.take_all_hosts(replanned(lambda: find().hosts()))
         names = request.metrics
-        plan.take_metrics(find(), self._default_metrics(config, request.cluster) if names is None else names)
+        if names is None:
+            names = tuple(catalog.usual_metrics(self.gatherer, self.directory, config, request.cluster))
+        plan.take_metrics(find(), names)
         frame = Frame(
             request.start, request.end, request.with_stats, request.with_data, True, request.algo,
             config.minimum_points,
@@ -138,11 +124,3 @@ class LoadQuestions:
         answering = Answering(find, plan.items, frame, budget)
         yield from answering.work(tasks)
         return (yield from plan.loaded(tasks, answering.packing.packed()))
-
-    def _default_metrics(self, config: Config, cluster: str) -> list[str]:
-        """Those that are configured for the cluster, or else all that it has; stamped ones cannot be asked so."""
-        configured = config.metrics_of(cluster)
-        if configured:
-            return [name for name, spec in configured.items() if not spec.stamped]
-        known = catalog.metrics(self.gatherer, self.directory, cluster)
-        return [metric.name for metric in known if metric.step_s]

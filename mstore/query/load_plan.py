@@ -107,7 +107,7 @@ class LoadPlan:
             return [ScopeQuery("node", None)]
         assert self._cluster is not None
         said = self._cluster.metrics.get(metric.name)
-        if said is not None and sub.name in said.removed_from:
+        if said is not None and not said.is_on(sub):
             return []
         accelerators = sub.topology.accelerators if resource.accelerators is None else resource.accelerators
         return scope_queries(metric.scope, requested, sub.topology, resource.threads, accelerators)

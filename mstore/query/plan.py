@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore import choices
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, UnknownMetric
 from mstore.kernels._gather import Gatherer
 from mstore.limits import QUERY_SERIES_MAX
@@ -56,6 +57,35 @@ class Request:
     resolution: int = 0
     missing: str = "skip"
     """How an aggregate treats a slot that some series miss: "skip" them, or "propagate" the gap."""
+    algo: str = "average"
+    fill: str = "none"
+    max_gap: int = 0
+    function: str = ""
+    window: int = 0
+    scale_by: float = 1.0
+    """The words are in choices.py; gap and window are seconds."""
+
+    def refuse_unless_sound(self) -> None:
+        """raises InvalidTimeRange, InvalidRequest"""
+        if self.start > self.end:
+            raise InvalidTimeRange(
+                f"the range starts at {self.start} and ends before, at {self.end}",
+                start=self.start, end=self.end,
+            )  # fmt: skip
+        choices.refuse_unless("missing", self.missing, choices.MISSING)
+        choices.refuse_unless("algo", self.algo, choices.ALGORITHMS)
+        choices.refuse_unless("fill", self.fill, choices.FILLS)
+        choices.refuse_unless("function", self.function, choices.FUNCTIONS)
+        for name, seconds in (("max_gap", self.max_gap), ("window", self.window)):
+            if seconds < 0:
+                raise InvalidRequest(f"{name}={seconds!r}: expected seconds, 0 or more")
+        if self.window and self.function in ("", "delta"):
+            why = (
+                "a delta counts from the start of the range" if self.function else "no function is asked for"
+            )
+            raise InvalidRequest(f"window={self.window!r}, but {why}")
+        if self.scale_by != 1.0:
+            choices.finite_factor(self.scale_by)
 
 
 @dataclass(slots=True)
@@ -108,13 +138,7 @@ def plan(gatherer: Gatherer, request: Request, known: dict[tuple[int, str], Metr
     known   definitions that earlier requests of the same batch found, by cluster and name; added to
     raises InvalidTimeRange, InvalidRequest, UnknownMetric (also for a cluster nobody has written to)
     """
-    if request.start > request.end:
-        raise InvalidTimeRange(
-            f"the range starts at {request.start} and ends before, at {request.end}",
-            start=request.start, end=request.end,
-        )  # fmt: skip
-    if request.missing not in ("skip", "propagate"):
-        raise InvalidRequest(f'missing={request.missing!r}: expected "skip" or "propagate"')
+    request.refuse_unless_sound()
     directory = gatherer.directory
     cluster = directory.find_path(encoded(request.cluster))
     metric = None if known is None else known.get((cluster, request.metric))

@@ -1,6 +1,6 @@
 """Reader: every question a program may ask of the mapped segments of a store. No sockets, nothing is written.
 
-    query -> plan (directory only) -> gather (validated copies) -> aggregate, resample -> Series
+    query -> plan (directory only) -> gather (validated copies) -> function -> aggregate -> resample -> scale -> fill
       \\-- one series at its own step: find and gather, two calls of the kernels
 
 Nothing is remembered between questions. When the store changes under one, it is planned again, a bounded
@@ -26,6 +26,8 @@ from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.fetch import FetchQuestions
 from mstore.query.gather import SLOTS_MAX, replanned
+from mstore.query.health import HealthQuestions
+from mstore.query.held import HeldQuestions
 from mstore.query.listing import ListingQuestions
 from mstore.query.load import LoadQuestions
 from mstore.query.plan import Ids, Request
@@ -40,7 +42,9 @@ from mstore.topology import Cluster
 Time = int | float | str | datetime
 
 
-class Reader(SelectorQuestions, FetchQuestions, LoadQuestions, ListingQuestions):
+class Reader(
+    SelectorQuestions, FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions, HeldQuestions
+):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are
@@ -71,14 +75,20 @@ class Reader(SelectorQuestions, FetchQuestions, LoadQuestions, ListingQuestions)
         metric: str,
         start: Time,
         end: Time,
-        *,
+        # Meant to be named. A star here would cost 10 ns a default, which a dictionary then holds.
         type: str | None = None,
         type_ids: Ids = None,
         subtype: str | None = None,
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        algo: str = "average",
+        function: str = "",
+        window: int = 0,
         missing: str = "skip",
+        scale_by: float = 1.0,
+        fill: str = "none",
+        max_gap: int = 0,
     ) -> Series | list[Series]:
         """The samples of [start, end): one Series, or a list of them where several ids are asked for.
 
@@ -88,8 +98,16 @@ class Reader(SelectorQuestions, FetchQuestions, LoadQuestions, ListingQuestions)
         type_ids     one id: one Series; a list: one each, in its order; None: all there are, natural order
         subtype, subtype_ids  the same one level deeper
         aggregate    everything selected becomes one Series, by the metric's sum or avg
-        resolution   seconds, a multiple of the step: means over runs of slots; 0 = as stored
+        function     "rate", "increase", "delta", "moving_average", "centred_moving_average" of every series, before
+                     several become one; "" = none
+        window       of the function, seconds: 0 = from each sample to the next; averages need one
         missing      "skip" or "propagate": how an aggregate treats a slot that some of its series miss
+        resolution   seconds, a multiple of the step: one value for a run of slots; 0 = as stored
+        algo         what a run becomes: "average", "min", "max", "last", "simple" (its first slot), or "lttb", which
+                     picks the slots that keep the shape and answers with their times
+        scale_by     a factor for all values; 0 and 1 are none
+        fill         "none", "previous" or "linear": what stands in slots without a sample
+        max_gap      how far fill reaches, seconds; 0 = any
 
         What does not exist or has no samples is answered by an all-missing Series whose .why says so.
         raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
@@ -97,13 +115,15 @@ class Reader(SelectorQuestions, FetchQuestions, LoadQuestions, ListingQuestions)
         if not (start.__class__ is end.__class__ is int and SECONDS_MIN <= start <= end <= SECONDS_MAX):
             now_s = self._now_s()
             start, end = to_seconds(start, now_s), to_seconds(end, now_s)
-        if not aggregate and not resolution and subtype is None and subtype_ids is None:
+        if not (
+            aggregate or resolution or function or max_gap or subtype is not None or subtype_ids is not None
+        ) and algo == "average" and missing == "skip" and scale_by == 1.0 and fill == "none":  # fmt: skip
             found = self.single(cluster, host, metric, start, end, type, type_ids)
             if found is not None:
                 return found
         return self.ask(
             Request(cluster, host, metric, start, end, type, _kept(type_ids), subtype, _kept(subtype_ids),
-                    aggregate, resolution, missing)
+                    aggregate, resolution, missing, algo, fill, max_gap, function, window, scale_by)
         )  # fmt: skip
 
     def single(

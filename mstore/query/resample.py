@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore.errors import InvalidRequest, InvalidStep
+from mstore import choices
+from mstore.errors import InvalidStep
 from mstore.frames import Series, with_missing
 from mstore.kernels.chosen import aggregate
 from mstore.kernels.chosen import resample as kernel
-
-ALGORITHMS: Final = ("average", "lttb", "simple", "min", "max", "last")
-"""average: the mean. min, max: the extreme. last: the newest sample. simple: the first slot as it is. lttb: the slots
-that keep the shape, with times of their own."""
 
 
 def factor_of(step_s: int, resolution_s: int) -> int:
@@ -34,12 +31,6 @@ def factor_of(step_s: int, resolution_s: int) -> int:
     return resolution_s // step_s
 
 
-def refuse_unknown_algorithm(algo: str) -> None:
-    """InvalidRequest for what is none of ALGORITHMS."""
-    if algo not in ALGORITHMS:
-        raise InvalidRequest(f"algo={algo!r}: expected one of {', '.join(ALGORITHMS)}")
-
-
 def resample(values: NDArray[Any], factor: int, algo: str) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     """About one value for every `factor` slots, the last run possibly shorter.
 
@@ -49,9 +40,9 @@ def resample(values: NDArray[Any], factor: int, algo: str) -> tuple[NDArray[Any]
              average  mean of the run's samples, added in float64: float32 for float32, else float64
              min, max, last, simple, lttb  values as they are, of the same type
              m is ceil(n / factor); lttb: max(n // factor, 2), at most n. A run without a sample is missing
-    raises   InvalidRequest for another algo
+    raises   InvalidRequest for an algo that is none of choices.ALGORITHMS
     """
-    refuse_unknown_algorithm(algo)
+    choices.refuse_unless("algo", algo, choices.ALGORITHMS)
     places = _places(values, factor, algo)
     if places is None:
         return _united(values, factor, algo), None
@@ -65,7 +56,7 @@ def resampled(series: Series, resolution_s: int, algo: str = "average") -> Serie
     slot whose value it is.
     raises InvalidStep, InvalidRequest
     """
-    refuse_unknown_algorithm(algo)
+    choices.refuse_unless("algo", algo, choices.ALGORITHMS)
     factor = factor_of(series.step, resolution_s)
     if factor == 1:
         return series

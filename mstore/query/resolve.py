@@ -21,10 +21,9 @@ from mstore.kernels import _select
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.model import SeriesPath
 from mstore.query.budget import PIECE_SERIES, Budget, Work
-from mstore.query.gather import checked, replanned
+from mstore.query.gather import checked, replanned, replanned_work
 from mstore.query.plan import Metric, encoded, metric_of
 from mstore.query.retained import RetainedGatherer
-from mstore.query.scanning import retried
 from mstore.selector import Selector, Step
 from mstore.tables import WHYS, LevelPath, Paths
 
@@ -214,7 +213,7 @@ def selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budge
 
     raises UnknownSelector, UnknownMetric when no cluster of the selector knows it, LimitExceeded, Unavailable
     """
-    return (yield from retried(lambda: _selecting(gatherer, selector, metric, budget)))
+    return (yield from replanned_work(lambda: _selecting(gatherer, selector, metric, budget)))
 
 
 def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budget: Budget) -> Work[Selected]:

@@ -3,8 +3,8 @@
 Retention frees whole chunks, hours after their first samples have become too old. So that an answer does not
 depend on when a chunk goes, whatever lies before now - retention is missing from the moment it is copied out
 (kernels/_gather_runs.pyx): single series, aggregates and resampled answers see the same. Each series is judged by its
-own metric's retention. A slot's time is its nominal one, an aggregate's slot that of the answer's grid. A ChunkView
-shows a chunk as it is in memory, old samples and all.
+own metric's retention; of a protected host everything is served that is there. A slot's time is its nominal one, an
+aggregate's slot that of the answer's grid. A ChunkView shows a chunk as it is in memory, old samples and all.
 """
 
 from __future__ import annotations

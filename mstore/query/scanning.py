@@ -5,9 +5,9 @@ Grid series go to the kernel, a piece at a time. Rows of stamped series are few:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from mstore.errors import InvalidRequest
 from mstore.kernels import _gather
 from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work
-from mstore.query.gather import ATTEMPTS_MAX, Replan, changing, checked, paused, stamped_rows
+from mstore.query.gather import Replan, checked, stamped_rows
 from mstore.query.plan import Metric
 from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
-
-T = TypeVar("T")
 
 NO_TIME = -(2**63)
 """As the kernel says that there is no sample."""
@@ -137,17 +135,6 @@ def samples(
         raise Replan
     (count,) = checked(found)
     return words[:count].view(np.float64)
-
-
-def retried(attempt: Callable[[], Work[T]]) -> Work[T]:
-    """Work that is begun again when it raises Replan; Unavailable when the store keeps changing under it."""
-    for n in range(ATTEMPTS_MAX):
-        try:
-            return (yield from attempt())
-        except Replan:
-            paused(n)
-            yield
-    raise changing()
 
 
 def refuse_several_columns(metric: Metric) -> None:

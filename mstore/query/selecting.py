@@ -151,18 +151,24 @@ class SelectorQuestions:
         aggregate: bool = False,
         resolution: int = 0,
         *,
+        algo: str = "average",
+        function: str = "",
+        window: int = 0,
         missing: str = "skip",
+        scale_by: float = 1.0,
+        fill: str = "none",
+        max_gap: int = 0,
     ) -> list[Series] | Series:
         """The samples of [start, end) of each level, one Series each, or one of all together.
 
         aggregate   everything selected becomes one Series, by the metric's sum or avg
-        resolution  seconds, a multiple of the step: means over runs of slots; 0 = as stored
-        missing     "skip" or "propagate": how an aggregate treats a slot that some of its series miss
+        resolution  seconds, a multiple of the step; 0 = as stored
+        and the rest  as Reader.query
         raises      InvalidTimeRange, NotAggregatable, InvalidStep
         """
         now_s = self._now_s()
         request = Request(
-            "", "", metric, to_seconds(start, now_s), to_seconds(end, now_s), aggregate=aggregate,
-            resolution=resolution, missing=missing,
+            "", "", metric, to_seconds(start, now_s), to_seconds(end, now_s), aggregate=aggregate, resolution=resolution,
+            missing=missing, algo=algo, fill=fill, max_gap=max_gap, function=function, window=window, scale_by=scale_by,
         )  # fmt: skip
         return finished(by_selector.series(self.gatherer, Selector.parse(selector), request, Budget()))

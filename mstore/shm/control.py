@@ -73,17 +73,23 @@ COUNTERS: tuple[str, ...] = (
     "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
     # supervisor
     "restarts",
-    # persister: who holds the log
-    "log_holds",
+    # persister: who holds the log; what became of its files, and what there must be of them
+    "log_holds", "files_lost", "unprotected_seq", "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq",
     # query: subscriptions
     "followers",
+    # persister: exports
+    "exports", "export_bytes", "export_errors", "export_permille", "export_began_s",
+    # persister: hosts whose data outlives retention, when a provider told of them last, how often one failed
+    "protected_hosts", "protection_heard_s", "protection_errors",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
     {
         "connections_open", "handles_open", "samples_bytes", "log_holds", "followers",
+        "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq", "protected_hosts", "protection_heard_s",
         "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
+        "export_permille", "export_began_s",
     }
 )  # fmt: skip
 
@@ -294,6 +300,9 @@ class WorkerSlot:
 
     def set(self, name: str, value: int) -> None:
         self._words[_INDEX[name]] = value
+
+    def get(self, name: str) -> int:
+        return self._words[_INDEX[name]]
 
     def add_query(self, n_series: int, n_samples: int, took_us: int) -> None:
         """Count a query and what it answered."""

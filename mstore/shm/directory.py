@@ -37,6 +37,7 @@ MISSING_CLUSTER, MISSING_HOST, MISSING_METRIC, MISSING_LEVEL, MISSING_SERIES = -
 KEYS_START = 16  # first entry of the key region: no slot word of the key table is then 0 or 1
 DUMP_BYTES = 1024 * 1024
 TABLE_LOG2_FIRST = 10
+_HOST_DEPTH = 2
 KEEP_ALL_S = int(np.iinfo(np.int64).min)
 """As the first second that is kept: nothing is too old."""
 
@@ -72,6 +73,10 @@ class LevelInfo:
     n_series: int
     """All eras counted."""
     n_children: int
+    protected: bool = False
+    """A host whose data outlives retention."""
+    empty: bool = False
+    """It holds nothing, and hangs below its parent no more; its id stays its own."""
 
     @property
     def name(self) -> str:
@@ -210,8 +215,11 @@ class _Described(_directory.DirectoryReader):
 
     def level(self, level_id: int) -> LevelInfo:
         """IndexError when there is no such level."""
-        parent, kind, name, depth, cluster, n_series, n_children, _ = self.level_fields(level_id)
-        return LevelInfo(level_id, parent, kind.decode(), name.decode(), depth, cluster, n_series, n_children)
+        parent, kind, name, depth, cluster, n_series, n_children, flags = self.level_fields(level_id)
+        return LevelInfo(
+            level_id, parent, kind.decode(), name.decode(), depth, cluster, n_series, n_children,
+            bool(flags & layout.LEVEL_PROTECTED), bool(flags & layout.LEVEL_EMPTY),
+        )  # fmt: skip
 
     def path(self, level_id: int, metric: str = "") -> SeriesPath:
         """The names from the cluster down to a level of depth 2 to 4."""
@@ -266,6 +274,16 @@ class _Described(_directory.DirectoryReader):
         periods_s = self.metrics_table()["retention_s"].copy()
         periods_s[periods_s < 0] = retention_s
         return np.where(periods_s == 0, KEEP_ALL_S, now_s - periods_s)
+
+    def protected_series(self, slots: NDArray[np.integer[Any]] | slice = slice(None)) -> NDArray[np.uint8]:
+        """uint8[n]: 1 for each of these series (default: all) whose host is protected; free slots 0."""
+        levels = self.levels()
+        at = self.series_table()["level"][slots]
+        at = np.where(at < len(levels), at, 0)
+        for _ in range(limits.PATH_DEPTH_MAX - _HOST_DEPTH):
+            at = np.where(levels["depth"][at] > _HOST_DEPTH, levels["parent"][at], at)
+        found: NDArray[np.uint8] = levels["flags"][at] & np.uint8(layout.LEVEL_PROTECTED)
+        return found
 
     def dump_definitions(self, block_bytes: int = DUMP_BYTES) -> Iterator[bytes]:
         """LEVEL, METRIC, SERIES, REMOVE and KEY records of the directory in blocks of block_bytes at most.

@@ -2,8 +2,9 @@
 
 Valid iff
     1. published counts and used bytes agree, used <= committed <= reserved, no change is under way,
-    2. every level but the root hangs below an earlier one, is linked exactly once in its parent's list,
-       and its depth, cluster, n_children and n_series are what the links say; its name is a name,
+    2. every level but the root hangs below an earlier one, is linked exactly once in its parent's list, or
+       not at all if it is empty, and its depth, cluster, n_children and n_series are what the links say;
+       its name is a name, only hosts are protected,
     3. every metric belongs to a cluster, (cluster, name) once,
     4. every live series has a level and a metric of the same cluster and is linked exactly once in its
        level's list; free slots are not linked; live_series counts them; of one (level, metric) exactly one
@@ -111,8 +112,13 @@ def _levels(state: _State) -> Iterator[str]:
         if len(children) != level["n_children"] or any(parents[child] != level_id for child in children):
             yield f"level {level_id} says {level['n_children']} children, its list holds {children[:8]}"
         yield from _level(state, level_id)
-    if len(seen) != levels.size - 1 or any(count != 1 for count in seen.values()):
+    empty = levels["flags"] & layout.LEVEL_EMPTY != 0
+    if len(seen) != np.count_nonzero(~empty) - 1 or any(count != 1 for count in seen.values()):
         yield "not every level is linked exactly once"
+    if any(empty[level_id] for level_id in seen) or np.any(levels["first_series"][empty]):
+        yield "a level that is empty is linked, or holds series"
+    if np.any(levels["depth"][levels["flags"] & layout.LEVEL_PROTECTED != 0] != 2):
+        yield "a level is protected that is no host"
     names = {(level["parent"], level["type_len"], _text(state, level, "name")) for level in levels}
     if len(names) != levels.size:
         yield "two levels have the same parent and name"
@@ -240,9 +246,10 @@ def _tables(state: _State) -> Iterator[str]:
     for level_id in range(1, state.levels.size):
         level = state.levels[level_id]
         text = _text(state, level, "name")
+        expected = -1 if level["flags"] & layout.LEVEL_EMPTY and level["depth"] > 1 else level_id
         if (
             find.find_level(int(level["parent"]), text[: level["type_len"]], text[level["type_len"] :])
-            != level_id
+            != expected
         ):
             yield f"level {level_id} is not found by its name"
     if set(_table(state, "metrics")) != set(range(2, state.metrics.size + 2)):

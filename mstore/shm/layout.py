@@ -1,4 +1,4 @@
-"""THE bytes of shared memory: layout 1. Nobody else writes an offset.
+"""THE bytes of shared memory: layout 2. Nobody else writes an offset.
 
 Segments are transient: they live in /dev/shm, are native-endian and die with the machine. The log and the
 snapshots are not, and have formats of their own (docs/format). kernels/layout.h says the same in C;
@@ -54,7 +54,7 @@ from typing import Any
 
 import numpy as np
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 MAGIC = 0x31304552_4F54534D  # "MSTORE01" little endian
 
 PAGE_BYTES = 4096
@@ -73,6 +73,7 @@ AGG_NAMES = {AGG_NONE: "none", AGG_SUM: "sum", AGG_AVG: "avg"}
 U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 SERIES_LIVE, SERIES_ENDED, SERIES_REMOVING = 1, 2, 4
+LEVEL_PROTECTED, LEVEL_EMPTY = 1, 2
 CHUNK_UNORDERED = 1
 CHUNK_SLOTS = 512
 CHUNK_HEADER_BYTES = 64
@@ -151,7 +152,7 @@ LEVEL = np.dtype(
     [
         ("parent", "u4"), ("first_child", "u4"), ("next_sibling", "u4"), ("first_series", "u4"), ("name", "u8"),
         ("name_len", "u2"), ("type_len", "u2"), ("cluster", "u4"), ("n_series", "u4"), ("n_children", "u4"),
-        ("metadata", "u4"), ("generation", "u2"), ("depth", "u1"), ("reserved", "u1"),
+        ("metadata", "u4"), ("generation", "u2"), ("depth", "u1"), ("flags", "u1"),
     ]
 )  # fmt: skip
 
@@ -197,8 +198,8 @@ CHUNK = np.dtype(
 # Records in rings and in the log: docs/format/wal.md.
 REC_PAD, REC_ROW, REC_COLUMN, REC_STAMPED, REC_SCATTER = 0, 1, 2, 3, 4
 REC_LEVEL, REC_METRIC, REC_SERIES, REC_KEY, REC_REMOVE, REC_ERA = 16, 17, 18, 19, 20, 21
-REC_FREE, REC_EVICT = 24, 25
-REC_LIFE, REC_METADATA, REC_TASK_REPORT, REC_PROTECTION, REC_METRIC_CHANGE = 32, 33, 34, 35, 36
+REC_FREE, REC_EVICT, REC_PROTECT = 24, 25, 26
+REC_LIFE, REC_METADATA, REC_TASK_REPORT, REC_METRIC_CHANGE = 32, 33, 34, 36
 RUN = np.dtype(
     [
         ("type", "u2"),

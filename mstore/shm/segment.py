@@ -199,21 +199,18 @@ def create(
     return mapping
 
 
-def attach(name: str, kind: int, instance: int | None, *, writable: bool = False) -> Mapping:
+def attach(
+    name: str, kind: int, instance: int | None, *, writable: bool = False, fd: int | None = None
+) -> Mapping:
     """Map an existing segment after checking that it is exactly what this process expects.
 
     instance  of the store in DIR; None accepts any (tools that look at leftovers)
+    fd        a descriptor of it that was handed over, ours from now on: the name may be gone. None: open the name
     raises    Unavailable when there is no such segment, NotPermitted, LayoutMismatch naming what differs,
               StorageError for anything else the system refuses
     """
-    try:
-        fd = os.open(_path(name), (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError as error:
-        raise Unavailable(f"no segment {name}: the store is not running", name=name) from error
-    except PermissionError as error:
-        raise NotPermitted(f"segment {name} may not be opened by this user", name=name) from error
-    except OSError as error:
-        raise _refused(f"open segment {name}", error) from error
+    if fd is None:
+        fd = _open(name, writable=writable)
     kept = False
     try:
         length = os.fstat(fd).st_size
@@ -232,6 +229,25 @@ def attach(name: str, kind: int, instance: int | None, *, writable: bool = False
     finally:
         if not kept:
             os.close(fd)
+
+
+def is_there(name: str, fd: int) -> bool:
+    """Whether a name is still that of the open segment `fd`: else nobody can attach by it."""
+    try:
+        return os.path.samestat(os.stat(_path(name)), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _open(name: str, *, writable: bool) -> int:
+    try:
+        return os.open(_path(name), (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError as error:
+        raise Unavailable(f"no segment {name}: the store is not running", name=name) from error
+    except PermissionError as error:
+        raise NotPermitted(f"segment {name} may not be opened by this user", name=name) from error
+    except OSError as error:
+        raise _refused(f"open segment {name}", error) from error
 
 
 def _path(name: str) -> Path:

@@ -8,7 +8,8 @@ successor, which inherits the same pair. Connections that wait in the pair when 
            ["reload"] + fd         the configuration accepted by now (settings.hand_over)
            ["snapshot", id], ["hold", id, limit_s], ["release", hold], ["alive"], ["stop"]
            ["state", id] + fd      a memfd to write its state to (states.py)
-    up     ["ready"], ["alive"], ["progress", text], ["done", id, details], ["failed", id, code, message]
+           ["order", id, tag] + fd a memfd with the body of a message for the persister (orders.py)
+    up     ["ready"], ["alive"], ["progress", text], ["done", id, details], ["failed", id, code, message, details]
 """
 
 from __future__ import annotations

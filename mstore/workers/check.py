@@ -12,16 +12,17 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mstore.attach import Attached, attach, read_note
+from mstore.client.sync import connect
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
 from mstore.kernels._ring import RingReader
 from mstore.paths import run_dir
 from mstore.persistence import files
-from mstore.persistence.files import WAL_SUFFIX, ReadOnly, number_of, snapshot_dir, wal_dir
+from mstore.persistence.files import WAL_SUFFIX, ReadOnly, number_of, snapshot_dir, snapshot_name, wal_dir
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
 from mstore.persistence.survey import Fault, Survey, survey
@@ -33,6 +34,7 @@ from mstore.workers.repair import Plan, carry_out, make_plan
 SOUND, DAMAGED, UNKNOWN = 0, 1, 2
 """Exit statuses; UNKNOWN: it could not be checked."""
 
+_ANSWER_S_MAX = 5.0
 _LOOKS = 5
 """A change under way, or a file that is retired meanwhile, can look like a fault: a real one stays."""
 
@@ -154,26 +156,47 @@ def _running(store_dir: Path) -> Survey:
             with attach(store_dir) as reader:
                 faults = list(_memory_faults(reader, found))
         except Unavailable as error:
+            if removed := _removed_segments(store_dir):
+                found.faults += removed
+                return found
             raise CannotCheck(
                 f"{store_dir} is locked, but no store answers there: it is starting or stopping, or hangs"
             ) from error
         if not faults:
             break
     found.faults += [Fault("memory", str(run_dir(store_dir)), 0, 0, text, _OF_MEMORY) for text in faults]
-    durable = _durable(store_dir)
     for _ in range(_LOOKS):
-        sound, wrong = _files_beside(store_dir, durable)
+        promised = _promised(store_dir)
+        sound, wrong = _files_beside(store_dir, promised)
         if not wrong:
             break
+    if promised.unprotected_seq:
+        found.notes.append(
+            "files of this store were removed or changed while it ran: it takes a snapshot of what is in memory,"
+            f" of block {promised.unprotected_seq:,} or later, and is degraded until that is complete"
+        )
     found.sound += sound
     found.faults += wrong
     return found
 
 
 _OF_MEMORY = "nothing yet: the files are what counts; `mstore restart --cold` fills the memory from them"
+_OF_NAMES = "nothing yet: the store goes on; programs cannot attach, this look ends here, and a restart reads the files"
 _OF_FILES = (
     "nothing while the store runs: its memory holds everything, and `mstore snapshot` writes it down anew"
 )
+
+
+def _removed_segments(store_dir: Path) -> list[Fault]:
+    """Of a store that serves: what somebody took from /dev/shm. Nothing more can be looked at from here then."""
+    try:
+        with connect(store_dir, timeout=_ANSWER_S_MAX) as client:
+            roles = client.info()["memory"]["removed_segments"]
+        _, names = read_note(run_dir(store_dir) / "instance.json")
+    except MstoreError:
+        return []
+    what = "it was removed while the store runs"
+    return [Fault("memory", str(segment.SHM_DIR / names[role]), 0, 0, what, _OF_NAMES) for role in roles]
 
 
 def _memory_faults(reader: Attached, found: Survey) -> Iterator[str]:
@@ -213,18 +236,38 @@ def _rings(store_dir: Path) -> Iterator[tuple[str, RingReader]]:
                 yield role, RingReader(mapping.segment)
 
 
-def _durable(store_dir: Path) -> int:
+class _Promised(NamedTuple):
+    """What a running store says there must be."""
+
+    durable_seq: int
+    log_first_seq: int
+    """The log reaches back to it; 0: the store does not say."""
+    snapshots: tuple[int, ...]
+    """Sequences of the generations that it counts on."""
+    unprotected_seq: int
+
+
+def _promised(store_dir: Path) -> _Promised:
     instance, names = read_note(run_dir(store_dir) / "instance.json")
     with segment.attach(names["control"], layout.SEG_CONTROL, instance) as mapping:
-        return Control(mapping).durable
+        control = Control(mapping)
+        totals = control.totals()
+        snapshots = tuple(filter(None, (totals["newest_snapshot_seq"], totals["older_snapshot_seq"])))
+        return _Promised(control.durable, totals["log_first_seq"], snapshots, totals["unprotected_seq"])
 
 
-def _files_beside(store_dir: Path, durable: int) -> tuple[list[str], list[Fault]]:
-    """Snapshots, and the log up to `durable`; what is retired meanwhile is no fault."""
+def _files_beside(store_dir: Path, promised: _Promised) -> tuple[list[str], list[Fault]]:
+    """Snapshots, and the log up to what is durable; what is retired meanwhile is no fault."""
     disk = ReadOnly()
     sound: list[str] = []
     wrong: list[Fault] = []
-    for log_seq, path in list_snapshots(disk, snapshot_dir(store_dir)):
+    there = list_snapshots(disk, snapshot_dir(store_dir))
+    for log_seq in set(promised.snapshots) - {seq for seq, _ in there}:
+        path = snapshot_dir(store_dir) / snapshot_name(log_seq)
+        wrong.append(
+            Fault("snapshot", str(path), 0, 0, "there is no such file", _OF_FILES, generation=log_seq)
+        )
+    for log_seq, path in there:
         try:
             info = check_snapshot(disk, path, log_seq)
             sound.append(f"snapshot of block {log_seq:,}: {info.n_series:,} series, {info.n_chunks:,} chunks")
@@ -234,9 +277,10 @@ def _files_beside(store_dir: Path, durable: int) -> tuple[list[str], list[Fault]
                 wrong.append(
                     Fault("snapshot", where, offset, 0, error.message, _OF_FILES, generation=log_seq)
                 )
-    folder = wal_dir(store_dir)
+    folder, durable = wal_dir(store_dir), promised.durable_seq
     firsts = [n for name in disk.list(folder) if (n := number_of(name, WAL_SUFFIX)) is not None]
-    reader = LogReader(disk, store_dir, min(firsts, default=durable + 1) - 1, durable_floor=durable)
+    first_seq = promised.log_first_seq or min(firsts, default=durable + 1)
+    reader = LogReader(disk, store_dir, first_seq - 1, durable_floor=durable)
     try:
         if reader.report.last_seq < durable:
             for block in reader.blocks():

@@ -74,6 +74,8 @@ class Commands:
             return await self._ask_persister("snapshot")
         if isinstance(message, m.Hold):
             return await self._ask_persister("hold", message.limit_s)
+        if isinstance(message, m.Protect | m.Free | m.ForceFree):
+            return await self._order(message)
         if isinstance(message, m.States):
             return await self._states()
         return {}
@@ -94,6 +96,17 @@ class Commands:
 
     async def _ask_persister(self, verb: str, *arguments: Any) -> dict[str, Any]:
         return await self._supervisor.questions.ask(self._persister().channel, verb, *arguments)
+
+    async def _order(self, message: m.Message) -> dict[str, Any]:
+        """Hand a message on to the persister, in a memfd: it may be longer than a packet."""
+        fd = os.memfd_create("mstore-order")
+        try:
+            with open(fd, "wb", closefd=False) as stream:
+                stream.write(m.encode_body(message))
+            asked = self._supervisor.questions.ask(self._persister().channel, "order", message.TAG, fd=fd)
+        finally:
+            os.close(fd)
+        return await asked
 
     async def _states(self) -> dict[str, Any]:
         """What this process and every child that answers in time says of itself, by name."""

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.model import MetricSpec
 from mstore.shm import layout
-from mstore.shm.directory import DirectoryWriter, MetricInfo, SeriesInfo
+from mstore.shm.directory import KEEP_ALL_S, DirectoryWriter, MetricInfo, SeriesInfo
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
@@ -51,6 +52,22 @@ def follow_configuration(persister: Persister) -> None:
         persister.append_catalog(b"".join(records))
     except (StorageError, Degraded) as error:
         log.warning("changed definitions wait for the log: %s", error)
+
+
+def kept_from_s(directory: DirectoryWriter, config: Config, now_s: int) -> NDArray[np.int64]:
+    """int64[n_metrics]: the first second that is kept of each metric by this configuration; KEEP_ALL_S = every one.
+
+    What DirectoryWriter.kept_from_s() says once the metrics follow it.
+    """
+    found = np.full(directory.counts()["n_metrics"], KEEP_ALL_S)
+    for index in range(len(found)):
+        info = directory.metric(index)
+        cluster = directory.level(info.cluster).type_id
+        spec = config.metric(cluster, info.name)
+        own_s = spec.retention_s if spec else config.cluster_retention_s.get(cluster, -1)
+        if period_s := config.retention_s if own_s < 0 else own_s:
+            found[index] = now_s - period_s
+    return found
 
 
 def changes_grids(directory: DirectoryWriter, config: Config) -> bool:

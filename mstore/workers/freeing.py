@@ -39,17 +39,21 @@ class Freeing:
         before_s  seconds for all, or int64[count]: INT64_MIN = nothing of that series
         raises    StorageError, Degraded: what is logged by then is freed, the rest is neither logged nor freed
         """
-        persister = self._persister
-        records, n_chunks = persister.store.plan_free(start, count, before_s)
+        records, n_chunks = self._persister.store.plan_free(start, count, before_s)
         if n_chunks:
-            self._settle()
-            self.leaving.leaves(why, ranges_in(records))
-            for piece in split_records(records, _BLOCK_BYTES):
-                seq = persister.wal.write(CATALOG, 0, 0, piece)
-                faults.hit("free.written")
-                persister.store.apply_block(piece)
-                persister.wal.note(seq, CATALOG, 0)
+            self.go(records, why)
         return n_chunks
+
+    def go(self, records: bytes, why: Why) -> None:
+        """Tell, log and apply FREE records. raises StorageError, Degraded, as free()"""
+        persister = self._persister
+        self._settle()
+        self.leaving.leaves(why, ranges_in(records))
+        for piece in split_records(records, _BLOCK_BYTES):
+            seq = persister.wal.write(CATALOG, 0, 0, piece)
+            faults.hit("free.written")
+            persister.store.apply_block(piece)
+            persister.wal.note(seq, CATALOG, 0)
 
     def evicted(self, records: bytes) -> None:
         """Tell and log what the memory cap takes, before it is applied.
@@ -58,3 +62,4 @@ class Freeing:
         """
         self.leaving.leaves(Why.CAP, ranges_in(records))
         self._persister.log_first(records)
+        self._persister.evictions.note(records)

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
+from mstore.workers.exports import Exports
+from mstore.workers.filewatch import FileWatch
 from mstore.workers.freeing import Freeing
+from mstore.workers.orders import Orders
+from mstore.workers.protecting import Protecting
 from mstore.workers.retention import Retention
 from mstore.workers.snapshots import Answer, Snapshots
 from mstore.workers.timers import Timers
@@ -31,23 +35,35 @@ class Housekeeping:
         self._timers = Timers()
         self.freeing = Freeing(persister, self.settle_definitions)
         self.retention = Retention(persister, self._timers, self.freeing)
+        self.protecting = Protecting(persister, files, self._timers)
+        self.orders = Orders(persister, self._timers, self.freeing, self.retention, self.protecting)
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
+        self.filewatch = FileWatch(persister, files, self.snapshots, report.newest.unsound)
+        self.snapshots.on_taken = self.filewatch.snapshot_taken
+        self.exports = Exports(persister)
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
 
     def start(self) -> None:
+        self.protecting.start()
         self.retention.start()
         self.snapshots.start()
+        self.filewatch.start()
+        self.exports.start()
 
     async def stop(self, *, snapshot: bool = True) -> None:
-        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept."""
+        """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept,
+        unless it holds what no file does."""
         self._stopped = True
+        self.filewatch.stop()
         self.retention.stop()
         self._timers.stop()
+        await self.protecting.stop()
         if self._marking is not None:
             self._marking.cancel()
-        await self.snapshots.stop(take=snapshot)
+        await self.exports.stop()
+        await self.snapshots.stop(take=snapshot or self.filewatch.unprotected)
 
     def settle_definitions(self) -> None:
         """Log and publish definitions that the log refused earlier.

@@ -9,12 +9,13 @@ import logging
 import os
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mstore import paths
 from mstore.config import Config
 from mstore.kernels._ring import create_ring_words
+from mstore.persistence.files import SPARE_SUFFIX, snapshot_dir, wal_dir
 from mstore.shm import layout, segment
 from mstore.shm.control import CONTROL_BYTES
 from mstore.shm.directory import create_directory, directory_bytes
@@ -41,10 +42,17 @@ class Incarnation:
     """Of the note that this run wrote: the name may be another's by the end."""
     adopted: bool = False
     """The memory is that of a run before, and holds its data."""
+    removed: set[str] = field(default_factory=set)
+    """Names of segments that somebody took from /dev/shm: descriptors still lead to them."""
 
     @property
     def names(self) -> dict[str, str]:
         return {role: mapping.name for role, mapping in self.mappings.items()}
+
+    @property
+    def fds(self) -> dict[str, int]:
+        """By role; for children to inherit."""
+        return {role: mapping.fd for role, mapping in self.mappings.items()}
 
     def close(self, *, keep: bool = False) -> None:
         """Unmap everything here. keep: segments and note stay as they are, for a next life to adopt."""
@@ -175,6 +183,28 @@ def mend_note(incarnation: Incarnation) -> None:
             log.warning("%s was removed by somebody and is made again", incarnation.note)
     except OSError as error:
         log.error("cannot write %s again: %s", incarnation.note, error)
+
+
+def look_at_names(life: Incarnation) -> list[str]:
+    """Segments that have lost their names since the last look. A name cannot be given back to a file without one."""
+    gone = [
+        mapping.name for mapping in life.mappings.values() if not segment.is_there(mapping.name, mapping.fd)
+    ]
+    news = [name for name in gone if name not in life.removed]
+    life.removed |= set(news)
+    return news
+
+
+def cost_of_reading(store_dir: Path) -> str:
+    """What a start without the memory has to read, for people."""
+    told = []
+    for what, folder in (("of log", wal_dir(store_dir)), ("of snapshots", snapshot_dir(store_dir))):
+        n_bytes = 0
+        for path in folder.glob("*"):
+            with contextlib.suppress(OSError):
+                n_bytes += path.stat().st_blocks * 512 if path.suffix != SPARE_SUFFIX else 0
+        told.append(f"{n_bytes / 1e6:,.0f} MB {what}")
+    return f"up to {' and '.join(told)}"
 
 
 def give_to_group(path: Path, store_dir: Path) -> None:

@@ -14,6 +14,7 @@ from mstore.shm import layout
 from mstore.shm.control import STATE_NAMES, WORKER_FREE, WORKER_NAMES, Control
 from mstore.shm.directory import DirectoryReader
 from mstore.shm.segment import SHM_DIR, Mapping
+from mstore.workers.exports import last_note
 from mstore.workers.progress import PHASES, left_s
 
 
@@ -56,6 +57,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         "state": STATE_NAMES.get(control.state, "unknown"),
         "full": bool(control.flags & layout.FLAG_FULL),
         "degraded": bool(control.flags & layout.FLAG_DEGRADED),
+        "unprotected": totals["unprotected_seq"] > 0,
         "now_s": clock.now_s(),
         "started_s": min((one["started_s"] for one in workers if one["kind"] == "persister"), default=0),
         "counts": counts,
@@ -63,6 +65,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
             "samples_committed_bytes": samples.committed_bytes,
             "samples_used_bytes": totals["samples_bytes"],
             "segments": _segments(spec.segments, used),
+            "removed_segments": _removed(spec.segments) if control.state == layout.STATE_READY else [],
         },
         "log": {
             "written_seq": control.written,
@@ -72,6 +75,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         },
         "recovery": _recovery(control, totals),
         "snapshot": _snapshot(totals),
+        "export": _export(Path(spec.store_dir), totals),
         "last_recovery": last_details(Path(spec.store_dir)),
         "counters": totals,
         "workers": workers,
@@ -106,6 +110,20 @@ def _snapshot(totals: dict[str, int]) -> dict[str, Any]:
     }
 
 
+def _export(directory: Path, totals: dict[str, int]) -> dict[str, Any]:
+    """What the last export wrote, and how far the one under way has come; empty when there never was one."""
+    last = last_note(directory)
+    found: dict[str, Any] = {"last": last} if last else {}
+    if totals["export_began_s"]:
+        share = totals["export_permille"] / 1000
+        found["now"] = {
+            "began_s": totals["export_began_s"],
+            "percent": round(100 * share, 1),
+            "left_s": left_s(share, 1.0, clock.now_s() - totals["export_began_s"]),
+        }
+    return found
+
+
 def _workers(control: Control) -> list[dict[str, Any]]:
     return [
         {
@@ -133,6 +151,11 @@ def _segments(names: dict[str, str], used: dict[str, int]) -> dict[str, dict[str
         if role in used:
             found[role]["used_bytes"] = used[role]
     return found
+
+
+def _removed(names: dict[str, str]) -> list[str]:
+    """Segments that somebody took from /dev/shm under a running store, by role."""
+    return [role for role, name in names.items() if not (SHM_DIR / name).exists()]
 
 
 def _on_disk(directory: Path) -> dict[str, int]:

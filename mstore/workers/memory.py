@@ -1,4 +1,7 @@
-"""A child's view of the shared segments: what it maps, and how."""
+"""A child's view of the shared segments: what it maps, and how.
+
+They come as descriptors from the supervisor: a worker that is replaced finds them when their names are gone, too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ _KINDS = {"control": layout.SEG_CONTROL, "directory": layout.SEG_DIRECTORY, "sam
 def attach(spec: WorkerSpec, role: str, *, writable: bool = False) -> Mapping:
     """Map the segment of one role (control, directory, samples, ring-K), read-only unless asked otherwise."""
     kind = _KINDS.get(role, layout.SEG_RING)
-    return segment.attach(spec.segments[role], kind, spec.instance, writable=writable)
+    fd = spec.segment_fds.get(role)
+    return segment.attach(spec.segments[role], kind, spec.instance, writable=writable, fd=fd)
 
 
 def ring_roles(spec: WorkerSpec) -> list[str]:

@@ -13,7 +13,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mstore import clock
 from mstore.apply.pool import Pool
+from mstore.config import Config, longest_s
 from mstore.errors import CorruptRecord, StorageError, StoreFull, UnknownMessage
 from mstore.kernels._ring import RingReader
 from mstore.kernels._samples import Samples
@@ -22,7 +24,9 @@ from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report, keep_details, newest_log_id, recover, resume, take_notes
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryWriter
+from mstore.workers import protected_note
 from mstore.workers.adoption import NotAdopted
+from mstore.workers.definitions import kept_from_s
 from mstore.workers.progress import RecoveryProgress
 from mstore.workers.spec import WorkerSpec
 
@@ -42,11 +46,12 @@ def fill(
     directory: DirectoryWriter,
     pool: Pool,
     rings: Sequence[RingReader],
-    retention_s: int,
+    config: Config,
     tell: Callable[[str], None],
 ) -> Report:
     """Bring directory and samples to where the log ends.
 
+    config  says which chunks of the snapshots are too old
     tell    given a sentence now and then
     raises  NotAdopted, StorageError, CorruptRecord, StoreFull
     """
@@ -54,10 +59,17 @@ def fill(
     if spec.adopt:
         report = _warm(spec, files, control, directory, pool, rings)
     else:
-        read_back = partial(recover, strict=spec.strict, retention_s=retention_s, progress=progress)
-        report = pool.recover(lambda target: read_back(files, spec.directory, target))
+        longest = longest_s(config.retentions_s())
+        read_back = partial(recover, strict=spec.strict, retention_s=longest, progress=progress)
+        report = pool.recover(
+            lambda target: read_back(files, spec.directory, target),
+            lambda: kept_from_s(directory, config, clock.now_s()),
+        )
     progress.end()
     directory.publish()
+    directory.hide_empty_levels()
+    pool.protection.expire()
+    protected_note.write(files, spec.directory, spec.instance, pool.protection)
     control.applied = report.next_seq - 1
     report.notes += take_notes(files, spec.directory)
     with contextlib.suppress(StorageError):  # a full disk is no reason not to start
@@ -79,6 +91,8 @@ def _warm(
             f"the log in {spec.directory} is not the one this memory was filled from"
             f" (its newest segment is {found:#x}, expected {control.log_id:#x})"
         )
+    if missing := protected_note.read(spec.directory, spec.instance, pool.protection):
+        raise NotAdopted(f"who is protected is not known: {missing}")
     applied, durable, written = control.applied, control.durable, control.written
     directory.show_removing()
     try:

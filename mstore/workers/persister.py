@@ -28,6 +28,7 @@ from mstore.workers import memory, opening, settings, states
 from mstore.workers.adoption import NotAdopted
 from mstore.workers.changeover_ground import Follower
 from mstore.workers.channel import Channel
+from mstore.workers.evictions import Evictions
 from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
@@ -35,6 +36,7 @@ from mstore.workers.path_interning import PathInterner
 from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.tasks import Tasks, take_connection
+from mstore.workers.troubles import DAMAGE, LOG, SYNC, Troubles
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Persister:
         )
         self.store = Store(self.directory, self.samples)
         self.pool = Pool(self.store, self._fixed_bytes())
+        self.evictions = Evictions(self.store, lambda: self.config.memory_cap_bytes)
         self.interner: PathInterner
         self._unlogged: deque[bytes] = deque()
         self._channel = Channel.from_fd(spec.channel_fd)
@@ -74,7 +77,8 @@ class Persister:
         self._retry: asyncio.TimerHandle | None = None
         self._keep_memory = False
         self._draining = False
-        self._held = 0
+        self.troubles = Troubles(self.control)
+        self._full = False
         self._tasks = Tasks()
         self._connections: set[InternConnection] = set()
         first = 1 + len(spec.ack_fds)
@@ -103,7 +107,7 @@ class Persister:
         self.pool.set_cap(self.config.memory_cap_bytes)
         report = opening.fill(
             self._spec, self._files, self.control, self.directory, self.pool, self._rings,
-            self.config.retention_s, lambda text: self._channel.send(["progress", text]),
+            self.config, lambda text: self._channel.send(["progress", text]),
         )  # fmt: skip
         self._tell(report)
         wal_dir = persistence_files.wal_dir(self._spec.directory)
@@ -151,7 +155,7 @@ class Persister:
         text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
         log.info("%s", text)
         if report.damaged:
-            self.control.set_flag(layout.FLAG_DEGRADED, True)
+            self.troubles.begin(DAMAGE)
             log.error("part of the log or of a snapshot is damaged: %s", report.summary())
         self._channel.send(["progress", text])
 
@@ -291,11 +295,13 @@ class Persister:
     def _hold(self, error: MstoreError) -> None:
         """Senders wait: their bytes stay in the rings, nothing is acknowledged, and it is tried again soon."""
         self.slot.add("chunks_evicted", error.details.get("evicted", 0))
-        flag = layout.FLAG_FULL if isinstance(error, StoreFull) else layout.FLAG_DEGRADED
-        if not self.control.flags & flag:
+        if isinstance(error, StoreFull):
+            news, self._full = not self._full, True
+            self.control.set_flag(layout.FLAG_FULL, True)
+        else:
+            news = self.troubles.begin(LOG)
+        if news:
             log.error("holding back all writes: %s", error)
-        self._held |= flag & ~self.control.flags  # a flag that stands for damage stays when this is over
-        self.control.set_flag(flag, True)
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._retry_now)
 
@@ -304,12 +310,13 @@ class Persister:
         self._drain_some()
 
     def _held_no_more(self) -> None:
-        if self._held:
-            self.control.flags &= ~self._held
-            self._held = 0
+        was_full, self._full = self._full, False
+        if was_full:
+            self.control.set_flag(layout.FLAG_FULL, False)
+        if self.troubles.end(LOG) or was_full:
             log.info("writing again")
 
-    def _commit_failed(self) -> None:
+    def commit_failed(self) -> None:
         """The commit thread met a failing disk and sleeps; the log moves to a new file, or the store is degraded."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._notify_fd)
@@ -317,11 +324,11 @@ class Persister:
             log.error(
                 "an fdatasync failed; everything not yet durable was written to a new file and synced there"
             )
-            self.control.set_flag(layout.FLAG_DEGRADED, False)
+            self.troubles.end(SYNC)
             return
-        self.control.set_flag(layout.FLAG_DEGRADED, True)
+        self.troubles.begin(SYNC)
         log.error("the log cannot be made durable, nothing is acknowledged: %s", self.wal.failure)
-        asyncio.get_running_loop().call_later(_RETRY_S, self._commit_failed)
+        asyncio.get_running_loop().call_later(_RETRY_S, self.commit_failed)
 
     # --- supervisor
 
@@ -346,6 +353,10 @@ class Persister:
             self.housekeeping.snapshot(lambda details, error: self._answer(packet[1], details, error))
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
+        elif packet[0] == "order" and fd is not None:
+            self.housekeeping.orders.take(
+                packet[2], fd, lambda details, error: self._answer(packet[1], details, error)
+            )
         elif packet[0] == "hold":
             self.holds.begin(packet[2], lambda details, error: self._answer(packet[1], details, error))
         elif packet[0] == "release":
@@ -360,7 +371,7 @@ class Persister:
         if error is None:
             self._channel.send(["done", command, details])
         else:
-            self._channel.send(["failed", command, str(error)])
+            self._channel.send(["failed", command, error.code, error.message, error.details])
 
     def _reload(self, newer: Config) -> None:
         self.config = newer
@@ -377,6 +388,7 @@ class Persister:
         self.control.config_version = version
         self._apply_policy()
         self.follower.follow()
+        self.housekeeping.retention.pass_soon()
         self._wake_workers()
 
     def _wake_workers(self) -> None:
@@ -400,6 +412,16 @@ class Persister:
         return self._rings
 
     @property
+    def segment_fds(self) -> dict[str, int]:
+        """What the snapshot helper maps, by role."""
+        mappings = {
+            "control": self._control_mapping,
+            "directory": self._directory,
+            "samples": self._samples_mapping,
+        }
+        return {role: mapping.fd for role, mapping in mappings.items()}
+
+    @property
     def spec(self) -> WorkerSpec:
         return self._spec
 
@@ -414,7 +436,7 @@ class Persister:
             raise
         self._channel.serve(loop, self._command, self._stopping.set)
         loop.add_reader(self._spec.doorbell_fd, self.drain)
-        loop.add_reader(self._notify_fd, self._commit_failed)
+        loop.add_reader(self._notify_fd, self.commit_failed)
         faults.hit("persister.opened")
         self.housekeeping.start()
         self._wake_workers()
@@ -433,6 +455,7 @@ class Persister:
         while any(ring.drained() != ring.head() for ring in self._rings) and self._retry is None:
             self._drain_some()
             await asyncio.sleep(0)
+        self.evictions.stop()
         await self.housekeeping.stop(snapshot=not self._keep_memory)
         if not self.wal.close(_STOP_FLUSH_S):
             log.error("the log was not closed cleanly: %s", self.wal.failure or "it took too long")

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, astuple
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from mstore import __version__, clock
 from mstore.config import told
 from mstore.errors import UnknownMessage
@@ -70,6 +72,12 @@ class QueryWorker:
             m.Metrics: self._metrics,
             m.Clusters: self._clusters,
             m.HostSeries: self._host_series,
+            m.Fetch: self._fetch,
+            m.Load: self._load,
+            m.CheckHealth: self._health,
+            m.Sizes: self._sizes,
+            m.DebugDump: self._debug_dump,
+            m.Protected: self._protected,
             m.Info: self._info,
             m.Ping: self._ping,
         }
@@ -114,7 +122,7 @@ class QueryWorker:
         return subscriber, m.FollowBegun(seq, following.n_series)
 
     def _query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
-        if not q.aggregate and not q.resolution and q.subtype is None and q.subtype_ids is None:
+        if _plain_query(q):
             found = self._reader.single(q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids)
             if found is not None:
                 budget.spend(series=1, samples=len(found.values), n_bytes=found.values.nbytes)
@@ -142,6 +150,27 @@ class QueryWorker:
         return m.SeriesPaths(
             [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
         )
+
+    def _fetch(self, message: m.Fetch, budget: Budget) -> Work[m.Message]:
+        return m.FetchAnswer.of((yield from self._reader.fetch_work(message.request(), budget)))
+
+    def _load(self, message: m.Load, budget: Budget) -> Work[m.Message]:
+        return m.LoadAnswer.of((yield from self._reader.load_work(message.request(), budget)))
+
+    def _health(self, q: m.CheckHealth, budget: Budget) -> Work[m.Message]:
+        return m.HealthAnswer.of((yield from self._reader.health_work(q.cluster, q.hosts, q.metrics, budget)))
+
+    def _sizes(self, q: m.Sizes, budget: Budget) -> Work[m.Message]:
+        found = yield from self._reader.sizes_work(q.selector or None, q.depth, budget)
+        numbers = [(one.n_bytes, one.chunks, one.series, one.samples) for one in found]
+        return m.SizeList([list(one.path) for one in found], np.array(numbers, "<u8").tobytes())
+
+    def _debug_dump(self, q: m.DebugDump, budget: Budget) -> Work[m.Message]:
+        return m.Text((yield from self._reader.debug_dump_work(q.selector, budget)).encode())
+
+    def _protected(self, _message: m.Protected, _: Budget) -> m.Message:
+        hosts = self._reader.protected()
+        return m.Names([[cluster, host] for cluster, names in hosts.items() for host in names])
 
     def _info(self, _message: m.Info, _: Budget) -> m.Message:
         return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))
@@ -183,12 +212,19 @@ class QueryWorker:
         self.slot.release()
 
 
+def _plain_query(q: m.Query) -> bool:
+    """Whether it may ask for one series as it is stored."""
+    return not (
+        q.aggregate or q.resolution or q.function or q.max_gap or q.subtype is not None or q.subtype_ids is not None
+    ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
+
+
 def _request(q: m.Query) -> Request:
     """raises InvalidTimeRange for what is outside the years 1 to 9999"""
     start, end = to_seconds(q.start, 0), to_seconds(q.end, 0)
     return Request(
         q.cluster, q.host, q.metric, start, end, q.type, q.type_ids, q.subtype, q.subtype_ids, q.aggregate,
-        q.resolution,
+        q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Questions to a child over its channel: each has a number, which the child's answer carries.
 
-ask()     ["snapshot", 7, ...]  down        settle()  ["done", 7, details] or ["failed", 7, text]  up
+ask()     ["snapshot", 7, ...]  down        settle()  ["done", 7, details] or ["failed", 7, code, text, details]  up
 """
 
 from __future__ import annotations

@@ -18,12 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore.shm import layout
+
+LONG_AGO_S = int(np.iinfo(np.int64).min)
+"""Due whatever the retention, also one that never ends."""
 
 
 class Ground(Protocol):
@@ -118,8 +121,7 @@ class Idle:
         before_s  int64[n], seconds, for each of the rows from start on
         """
         stop = min(start + len(before_s), len(table))
-        if stop > len(self._since):
-            self._since = np.concatenate([self._since, np.zeros(stop - len(self._since), dtype=np.int64)])
+        self._reach(stop)
         rows, since = table[start:stop], self._since[start:stop]
         lives = rows["flags"] & (layout.SERIES_LIVE | layout.SERIES_REMOVING) == layout.SERIES_LIVE
         empty = lives & (rows["n_chunks"] == 0) & (rows["prev_slot"] == 0)
@@ -127,6 +129,16 @@ class Idle:
         since[empty & (since == 0)] = now_s
         due = np.flatnonzero(empty & (since <= before_s[: stop - start]))[:limit]
         return [start + int(slot) for slot in due]
+
+    def hurry(self, slots: NDArray[np.integer[Any]]) -> None:
+        """These are due at the next look, if they have no chunk then."""
+        if len(slots):
+            self._reach(int(slots.max()) + 1)
+            self._since[slots] = LONG_AGO_S
+
+    def _reach(self, n: int) -> None:
+        if n > len(self._since):
+            self._since = np.concatenate([self._since, np.zeros(n - len(self._since), dtype=np.int64)])
 
     def forget(self, slots: Sequence[int]) -> None:
         """These begin anew: removed, or used after all."""

@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +224,7 @@ class _Planner:
                 f"the files have changed: block {report.next_seq} would be next, planned was {seq}"
             )
         store.directory.publish()
-        definitions = DirectoryReader(directory).dump_definitions()
+        definitions = chain(DirectoryReader(directory).dump_definitions(), store.protection.records())
         write_snapshot(
             self._files, self._dir, seq, definitions, directory, samples,
             written=lambda: seq, durable=lambda: seq, pause_s=0.0, verify=True,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock
+from mstore.config import shortest_s
 from mstore.errors import Degraded, StorageError
 from mstore.shm.directory import KEEP_ALL_S
 from mstore.workers.clockwatch import ClockWatch
@@ -37,6 +38,8 @@ _REMOVE_SERIES = 1024
 """Series removed in one go: their records are one block of the log."""
 _REMOVAL_STEP_S, _REMOVAL_S_MAX = 0.01, 30.0
 _LOG_RETRY_S = 1.0
+_LEVELS = 65_536
+"""Looked at in one go: about a millisecond."""
 
 
 class Retention:
@@ -52,9 +55,20 @@ class Retention:
         self._idle = Idle()
         self._removal = Removal(StoreGround(persister))
         self._removal_began_s = 0.0
+        self._waiting = self._passing = self._again = False
 
     def start(self) -> None:
-        self._timers.later(self._every_s(), self._begin)
+        self._wait()
+
+    def pass_soon(self) -> None:
+        """Begin a pass now, or another one behind the one under way: what is kept, or what is used, has changed."""
+        self._again = True
+        if not self._passing:
+            self._timers.later(0.0, self._begin)
+
+    def remove_soon(self, slots: NDArray[np.integer[Any]]) -> None:
+        """Series without a chunk that an order has emptied: the next pass takes them out, unless they are used again."""
+        self._idle.hurry(slots)
 
     def stop(self) -> None:
         self._removal.give_up()
@@ -62,12 +76,25 @@ class Retention:
     # --- passes
 
     def _every_s(self) -> float:
-        shortest_s = min(self._persister.config.retentions_s() - {0}, default=0)
-        return min(_EVERY_S_MAX, max(_EVERY_S_MIN, shortest_s / 64)) if shortest_s else _EVERY_S_MAX
+        period_s = shortest_s(self._persister.config.retentions_s())
+        return min(_EVERY_S_MAX, max(_EVERY_S_MIN, period_s / 64)) if period_s else _EVERY_S_MAX
+
+    def _wait(self) -> None:
+        """For the next time."""
+        if not self._waiting:
+            self._waiting = True
+            self._timers.later(self._every_s(), self._due)
+
+    def _due(self) -> None:
+        """It is time for a pass, if anything is ever too old."""
+        self._waiting = False
+        if shortest_s(self._persister.config.retentions_s()) and not self._passing:
+            self._begin()
+        else:
+            self._wait()
 
     def _begin(self) -> None:
-        if not self._persister.config.retentions_s() - {0}:
-            self._timers.later(_EVERY_S_MAX, self._begin)
+        if self._passing:
             return
         if not self._clock.agrees():
             if not self._warned:
@@ -77,9 +104,10 @@ class Retention:
                     self._clock.jump_s(),
                 )
             self._warned = True
-            self._timers.later(self._every_s(), self._begin)
+            self._wait()
             return
-        self._warned = False
+        self._warned = self._again = False
+        self._passing = True
         self._sweep_at = 0
         kept_from_s = self._persister.directory.kept_from_s(clock.now_s(), self._persister.config.retention_s)
         may_free = self._freeing.leaving.may_free
@@ -92,8 +120,7 @@ class Retention:
         again = partial(self._sweep, kept_from_s, free_to_s)
         n_series = persister.directory.counts()["n_series"]
         if self._sweep_at >= n_series:
-            persister.slot.add("retention_passes")
-            self._timers.later(self._every_s(), self._begin)
+            self._end(persister.directory.counts()["n_levels"])
             return
         if self._removal.state is not State.IDLE:  # the sweep goes on when it is done
             self._timers.later(_REMOVAL_STEP_S, again)
@@ -113,6 +140,20 @@ class Retention:
         if not self._remove_idle(count, self._limits(kept_from_s, self._sweep_at, count)):
             self._sweep_at += count
         self._timers.later(_SWEEP_PAUSE_S if freed else 0.0, again)
+
+    def _end(self, stop: int) -> None:
+        """Levels that interning could not finish are unlinked, slice by slice from the last; then the pass is over."""
+        start = max(1, stop - _LEVELS)
+        self._persister.directory.hide_empty_levels(start, stop)
+        if start > 1:
+            self._timers.later(0.0, partial(self._end, start))
+            return
+        self._persister.slot.add("retention_passes")
+        self._passing = False
+        if self._again:
+            self._timers.later(0.0, self._begin)
+        else:
+            self._wait()
 
     def _limits(self, by_metric: NDArray[np.int64], start: int, count: int) -> NDArray[np.int64]:
         """int64[count]: what is said of their metric, for some rows of the series table."""

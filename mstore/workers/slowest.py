@@ -72,7 +72,7 @@ class Slowest:
 
 _ASKED = (
     "selector", "cluster", "host", "metric", "metrics", "type", "type_ids", "subtype", "subtype_ids", "aggregate",
-    "resolution",
+    "resolution", "function", "window",
 )  # fmt: skip
 
 

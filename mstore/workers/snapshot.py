@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mstore import clock
+from mstore.apply.store import split_records
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
 from mstore.persistence.files import Files
 from mstore.persistence.snapshot import write_snapshot
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
-from mstore.shm.directory import DirectoryReader
+from mstore.shm.directory import DUMP_BYTES, DirectoryReader
 from mstore.workers import stacks
 from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
 
@@ -30,10 +32,9 @@ _NICE = 5
 
 def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, object]:
     """Write the snapshot that `job` asks for; what the persister wants to know of it."""
-    instance, names = job["instance"], job["segments"]
-    control = Control(segment.attach(names["control"], layout.SEG_CONTROL, instance))
-    directory = segment.attach(names["directory"], layout.SEG_DIRECTORY, instance)
-    samples = segment.attach(names["samples"], layout.SEG_SAMPLES, instance)
+    control = Control(_attach(job, "control", layout.SEG_CONTROL))
+    directory = _attach(job, "directory", layout.SEG_DIRECTORY)
+    samples = _attach(job, "samples", layout.SEG_SAMPLES)
     told_s = clock.monotonic_s()
 
     def progress(share: float, n_bytes: int) -> None:
@@ -42,15 +43,29 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
             told_s = clock.monotonic_s()
             tell({"share": share, "bytes": n_bytes})
 
+    definitions = chain(
+        DirectoryReader(directory.segment).dump_definitions(), _protected(job["protected_fd"])
+    )
     info = write_snapshot(
-        Files(), Path(job["store_dir"]), job["seq"], DirectoryReader(directory.segment).dump_definitions(),
-        directory.segment, samples.segment, written=lambda: control.written, durable=lambda: control.durable,
+        Files(), Path(job["store_dir"]), job["seq"], definitions, directory.segment, samples.segment,
+        written=lambda: control.written, durable=lambda: control.durable,
         retention_s=job["retention_s"], unsound=job["unsound"], progress=progress,
     )  # fmt: skip
     return {
         "seq": info.log_seq, "clusters": info.n_clusters, "series": info.n_series, "chunks": info.n_chunks,
         "bytes": info.n_bytes, "oldest_kept_seq": info.oldest_kept_seq,
     }  # fmt: skip
+
+
+def _attach(job: dict[str, Any], role: str, kind: int) -> segment.Mapping:
+    return segment.attach(job["segments"][role], kind, job["instance"], fd=job["segment_fds"].get(role))
+
+
+def _protected(fd: int) -> Iterator[bytes]:
+    """The PROTECT records that the persister handed over, as blocks of definitions."""
+    with open(fd, "rb") as stream:
+        stream.seek(0)
+        yield from split_records(stream.read(), DUMP_BYTES)
 
 
 def _tell(line: dict[str, Any]) -> None:

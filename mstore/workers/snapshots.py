@@ -4,8 +4,7 @@ A snapshot is due when the log has grown by wal_bytes since the last one, when s
 was written since, when somebody asks, and at a stop, for snapshot_stop_limit at most. One that fails is tried again
 after a while that doubles; the log holds everything meanwhile.
 
-    persister  --JOB-->  helper      prints a line of JSON now and then: {"share": 0.31, "bytes": 48213}, at the end
-               <-lines-              {"done": {...}} or {"failed": "why"}
+Who is protected is in no shared memory: the helper takes it from a memfd.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ import contextlib
 import json
 import logging
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from mstore import clock
+from mstore.config import longest_s
 from mstore.errors import MstoreError, StorageError
 from mstore.persistence.files import Files, snapshot_dir, stop_note_path
 from mstore.persistence.recovery import Report
 from mstore.persistence.snapshot import remove_unfinished
+from mstore.workers.helper import Helper
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister
@@ -34,7 +34,6 @@ _LOOK_EVERY_S = 5.0
 """How often the clock is looked at; a configuration that was read again counts from then on."""
 _RETRY_S_MIN, _RETRY_S_MAX = 5.0, 600.0
 _TELL_EVERY_S = 10.0
-_LINE_BYTES_MAX = 64 << 10
 
 Answer = Callable[[dict[str, Any], MstoreError | None], None]
 
@@ -50,12 +49,16 @@ class Snapshots:
         self._settle = settle
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._helper: Helper | None = None
         self._waiting: list[Answer] = []
         newest = report.newest
         self.seq = newest.log_seq
         """Everything up to here is in a sound snapshot."""
-        self._unsound = list(newest.unsound)
+        self._unsound = set(newest.unsound)
+        self._due = False
+        """Whatever the clock and the log say: something is in memory only."""
+        self.on_taken: Callable[[int, int], None] = lambda _seq, _oldest_kept_seq: None
+        """Called with the sequence of a new generation, and that of the oldest kept."""
         # The age of the snapshot and the log behind it outlive a restart: else one that is restarted often, or
         # whose disk is slow, would never take another.
         created_ns = newest.created_ns or clock.now_ns()
@@ -80,11 +83,24 @@ class Snapshots:
             return
         interval_s = self._persister.config.snapshot_interval_s
         overdue = interval_s and clock.monotonic_s() - self._last_s >= interval_s
-        if self._persister.wal.written > self.seq and (overdue or self._unsound):
+        if self._due or (self._persister.wal.written > self.seq and (overdue or self._unsound)):
             self._take_if_possible()  # only one sound copy of something is left: do not wait for the interval
         else:
             self.look_at_log()
         self._timer = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look_at_clock)
+
+    def protect(self, unsound: Collection[int]) -> None:
+        """Take a snapshot at once, and one more if another is under way: that one began too early.
+
+        unsound  sequences of generations that do not count any more
+        """
+        self._unsound |= set(unsound)
+        self._due, self._retry_at_s = True, 0.0
+        self._take_if_possible()
+
+    @property
+    def under_way(self) -> bool:
+        return self._task is not None
 
     def _take_if_possible(self) -> None:
         if self._task is None and not self._stopped and clock.monotonic_s() >= self._retry_at_s:
@@ -102,7 +118,7 @@ class Snapshots:
         if self._timer is not None:
             self._timer.cancel()
         limit_s = self._persister.config.snapshot_stop_limit_s if take else 0
-        if limit_s and self._task is None and self._persister.wal.written > self.seq:
+        if limit_s and self._task is None and (self._due or self._persister.wal.written > self.seq):
             self.request(lambda _details, _error: None)
         task = self._task
         if task is None:
@@ -112,16 +128,11 @@ class Snapshots:
         if task.done():
             return
         self._given_up = True
-        while not task.done():  # the process may only just be starting
-            self._kill()
-            await asyncio.wait({task}, timeout=0.05)
+        if self._helper is not None:
+            self._helper.kill()
+        await asyncio.wait({task})
         if limit_s:
             self._note_that_it_was_given_up(limit_s)
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
 
     def _note_that_it_was_given_up(self, limit_s: float) -> None:
         why = f"the snapshot at the stop was given up after {limit_s:g} s (snapshot_stop_limit)"
@@ -137,6 +148,7 @@ class Snapshots:
         details: dict[str, Any] = {}
         failure: MstoreError | None = None
         began_s = clock.monotonic_s()
+        unsound, due, self._due = set(self._unsound), self._due, False
         try:
             details = await self.run_helper()
         except MstoreError as error:
@@ -146,26 +158,31 @@ class Snapshots:
         except Exception as error:
             failure = StorageError(f"the snapshot helper failed: {error}")
             log.exception("no snapshot")
-        self._task = self._process = None
+        self._task = self._helper = None
         slot = self._persister.slot
         for name in ("snapshot_permille", "snapshot_now_bytes", "snapshot_began_s"):
             slot.set(name, 0)
         if failure is None:
             self._retry_wait_s = 0.0
-            self._unsound = []
+            self._unsound -= unsound
             slot.add("snapshots")
             slot.add("snapshot_bytes", details["bytes"])
             slot.add("snapshot_us_total", int((clock.monotonic_s() - began_s) * 1e6))
         else:
+            self._due = self._due or due
             slot.add("snapshot_errors")
             # A killed helper could not clean up. A disk that is full stays so for a while: not a helper after every block.
             with contextlib.suppress(StorageError):
                 remove_unfinished(self._files, snapshot_dir(self._persister.spec.directory))
             self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
         self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
+        if failure is None:
+            self.on_taken(self.seq, details["oldest_kept_seq"])
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer(details, failure)
+        if failure is None and self._due:
+            self._take_if_possible()
 
     async def run_helper(self) -> dict[str, Any]:
         """Everything up to `seq` is applied when the helper starts, so replaying from seq + 1 on its files is exact.
@@ -180,25 +197,26 @@ class Snapshots:
             "store_dir": persister.spec.store_dir,
             "instance": persister.spec.instance,
             "segments": persister.spec.segments,
+            "segment_fds": persister.segment_fds,
             "seq": seq,
-            "retention_s": persister.config.retention_s,
-            "unsound": self._unsound,
+            "retention_s": longest_s(persister.config.retentions_s()),
+            "unsound": sorted(self._unsound),
             "parent_pid": os.getpid(),
         }
         log.info("a snapshot of block %d begins", seq)
         persister.slot.set("snapshot_began_s", clock.now_s())
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
-            "-m",
-            "mstore.workers.snapshot",
-            json.dumps(job),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # out of the terminal's group: Ctrl-C stops the store, not its last snapshot
-            limit=_LINE_BYTES_MAX,
-        )
-        details = await self._follow(self._process, began_s)
+        protected_fd = os.memfd_create("mstore-protected")
+        try:
+            with open(protected_fd, "wb", closefd=False) as stream:
+                stream.writelines(persister.store.protection.records())
+            self._helper = Helper("mstore.workers.snapshot", "the snapshot helper")
+            details = await self._helper.run(
+                {**job, "protected_fd": protected_fd},
+                self._progress(began_s),
+                (protected_fd, *persister.segment_fds.values()),
+            )
+        finally:
+            os.close(protected_fd)
         self.seq, self._bytes_before, self._last_s = seq, n_bytes, began_s
         # The older of the two kept generations must stay usable: only what it covers is retired.
         retired = persister.wal.retire(details["oldest_kept_seq"])
@@ -208,25 +226,19 @@ class Snapshots:
         )  # fmt: skip
         return {**details, "retired_segments": retired}
 
-    async def _follow(self, process: asyncio.subprocess.Process, began_s: float) -> dict[str, Any]:
-        """The helper's last word. raises StorageError when it failed, was killed, or said none"""
+    def _progress(self, began_s: float) -> Callable[[dict[str, Any]], None]:
+        """What notes how far the helper has come."""
         told_s = began_s
-        last: dict[str, Any] = {}
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            last = json.loads(line)
-            if "share" in last:
-                self._persister.slot.set("snapshot_permille", int(1000 * last["share"]))
-                self._persister.slot.set("snapshot_now_bytes", last["bytes"])
-                if clock.monotonic_s() - told_s >= _TELL_EVERY_S:
-                    told_s = clock.monotonic_s()
-                    _tell(last["share"], last["bytes"], told_s - began_s)
-        status = await process.wait()
-        if "done" in last and status == 0:
-            found: dict[str, Any] = last["done"]
-            return found
-        why = last.get("failed") or f"it ended with status {status}"
-        raise StorageError(f"the snapshot helper failed: {why}")
+
+        def told(line: dict[str, Any]) -> None:
+            nonlocal told_s
+            self._persister.slot.set("snapshot_permille", int(1000 * line["share"]))
+            self._persister.slot.set("snapshot_now_bytes", line["bytes"])
+            if clock.monotonic_s() - told_s >= _TELL_EVERY_S:
+                told_s = clock.monotonic_s()
+                _tell(line["share"], line["bytes"], told_s - began_s)
+
+        return told
 
 
 def _tell(share: float, n_bytes: int, took_s: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -34,6 +34,8 @@ class WorkerSpec:
     parent_pid: int
     adopt: bool = False
     """Memory was kept: the persister takes it as it is instead of filling it from the files."""
+    segment_fds: dict[str, int] = field(default_factory=dict)
+    """By role, as in `segments`: descriptors of them, inherited. Without one the name is opened."""
     strict: bool = False
     """The persister reads no damaged files: it refuses to start instead."""
 

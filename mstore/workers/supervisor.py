@@ -16,7 +16,7 @@ from typing import Any
 
 from mstore import clock, faults
 from mstore.config import Config
-from mstore.errors import ConfigError, MstoreError
+from mstore.errors import ConfigError, MstoreError, from_wire
 from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control
 from mstore.shm.directory import DirectoryReader
@@ -158,13 +158,13 @@ class Supervisor:
         follow_fds = tuple(one.bell_fd for one in self.children if one.kind == "query")
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
-            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds,
-            os.getpid(), life.adopted,
-            self._settings.strict,
+            life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds, os.getpid(),
+            life.adopted, life.fds, self._settings.strict,
         )  # fmt: skip
         try:
             inherited = (
-                spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, *follow_fds, self._lock_fd,
+                spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, *follow_fds, *life.fds.values(),
+                self._lock_fd,
             )  # fmt: skip
             child.spawn(spec, inherited, self._died)
             faults.hit("supervisor.spawned")
@@ -202,6 +202,14 @@ class Supervisor:
         self._ground.mend()
         if self.life is not None:
             incarnation.mend_note(self.life)
+            if removed := incarnation.look_at_names(self.life):
+                log.error(
+                    "%s removed by somebody from /dev/shm: the memory itself is still there, this store goes on, and"
+                    " workers that are replaced are handed it; programs cannot attach any more, and no start can take"
+                    " it over: a restart, or the end of the persister, reads the files instead (%s). `mstore restart`"
+                    " makes it anew at a time of your choice",
+                    ", ".join(removed), incarnation.cost_of_reading(self.store_dir),
+                )  # fmt: skip
         asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
 
     def _summary(self) -> str:
@@ -269,7 +277,7 @@ class Supervisor:
         elif kind == "done":
             self.questions.settle(packet[1], packet[2])
         elif kind == "failed":
-            self.questions.settle(packet[1], {}, MstoreError(packet[2]))
+            self.questions.settle(packet[1], {}, from_wire(*packet[2:5]))
         elif kind == "fatal":
             log.error("%s: %s", child.name, packet[1])
             self._exit_code = 1
@@ -321,9 +329,11 @@ class Supervisor:
         try:
             await ending
             faults.hit("supervisor.renewing")
-            self._release(keep=keep and not self._stopping.is_set())
+            ends = self._stopping.is_set()
+            # The stop that waits for us finds no memory any more: what it would keep is put aside here.
+            self._release(keep=keep and (not ends or self._shelve()))
             self.renewing = False
-            if not self._stopping.is_set():
+            if not ends:
                 self._begin(adopt=keep)
         except Exception as error:
             # Attached readers may still hold the memory of the life before: it is not ours to wait for them.
@@ -382,7 +392,7 @@ class Supervisor:
         async with self._changing:
             self._refuse_if_stopping()
             newer = self._settings.for_restart(self._n_series())
-            if keep and self.life is not None and (reason := adoption.misfit(self.life.mappings, newer)):
+            if keep and self.life is not None and (reason := self._misfit(self.life, newer)):
                 log.info("the memory is made anew: %s", reason)
                 keep = False
             self._settings.take(newer)
@@ -391,6 +401,10 @@ class Supervisor:
             )
         await self._ready_or_stopping()
         self._refuse_if_stopping()
+
+    def _misfit(self, life: Incarnation, newer: Config) -> str:
+        removed = "its names were removed from /dev/shm" if life.removed else ""
+        return removed or adoption.misfit(life.mappings, newer)
 
     def _n_series(self) -> int:
         if self.life is None:
@@ -406,7 +420,13 @@ class Supervisor:
     def _keeps_memory(self) -> bool:
         """Whether a stop leaves the memory: as the command or the configuration says, if there is data in it."""
         wanted = self._memory == "keep" or (not self._memory and self.config.keep_memory)
+        if self.life is None or self.life.removed:  # nobody would find it: a last snapshot is taken instead
+            return False
         return wanted and not self._exit_code and self.control is not None and self.control.applied > 0
+
+    def _shelve(self) -> bool:
+        """Put the memory aside for a next start, if it is to be kept; False: it goes."""
+        return self._keeps_memory() and self.life is not None and self.life.shelve()
 
     async def _end(self) -> None:
         self._stopping.set()
@@ -419,7 +439,7 @@ class Supervisor:
                 # A last snapshot would go where DIR was, which is perhaps another store's by now.
                 limit_s = self.config.snapshot_stop_limit_s
                 await stop_in_order(self.children, limit_s, keep=keep or self._ground_lost)
-                shelved = keep and self.life is not None and self.life.shelve()
+                shelved = keep and self._shelve()
             finally:
                 self._release(keep=shelved)
         for done in self._finished:

@@ -55,6 +55,9 @@ def test_eviction_takes_the_oldest_of_all_series_and_it_stays_gone_after_a_kill(
         assert np.array_equal(before[i, kept_from[i] :], values[kept_from[i] :, i])
     assert kept_from.max() - kept_from.min() <= 2 * CHUNK, "no series lost more than another"
     assert server.info()["counters"]["chunks_evicted"] > n_series
+    told = [line for line in server.log_text().splitlines() if "of the oldest samples" in line]
+    assert "memory_cap, 24MiB, is reached" in told[0]
+    assert len(told) <= 2, "once a minute"
     server.kill()
     (server.directory / "mstore.toml").write_text(config.replace("24MiB", "512MiB"))
     server.start()

@@ -36,12 +36,15 @@ def test_idle_series_are_removed_and_their_slots_used_again_also_after_a_kill(se
             until(lambda: server.info()["counters"]["series_removed"] >= 500, "all removals", 60)
             counts = server.info()["counts"]
             assert counts["live_series"] == 1
+            assert client.children("c") == ["busy"], "hosts that are gone are in no listing"
+            assert client.paths(2) == [("c", "busy")]
             assert client.write(lines("b", 400)).written == 400
             assert client.write(lines("a", 50)).written == 50
             after = server.info()["counts"]
             assert (after["live_series"], after["n_series"]) == (451, counts["n_series"])
             found = client.query("c", "a49", "event", int(time.time()) - 4, int(time.time()) + 1)
             assert found.values.tolist() == [49.0]
+            assert len(client.children("c")) == 451
         finally:
             stop.set()
             thread.join()
@@ -53,6 +56,7 @@ def test_idle_series_are_removed_and_their_slots_used_again_also_after_a_kill(se
     counts = server.info()["counts"]
     assert counts["live_series"] == 451
     with server.client() as client:
+        assert len(client.children("c")) == len(client.paths(2)) == 451
         now = int(time.time())
         assert len(client.query("c", "a300", "event", now - 300, now + 1)) == 0
         assert client.query("c", "b399", "event", now - 300, now + 1).values.tolist() == [399.0]

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +108,62 @@ def test_a_stop_in_the_middle_of_a_renewal_leaves_no_segment(serve: Serve, now: 
     assert stale(name_prefix(server.directory)) == []
     server.start()
     assert read_one(server, now) == [1.5]
+
+
+@pytest.mark.parametrize("how", ["signal", "command"])
+def test_a_stop_in_the_middle_of_a_renewal_keeps_the_memory_if_it_is_to_be_kept(
+    serve: Serve, now: int, how: str
+) -> None:
+    server = serve("keep_memory = true\n" if how == "signal" else "")
+    write_one(server, now)
+    assert server.process is not None
+    supervisor = server.process.pid
+    persister, query = child_of(server, "persister"), child_of(server, "query")
+    with server.client() as client:
+        os.kill(supervisor, signal.SIGSTOP)
+        os.kill(persister, signal.SIGKILL)
+        os.kill(query, signal.SIGKILL)
+        if how == "signal":
+            os.kill(supervisor, signal.SIGTERM)
+        else:
+            asking = threading.Thread(target=client.control, args=("stop", "keep"))
+            asking.start()
+            time.sleep(0.5)  # its request waits in the socket
+        os.kill(supervisor, signal.SIGCONT)
+        assert finish(server.process) == 0
+        if how == "command":
+            asking.join()
+    assert len(stale(name_prefix(server.directory))) >= 4
+    assert (server.directory / "run" / "kept.json").exists()
+    server.start()
+    assert "memory adopted" in server.log_text()
+    assert read_one(server, now) == [1.5]
+    with server.client() as client:
+        client.control("stop", "free")
+    assert server.wait() == 0
+
+
+def test_a_stop_in_the_middle_of_a_restart_keeps_the_memory_if_it_is_to_be_kept(
+    serve: Serve, now: int
+) -> None:
+    server = serve("keep_memory = true\n")
+    write_one(server, now)
+    assert server.process is not None
+    command = subprocess.Popen(
+        [sys.executable, "-m", "mstore", "restart", "--dir", str(server.directory)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: not child_of(server, "ingest"), "the end of the ingest worker")
+    server.process.send_signal(signal.SIGTERM)
+    assert finish(server.process, 100) == 0
+    command.wait(60)
+    assert (server.directory / "run" / "kept.json").exists()
+    server.start()
+    assert "memory adopted" in server.log_text()
+    assert read_one(server, now) == [1.5]
+    with server.client() as client:
+        client.control("stop", "free")
+    assert server.wait() == 0
 
 
 @pytest.mark.parametrize("delay_children", [0, 1])

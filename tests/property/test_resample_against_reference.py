@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from mstore.choices import ALGORITHMS
 from mstore.errors import InvalidRequest, InvalidStep
 from mstore.frames import U64_MISSING, Series
 from mstore.kernels import _resample, reference_resample
 from mstore.kernels.reference_aggregate import present_of
-from mstore.query.resample import ALGORITHMS, resample, resampled
+from mstore.query.resample import resample, resampled
 
 FACTORS = st.integers(1, 70)
 
@@ -214,7 +215,7 @@ def test_what_is_no_multiple_no_grid_or_no_algorithm_is_refused() -> None:
         for resolution_s in (0, 10):
             series = grid([1, 2])
             assert resampled(series, resolution_s, algo) is series
-    with pytest.raises(InvalidRequest, match="average, lttb, simple, min, max, last"):
+    with pytest.raises(InvalidRequest, match='"average", "lttb", "simple"'):
         resampled(grid([1, 2]), 0, "median")
     for kernel in (_resample, reference_resample):
         with pytest.raises(ValueError, match="at least one"):

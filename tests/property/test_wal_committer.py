@@ -20,7 +20,9 @@ N_RINGS = 3
 
 # A block of a ring (-1 = catalog), maybe the first of a new file; a wait; a failing sync; a restart.
 BLOCK = st.tuples(st.just("block"), st.integers(-1, N_RINGS - 1), st.integers(8, 4096), st.booleans())
-OTHER = st.sampled_from([("commit", 0, 0, False), ("fail", 0, 0, False), ("restart", 0, 0, False)])
+OTHER = st.sampled_from(
+    [("commit", 0, 0, False), ("fail", 0, 0, False), ("restart", 0, 0, False), ("abandon", 0, 0, False)]
+)
 HISTORY = st.lists(st.one_of(BLOCK, BLOCK, OTHER), max_size=25)
 
 
@@ -81,6 +83,10 @@ class Pair:
         self.kernel.restart(self.dir_fd)
         self.reference.restart(self.dir_fd)
 
+    def abandon(self) -> None:
+        self.kernel.abandon(errno.EIO)
+        self.reference.abandon(errno.EIO)
+
     def assert_equal(self) -> None:
         assert self.kernel_words == self.reference_words
         assert self.kernel.failed() == self.reference.failed()
@@ -116,9 +122,33 @@ def test_kernel_and_reference_publish_the_same_words(
                 pair.fail_next = not pair.reference.failed()
             elif what == "restart":
                 pair.restart()
+            elif what == "abandon":
+                pair.abandon()
             pair.assert_equal()
     finally:
         pair.close()
+
+
+def test_nothing_is_published_once_abandon_has_returned(tmp_path: Path) -> None:
+    """A sync that is on its way counts, if it ends before: none after."""
+    control = bytearray(8192)
+    committer = Committer(Segment(control, True), [], [], -1, 0, -1)
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    thread = threading.Thread(target=committer.run)
+    thread.start()
+    for seq in range(1, 400):
+        os.pwrite(fd, bytes(65536), seq * 65536 % (1 << 24))
+        committer.note_written(fd, seq, -1, 0, False)
+        if seq % 3 == 0:
+            committer.abandon(errno.EIO)
+            durable = committer.durable()
+            time.sleep(0.0005)
+            assert committer.durable() == durable
+            assert not committer.note_written(fd, seq, -1, 0, False)
+            committer.restart(-1)
+    committer.stop()
+    thread.join(5)
+    os.close(fd)
 
 
 @pytest.mark.parametrize("n_files", [2, 5])

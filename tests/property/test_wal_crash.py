@@ -26,7 +26,7 @@ import pytest
 from mstore.errors import Degraded, StorageError
 from mstore.kernels.reference_wal import ReferenceCommitter
 from mstore.persistence.blocks import BLOCK_HEADER_BYTES, SEGMENT_HEADER_BYTES, Payload
-from mstore.persistence.files import Files, number_of, wal_dir
+from mstore.persistence.files import Files, FileStatus, number_of, wal_dir
 from mstore.persistence.replay import LogReader, LogReport, finish_replay
 from mstore.persistence.wal import Wal
 
@@ -110,6 +110,13 @@ class Disk(Files):
         for start in range(0, len(content), SECTOR):
             inode.unsynced.append((offset + start, content[start : start + SECTOR]))
         self._operation()
+
+    def status(self, path: Path) -> FileStatus | None:
+        inode = self.names.get(path)
+        return None if inode is None else FileStatus((0, id(inode)), len(inode.cached), 0)
+
+    def status_of(self, fd: int) -> FileStatus:
+        return FileStatus((0, id(self.fds[fd])), len(self.fds[fd].cached), 0)
 
     def read(self, path: Path) -> bytes:
         return bytes(self.names[path].cached)

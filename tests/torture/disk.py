@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mstore.errors import StorageError
-from mstore.persistence.files import Files
+from mstore.persistence.files import Files, FileStatus
 
 SECTOR = 512
 PAGE = 4096
@@ -278,6 +278,14 @@ class Disk(Files):
     def size(self, fd: int) -> int:
         self._call("size")
         return len(self._inode(fd).cached)
+
+    def status(self, path: Path) -> FileStatus | None:
+        number = self.state.names.get(path)
+        return None if number is None else FileStatus((0, number), len(self.state.inodes[number].cached), 0)
+
+    def status_of(self, fd: int) -> FileStatus:
+        number = self._number(fd)
+        return FileStatus((0, number), len(self.state.inodes[number].cached), 0)
 
     def pwritev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
         content = b"".join(bytes(buffer) for buffer in buffers)

@@ -210,6 +210,8 @@ def test_the_help_lists_every_command(run: Run) -> None:
         *("demo", "serve", "stop", "restart", "reload", "snapshot", "config"),
         *("check", "backup", "debug", "dump"),
         *("write", "query", "follow", "ls", "info"),
+        *("free", "protect", "sizes"),
+        *("import", "export"),
         *("simulate", "collect"),
     ]
     assert expected == COMMANDS
@@ -490,6 +492,24 @@ def test_stamped_rows_keep_their_milliseconds_and_columns(run: Run, client: Fake
     assert document["times_ms"] == stamps.tolist()
 
 
+def test_what_is_done_to_the_samples_is_asked_for_and_told(run: Run, client: FakeClient) -> None:
+    rates = series([1.0, 2.0, 9.0, 3.0], unit="J/s")
+    client.answer = rates.picked(np.array([0, 2, 3]))
+    more = ("--function", "rate", "--window", "10m", "--missing", "propagate", "--resolution", "2m")
+    more += ("--algo", "lttb", "--scale-by", "1e-3", "--fill", "linear", "--max-gap", "5m")
+    lines = query(run, *more)[1].splitlines()
+    assert "rate over 600 s, lttb of 120 s" in " ".join(lines[:2])
+    assert [line.split() for line in lines[-3:]] == [["22:13:20", "1"], ["22:15:20", "9"], ["22:16:20", "3"]]
+    asked = client.calls[0][2]
+    assert {name: asked[name] for name in ("function", "window", "missing", "algo", "resolution")} == {
+        "function": "rate", "window": 600, "missing": "propagate", "algo": "lttb", "resolution": 120,
+    }  # fmt: skip
+    assert (asked["scale_by"], asked["fill"], asked["max_gap"]) == (0.001, "linear", 300)
+    assert query(run, *more, "--format", "csv")[1].splitlines()[:2] == ["time,value", f"{START_S},1.0"]
+    for wrong in (("--function", "rating"), ("--algo", "mean"), ("--fill", "next"), ("--window", "-5")):
+        assert query(run, *wrong)[0] == 2
+
+
 def test_a_plot_fits_the_terminal_and_names_its_series(run: Run, client: FakeClient) -> None:
     values = [float(i % 7) for i in range(50)]
     client.answer = [series(values, type="core", type_id=str(j)) for j in range(40)]
@@ -520,7 +540,9 @@ def test_a_hostlist_asks_for_every_host_and_the_same_range(run: Run, client: Fak
     start, end = next(iter(ranges))
     assert end - start == 7201
     chosen = {"type": "core", "type_ids": ["0", "1"], "subtype": None, "subtype_ids": None}
-    assert client.calls[0][2] == chosen | {"aggregate": True, "resolution": 300}
+    asked = {"aggregate": True, "resolution": 300, "algo": "average", "function": "", "window": 0}
+    asked |= {"missing": "skip", "scale_by": 1.0, "fill": "none", "max_gap": 0}
+    assert client.calls[0][2] == chosen | asked
 
 
 @pytest.mark.parametrize("host", ["n[01]", "a,b", "x[", "[1-2]"])

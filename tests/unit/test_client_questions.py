@@ -47,6 +47,26 @@ def metrics_of(found: list[Any]) -> list[str]:
     return [series.metric for series in found]
 
 
+def test_a_question_says_all_that_is_to_be_done_with_the_samples() -> None:
+    question = Question(
+        "c", "h", "m", 0, 60, algo="lttb", function="rate", window=300, missing="propagate",
+        scale_by=np.float32(2), fill="linear", max_gap=120,
+    )  # fmt: skip
+    message = question.message(0, None)
+    sent = m.decode(message.TAG, m.encode_body(message))
+    assert sent == m.Query(
+        "c", "h", "m", 0, 60, algo="lttb", function="rate", window=300, missing="propagate",
+        scale_by=2.0, fill="linear", max_gap=120,
+    )  # fmt: skip
+    assert Question("c", "h", "m", 0, 60).message(0, None) == m.Query("c", "h", "m", 0, 60)
+    for wrong, told in (
+        ({"window": -1}, "window=-1"), ({"max_gap": 2**31}, "max_gap"), ({"scale_by": None}, "scale_by=None"),
+        ({"scale_by": float("inf")}, "finite"), ({"scale_by": "2"}, "finite"),
+    ):  # fmt: skip
+        with pytest.raises(errors.InvalidRequest, match=told):
+            Question("c", "h", "m", 0, 60, **wrong).message(0, None)
+
+
 class Counting:
     """A socket that counts the calls of its methods."""
 

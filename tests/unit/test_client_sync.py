@@ -1,5 +1,6 @@
 """The blocking client against a stand-in: results, reconnecting, threads, forks, interrupts, errors."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 
 import mstore
-from mstore import errors, limits
+from mstore import Question, errors, limits
 from mstore.client import lines as client_lines
+from mstore.client.aio import AsyncClient
 from mstore.client.results import Metric, WriteResult
 from mstore.client.sync import Client
 from mstore.ipc import messages as m
 from mstore.model import MetricSpec, SeriesPath
+from mstore.query import Reader
 from tests.unit.test_client_store import FakeStore, fake_store
 
 
@@ -176,6 +179,23 @@ def test_query_times_are_turned_into_seconds_before_they_are_sent(store: FakeSto
     assert 0 <= first.end - before <= 5
     assert (second.start, second.end, second.resolution, second.aggregate) == (600, 1200, 120, True)
     assert (first.deadline_ms, second.deadline_ms) == (0, 2000)
+
+
+def test_a_question_has_the_same_arguments_wherever_it_is_asked(store: FakeStore, client: Client) -> None:
+    def arguments(method: Any) -> dict[str, Any]:
+        found = inspect.signature(method).parameters.values()
+        return {one.name: one.default for one in found if one.name not in ("self", "timeout")}
+
+    asked = arguments(Client.query)
+    assert arguments(AsyncClient.query) == arguments(Reader.query) == asked
+    assert {name: asked[name] for name in Question._field_defaults} == Question._field_defaults
+    more = {
+        "aggregate": True, "resolution": 120, "algo": "max", "function": "rate", "window": 60,
+        "missing": "propagate", "scale_by": 2.5, "fill": "previous", "max_gap": 30,
+    }  # fmt: skip
+    client.query("c", "h", "m", 0, 600, **more)
+    (sent,) = store.requests(m.Query)
+    assert {name: getattr(sent, name) for name in more} == more
 
 
 def test_lists_and_info_come_back_as_plain_python(store: FakeStore, client: Client) -> None:

@@ -357,7 +357,7 @@ def test_a_removed_series_is_gone_and_its_slot_returns_with_the_next_generation(
     assert rig.reader.series(ref & 0xFFFFFFFF) is None
     assert (
         rig.reader.find_series_path("fritz", "f0201", "cpu_user", "hwthread", "12", "", "")
-        == directory.MISSING_SERIES
+        == directory.MISSING_HOST
     )
     rig.reader.validate()
     assert rig.ref(KEY) == ref + (1 << 32)

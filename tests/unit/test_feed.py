@@ -107,6 +107,10 @@ class Rig:
     def n_samples(self) -> int:
         return sum(len(one.types) for one in self.sent if isinstance(one, m.FollowedSamples))
 
+    def all_read(self) -> bool:
+        tail = self.feed._tail
+        return tail is not None and tail.next_seq > self.control.applied
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
             while not condition():
@@ -233,7 +237,7 @@ def test_order_is_new_series_then_what_was_stored_then_what_came_then_what_was_m
         for _ in range(n_blocks // 100 + 1):
             rig.write(*[200] * 100)
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.1)
+        await rig.until(rig.all_read)
         assert rig.sent == []
         rig.waiting_bytes = 0
         rig.feed.resume()

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from mstore.display import sparkline
 from mstore.errors import ProtocolError
-from mstore.frames import Series, sparkline
+from mstore.frames import Series
 
 
 def grid(values: list[float], **fields: Any) -> Series:

@@ -16,6 +16,7 @@ PROMISES = {
     "A frame must be complete within {} s of its first byte": limits.UNFINISHED_FRAME_S_MAX,
     "A client that does not read its replies for {} s is disconnected": limits.STALLED_READER_S_MAX,
     "At most {:,} handles a connection": limits.HANDLES_PER_CONNECTION_MAX,
+    "At most {:,} queries": limits.FETCH_QUERIES_MAX,
     "At most {:,} values": limits.COLUMNS_VALUES_MAX,
     "longer than {} bytes (comments are no lines)": limits.LINE_BYTES_MAX,
 }

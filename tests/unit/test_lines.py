@@ -16,6 +16,7 @@ from mstore.errors import InvariantBroken
 from mstore.kernels._lines import LineBatch, LineScanner
 from mstore.kernels._ring import RingReader, RingWriter, create_ring_words
 from mstore.kernels._segment import Segment
+from mstore.kernels.reference_eras import Era
 from mstore.kernels.reference_lines import Target, build_directory
 from mstore.model import Precision, Reason
 from mstore.shm import layout
@@ -489,6 +490,33 @@ def test_a_sample_older_than_its_series_can_reach_is_too_late(known: bool, step_
         expected = {"written": 3, "too_late": 2} if step_s else {"written": 5}
         assert bench.counts() == expected
         bench.records()
+        bench.batch.clear()
+
+
+@pytest.mark.parametrize("old_type", [layout.TYPE_F32, layout.TYPE_F64, layout.TYPE_U64])
+def test_a_late_line_has_the_type_of_its_era_on_every_way(old_type: int) -> None:
+    """The long way first, then predicted; then with room behind, for the fast way."""
+    older = (Era(old_type, 60),)
+    known = {
+        (series_key(0), 0): Target(GENERATION | 5, layout.TYPE_F32, start_s=NOW_S - 30, older=older),
+        (series_key(1), 0): Target(GENERATION | 6, layout.TYPE_F32),
+        (series_key(2), 0): Target(GENERATION | 7, layout.TYPE_F64, layout.KIND_STAMPED),
+    }
+    bench = Bench(known)
+    text = b"".join(line(i, 7.0, t).replace(b"7.0", b"7") for t in (NOW_S - 31, NOW_S - 30) for i in range(3))
+    for _ in range(3):
+        bench.scan(text + b"#" * 100)
+        assert bench.counts() == {"written": 6}
+        found = [record for record in bench.records() if record[0] != layout.REC_STAMPED]
+        types = [(record[5] - NOW_S, record[1]) for record in found for _ in range(record[2])]
+        assert types == [
+            (-31, old_type),
+            (-31, layout.TYPE_F32),
+            (-30, layout.TYPE_F32),
+            (-30, layout.TYPE_F32),
+        ]
+        late = np.frombuffer(found[0][-1], layout.TYPE_DTYPES[old_type], 1)
+        assert late == 7
         bench.batch.clear()
 
 

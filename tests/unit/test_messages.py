@@ -51,6 +51,14 @@ EXAMPLES: list[m.Message] = [
     m.FollowMissed(-1, 5000),
     m.Clusters(),
     m.ClusterList("minimum_points = 0\n", [{"name": "fritz"}]),
+    m.Fetch(
+        "c", 0, 60, [["m", "h", 0, "core", ["0"], None, [], 2.0, True]], ["m"], True, False, True, "last", 3
+    ),
+    m.FetchAnswer(b"\1\0\0\0", b"\0" * 56, b"", b"\x80"),
+    m.Load("c", 0, 60, [["h", [0, 1], None], ["g", [], ["0:01"]]], "main", None, ["node"], 60),
+    m.LoadAnswer(b"\0" * 16, b"\0" * 56, b"", b"\x80"),
+    m.CheckHealth("c", None, ["m"]),
+    m.HealthAnswer(["h"], ["m"], b"\1", b"\2"),
     m.HostSeries("fritz", "f0201"),
     m.SeriesPaths([["fritz", "f0201", "mem_bw", "socket", "0", "", ""]]),
 ]

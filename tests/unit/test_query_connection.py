@@ -140,6 +140,29 @@ def test_every_request_is_answered_by_its_own_id_and_in_order(rig: MakeRig, loop
     play(loop, scene)
 
 
+def test_functions_and_all_that_follows_them_are_asked_over_the_socket(rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with rig() as store:
+            client = await store.greeted()
+            asked = [
+                {"function": "rate"}, {"resolution": 14400, "algo": "max"}, {"scale_by": 2, "resolution": 86400},
+                {"fill": "linear", "max_gap": 60, "missing": "propagate"},
+                {"scale_by": float("nan")}, {"scale_by": float("inf"), "function": "rate"}, {"function": "ratio"},
+                {"algo": "mode"}, {"fill": "guess"}, {"missing": "none"},
+            ]  # fmt: skip
+            questions = [m.Query("fritz", "f1", "load", T0, T0 + 60 * N, **more) for more in asked]
+            await client.send(frames(*enumerate(questions, 2)))
+            replies = [(await client.reply())[1] for _ in questions]
+            assert values(replies[0])[1:] == [1 / 60] * (N - 1)
+            assert values(replies[1]) == [float(i) for i in range(239, N, 240)]
+            assert values(replies[2]) == [1439.0, 4319.0]
+            assert values(replies[3]) == [float(i) for i in range(N)]
+            assert [code(reply) for reply in replies[4:]] == ["invalid_request"] * 6
+            assert store.counter("queries") == 4
+
+    play(loop, scene)
+
+
 def test_a_hello_that_cannot_be_served_is_a_typed_error_and_the_end(
     rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

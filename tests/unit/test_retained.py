@@ -115,3 +115,34 @@ def test_each_metric_is_served_for_its_own_retention_and_follows_a_change_at_onc
     made.writer.define_metric("fritz", replace(SPECS["flops"], retention_s=1800))
     assert first("flops") == -1800
     made.close()
+
+
+def test_of_a_protected_host_everything_is_served_that_is_there_also_within_an_aggregate() -> None:
+    made = Store(f"mstore-test-retained-protected-{os.getpid()}")
+    for host, value in (("f1", 1.0), ("f2", 2.0)):
+        for core in ("0", "1"):
+            made.put(made.open("load", host, "core", core), T0, [value] * 60)
+            made.put(made.open("flops", host, "core", core), T0, [value] * 60)
+        made.rows(made.open("beat", host), [(1000 * (T0 + k), k) for k in range(3600)], "Q")
+    now = T0 + 3600
+    asking = reader(made, 600, now)
+    made.writer.protect(b"fritz", b"f1")
+    for host, n in (("f1", 60), ("f2", 10)):
+        load = one(asking.query("fritz", host, "load", T0, now, type="core", type_ids="1"))
+        assert np.count_nonzero(~np.isnan(load.values)) == n
+        assert len(one(asking.query("fritz", host, "beat", T0, now)).values) == 60 * n
+        both = one(asking.query("fritz", host, "flops", T0, now, type="core", aggregate=True))
+        assert both.coverage is not None
+        assert both.coverage.tolist() == [0] * (60 - n) + [2] * n
+    refs = np.concatenate([asking.gatherer.collect([made.writer.find_path("fritz")], 1)])  # all of flops
+    values, coverage, *_ = asking.gatherer.aggregate(refs, T0, now, False, False, 1000)  # type: ignore[misc]  # no status
+    assert coverage.tolist() == [2] * 50 + [4] * 10
+    assert values.tolist() == [2.0] * 50 + [6.0] * 10
+    made.writer.protect(b"fritz", b"f1", False)
+    assert (
+        np.count_nonzero(
+            ~np.isnan(one(asking.query("fritz", "f1", "load", T0, now, type="core", type_ids="1")).values)
+        )
+        == 10
+    )
+    made.close()

@@ -35,7 +35,7 @@ class Counted:
         self._directory = directory
 
     def counts(self) -> dict[str, int]:
-        return {"n_series": N_SERIES}
+        return {"n_series": N_SERIES, "n_levels": 1}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._directory, name)

@@ -47,6 +47,23 @@ def test_what_the_creator_writes_an_attacher_reads(name: str) -> None:
         assert len(reader.buffer) == reader.segment.length == 4 * PAGE
 
 
+def test_a_segment_without_a_name_is_attached_by_its_descriptor(name: str) -> None:
+    with make(name) as creator:
+        creator.buffer[8192] = 7
+        fds = [os.dup(creator.fd) for _ in range(2)]
+        assert segment.is_there(name, creator.fd)
+        segment.unlink(name)
+        assert not segment.is_there(name, creator.fd)
+        with pytest.raises(Unavailable):
+            segment.attach(name, KIND, INSTANCE)
+        with segment.attach(name, KIND, INSTANCE, fd=fds[0]) as reader:
+            assert reader.buffer[8192] == 7
+            assert reader.fd == -1, "one that only reads needs it no more"
+        with segment.attach(name, KIND, INSTANCE, writable=True, fd=fds[1]) as writer:
+            writer.buffer[8192] = 9
+        assert creator.buffer[8192] == 9
+
+
 def test_header_holds_what_makes_a_segment_valid(name: str) -> None:
     with make(name) as creator:
         header = np.frombuffer(bytes(creator.buffer[:PAGE]), layout.SEGMENT_HEADER)[0]

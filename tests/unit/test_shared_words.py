@@ -21,7 +21,7 @@ CONSTANT = {
     "header": {"magic", "kind", "layout_version", "fingerprint", "instance", "boot_id", "reserved_bytes", "created_ns"},
     "directory": {"hash_seed", "max_series"},
     "level": {
-        "parent", "name", "name_len", "type_len", "cluster", "metadata", "generation", "depth", "reserved",
+        "parent", "name", "name_len", "type_len", "cluster", "metadata", "generation", "depth",
     },
     "series": {"anchor_s", "step_s", "level", "metric", "first_key", "idle_n"},
     "key": {"hash", "index", "default_cluster", "next_key", "len", "type", "kind", "step_s"},

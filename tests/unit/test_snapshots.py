@@ -134,13 +134,13 @@ def test_the_age_of_a_snapshot_that_was_not_read_counts(rig: Callable[..., Rig])
 
     async def run() -> None:
         store = rig(report, snapshot_interval_s=100, wal_bytes=1000)
-        store.snapshots._unsound = []
+        store.snapshots._unsound = set()
         assert await store.look() == 0
         store.now_s += 11
         assert await store.look() == 1
         again = rig(report, wal_bytes=1000)
-        assert again.snapshots._unsound == [5]
-        again.snapshots._unsound = []
+        assert again.snapshots._unsound == {5}
+        again.snapshots._unsound = set()
         again.wal.bytes_written = 299
         assert await again.look() == 0
         again.wal.bytes_written = 300
@@ -172,9 +172,9 @@ def test_damage_asks_for_one_at_once_whatever_the_interval(rig: Callable[..., Ri
 
     async def run() -> None:
         store = rig(report)
-        assert store.snapshots._unsound == [7]
+        assert store.snapshots._unsound == {7}
         assert await store.look() == 1
-        assert store.snapshots._unsound == []
+        assert store.snapshots._unsound == set()
         store.wal.written += 1
         assert await store.look() == 1
 
@@ -237,3 +237,46 @@ def test_what_is_left_is_told_by_the_pace_so_far() -> None:
     assert left_s(25, 100, 5) == 15
     assert describe("chunks", 25, 100, 5) == "reading chunks: 25% of 100 bytes, about 15 s left"
     assert describe("log", 0, 0, 0) == "reading log: 0% of 0 bytes"
+
+
+def test_what_is_in_memory_only_asks_for_one_at_once_and_for_another_when_one_is_under_way(
+    rig: Callable[..., Rig],
+) -> None:
+    async def run() -> None:
+        store = rig()
+        store.snapshots.seq = store.wal.written  # nothing was written since: it is not the log that asks
+        told: list[int] = []
+        store.snapshots.on_taken = lambda seq, _oldest: told.append(seq)
+        store.snapshots.protect({3})
+        store.snapshots.protect({4})  # while the first is about to begin
+        for _ in range(3):
+            task = store.snapshots._task
+            if task is not None:
+                await task
+        assert (store.taken, told) == (1, [10]), "it began behind both"
+        store.snapshots.protect({5})
+        await asyncio.sleep(0)  # under way
+        store.snapshots.protect({6})
+        while store.snapshots._task is not None:
+            await store.snapshots._task
+        assert store.taken == 3
+        assert store.snapshots._unsound == set()
+
+    asyncio.run(run())
+
+
+def test_what_is_in_memory_only_is_tried_again_until_it_is_done(rig: Callable[..., Rig]) -> None:
+    async def run() -> None:
+        store = rig()
+        store.snapshots.seq = store.wal.written
+        store.failing = True
+        store.snapshots.protect(set())
+        assert await store.look() == 1
+        store.failing = False
+        assert await store.look() == 1, "a full disk stays full for a while"
+        store.now_s += 6
+        assert await store.look() == 2
+        store.now_s += 600
+        assert await store.look() == 2
+
+    asyncio.run(run())

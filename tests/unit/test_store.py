@@ -16,6 +16,7 @@ from mstore.kernels._samples import Samples
 from mstore.kernels._segment import Segment
 from mstore.shm import chunks, layout
 from mstore.shm.directory import DirectoryWriter, create_directory, directory_bytes
+from mstore.shm.protection import FOR_GOOD_S, Source, encode
 from tests.samples_rig import column, row
 
 MAX_SERIES = 2000
@@ -166,11 +167,13 @@ def test_protected_series_are_evicted_last(memories: list[Memory]) -> None:
     memory = memories[0]
     slot, generation = fill(memory, 5)
     memory.write(column(slot + 1, T0 + 9 * SPAN, 60, np.ones(1024), generation=generation))
-    protected = np.zeros(MAX_SERIES, np.uint8)
-    protected[slot] = 1
+    series = memory.directory.series(slot)
+    assert series is not None
+    memory.write(encode(Source.COMMAND, FOR_GOOD_S, "c", [memory.directory.path(series.level).host]))
+    assert memory.directory.protected_series().tolist() == [1, 0]
     names = []
     for _ in range(3):
-        records, n_chunks = memory.store.plan_evict(1, now_s=T0, protected=protected)
+        records, n_chunks = memory.store.plan_evict(1, now_s=T0)
         assert n_chunks == 1
         names.append(int(np.frombuffer(records[8:12], "<u4")[0]))
         memory.write(records)

@@ -5,6 +5,7 @@
     asking.py       query.sock                           control.py   control.sock, an operator's requests
     interning.py    control.sock, between processes      codec.py     messages <-> frames
     jobs.py         query.sock, jobs and nodes
+    life.py         control.sock and query.sock, what is kept and what goes
 
 docs/format/ipc.md says what each message means.
 
@@ -49,7 +50,26 @@ from mstore.ipc.messages.connection import (
 from mstore.ipc.messages.control import MEMORY, Hold, Reload, Restart, Snapshot, States, Stop
 from mstore.ipc.messages.following import Follow, FollowBegun, Followed, FollowedSamples, FollowMissed
 from mstore.ipc.messages.interning import Intern, Interned, InternPaths
-from mstore.ipc.messages.jobs import ClusterList, Clusters
+from mstore.ipc.messages.jobs import (
+    CheckHealth,
+    ClusterList,
+    Clusters,
+    Fetch,
+    FetchAnswer,
+    HealthAnswer,
+    Load,
+    LoadAnswer,
+)
+from mstore.ipc.messages.life import (
+    DebugDump,
+    ForceFree,
+    Free,
+    Protect,
+    Protected,
+    SizeList,
+    Sizes,
+    Text,
+)
 from mstore.ipc.messages.listing import HostSeries, SeriesPaths
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
@@ -81,17 +101,24 @@ __all__ = [
     "VERSION",
     "Answer",
     "Cancel",
+    "CheckHealth",
     "Children",
     "ClusterList",
     "Clusters",
     "Columns",
+    "DebugDump",
     "Done",
     "Error",
+    "Fetch",
+    "FetchAnswer",
     "Follow",
     "FollowBegun",
     "FollowMissed",
     "Followed",
     "FollowedSamples",
+    "ForceFree",
+    "Free",
+    "HealthAnswer",
     "Hello",
     "Hold",
     "HostSeries",
@@ -101,6 +128,8 @@ __all__ = [
     "InternPaths",
     "Interned",
     "Lines",
+    "Load",
+    "LoadAnswer",
     "Message",
     "MetricList",
     "Metrics",
@@ -109,14 +138,19 @@ __all__ = [
     "Opened",
     "Paths",
     "Ping",
+    "Protect",
+    "Protected",
     "Query",
     "Reload",
     "Restart",
     "Rows",
     "SeriesPaths",
+    "SizeList",
+    "Sizes",
     "Snapshot",
     "States",
     "Stop",
+    "Text",
     "Welcome",
     "Written",
     "decode",

@@ -27,6 +27,13 @@ class Query(Message):
     aggregate: bool = False
     resolution: int = 0
     deadline_ms: int = 0
+    algo: str = "average"
+    function: str = ""
+    window: int = 0
+    missing: str = "skip"
+    scale_by: float = 1.0
+    fill: str = "none"
+    max_gap: int = 0
 
 
 @message
@@ -84,7 +91,9 @@ class MetricList(Message):
 
 RULES: checks.Rules = {
     ("Paths", "depth"): checks.between(0, limits.PATH_DEPTH_MAX),
-    ("Query", "resolution"): checks.between(0, 2**31 - 1),
+    ("Query", "resolution"): checks.between(0, limits.QUERY_SPAN_S_MAX),
+    ("Query", "window"): checks.between(0, limits.QUERY_SPAN_S_MAX),
+    ("Query", "max_gap"): checks.between(0, limits.QUERY_SPAN_S_MAX),
     ("Query", "start"): checks.between(-(2**62), 2**62),
     ("Query", "end"): checks.between(-(2**62), 2**62),
     ("Answer", "series"): checks.answer_entries,

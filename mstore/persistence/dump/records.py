@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from mstore.kernels._expiry import RANGE
 from mstore.persistence.tally import run_of
 from mstore.shm import layout
+from mstore.shm.protection import FOR_GOOD_S, NOT_S
+from mstore.shm.protection import decode as decode_protection
 
 TYPE_NAMES = {
     value: name.removeprefix("REC_").lower()
@@ -174,9 +176,19 @@ def _ranges(record: memoryview) -> dict[str, Any]:
     }
 
 
+def _protect(record: memoryview) -> dict[str, Any]:
+    said = decode_protection(record)
+    until = {FOR_GOOD_S: "for good", NOT_S: "no more"}.get(said.until_s, said.until_s)
+    return {
+        "source": said.source.name.lower(), "until_s": until, "cluster": said.cluster, "count": len(said.hosts),
+        "hosts": list(said.hosts),
+    }  # fmt: skip
+
+
 _TAKERS = {
     layout.REC_LEVEL: _level, layout.REC_METRIC: _metric, layout.REC_SERIES: _series, layout.REC_ERA: _series,
     layout.REC_KEY: _key, layout.REC_REMOVE: _remove, layout.REC_FREE: _ranges, layout.REC_EVICT: _ranges,
+    layout.REC_PROTECT: _protect,
 }  # fmt: skip
 
 

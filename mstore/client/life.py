@@ -1,0 +1,129 @@
+"""What is kept and what goes: protected hosts, freeing, sizes; what is asked and read, as steps."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from mstore import clock
+from mstore.client.answers import deadline_ms
+from mstore.errors import InvalidRequest, ProtocolError
+from mstore.ipc import messages
+from mstore.ipc.transport import Steps
+from mstore.selector import Selector, SelectorLike
+from mstore.sizes import LevelSize
+from mstore.times import TimeLike, to_seconds
+
+M = TypeVar("M", bound=messages.Message)
+
+FOR_GOOD_S, NOT_S = (1 << 63) - 1, 0
+"""Until somebody says otherwise; not protected any more."""
+EVER_S = 1 << 53
+"""A time that nothing is behind."""
+
+Selectors: TypeAlias = "SelectorLike | Sequence[Selector]"
+"""One selector, or a sequence of Selectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What an order to free has freed."""
+
+    chunks: int
+    samples: int
+    """Missing slots are not counted."""
+    series: int
+    """That lost a chunk."""
+    levels: int
+    """That were meant, those below the ones named included; 0 = nothing matches."""
+
+    @classmethod
+    def of(cls, details: dict[str, Any]) -> Freed:
+        return cls(*(int(details.get(name, 0)) for name in ("chunks", "samples", "series", "levels")))
+
+
+class LifeOperations:
+    """Of Operations."""
+
+    def _ask(
+        self, message: messages.Message, kind: type[M], timeout_s: float | None = None, role: str = "query"
+    ) -> Steps[M]:
+        raise NotImplementedError
+
+    def protect(
+        self, cluster: str, hosts: str | Sequence[str], until: TimeLike | str | None, timeout_s: float | None
+    ) -> Steps[int]:
+        from mstore.topology import expand
+
+        names = expand(hosts) if isinstance(hosts, str) else list(hosts)
+        message = messages.Protect(cluster, names, _until_s(until), deadline_ms(timeout_s))
+        reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
+        return int(reply.details["protected"])
+
+    def protected(self, timeout_s: float | None) -> Steps[dict[str, list[str]]]:
+        reply = yield from self._ask(messages.Protected(deadline_ms(timeout_s)), messages.Names, timeout_s)
+        found: dict[str, list[str]] = {}
+        for cluster, host in reply.names:
+            found.setdefault(str(cluster), []).append(str(host))
+        return found
+
+    def free(
+        self, selector: Selectors, before: TimeLike, exclude: Sequence[SelectorLike], timeout_s: float | None
+    ) -> Steps[Freed]:
+        before_s = to_seconds(before, clock.now_s())
+        message = messages.Free(_texts(selector), before_s, _excluded(exclude), deadline_ms(timeout_s))
+        return (yield from self._freed(message, timeout_s))
+
+    def free_all(self, timeout_s: float | None) -> Steps[Freed]:
+        return (yield from self._freed(messages.Free(["*"], EVER_S, [], deadline_ms(timeout_s)), timeout_s))
+
+    def force_free(
+        self, selector: Selectors, exclude: Sequence[SelectorLike], timeout_s: float | None
+    ) -> Steps[Freed]:
+        message = messages.ForceFree(_texts(selector), _excluded(exclude), deadline_ms(timeout_s))
+        return (yield from self._freed(message, timeout_s))
+
+    def _freed(self, message: messages.Message, timeout_s: float | None) -> Steps[Freed]:
+        reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
+        return Freed.of(reply.details)
+
+    def sizes(
+        self, selector: SelectorLike | None, depth: int, timeout_s: float | None
+    ) -> Steps[list[LevelSize]]:
+        text = "" if selector is None else str(Selector.parse(selector))
+        message = messages.Sizes(text, depth, deadline_ms(timeout_s))
+        reply = yield from self._ask(message, messages.SizeList, timeout_s)
+        numbers = array("Q", bytes(reply.sizes))
+        if len(numbers) != 4 * len(reply.paths):
+            raise ProtocolError(f"{len(numbers)} numbers for {len(reply.paths)} levels")
+        return [
+            LevelSize(tuple(map(str, path)), *numbers[4 * n : 4 * n + 4])
+            for n, path in enumerate(reply.paths)
+        ]
+
+    def debug_dump(self, selector: SelectorLike, timeout_s: float | None) -> Steps[str]:
+        message = messages.DebugDump(str(Selector.parse(selector)), deadline_ms(timeout_s))
+        reply = yield from self._ask(message, messages.Text, timeout_s)
+        return bytes(reply.text).decode()
+
+
+def _until_s(until: TimeLike | str | None) -> int:
+    if until is None:
+        return FOR_GOOD_S
+    return NOT_S if until == "clear" else to_seconds(until, clock.now_s())
+
+
+def _texts(selector: Selectors) -> list[str]:
+    if isinstance(selector, list | tuple) and selector and all(isinstance(one, Selector) for one in selector):
+        return [str(one) for one in selector]
+    return [str(Selector.parse(selector))]  # type: ignore[arg-type]  # parse() says what is wrong with it
+
+
+def _excluded(exclude: Sequence[SelectorLike]) -> list[str]:
+    if isinstance(exclude, str | Selector):
+        raise InvalidRequest(
+            f"exclude={exclude!r}: expected a sequence of selectors, such as [{str(exclude)!r}]"
+        )
+    return [str(Selector.parse(one)) for one in exclude]

@@ -1,0 +1,196 @@
+"""A Series in other libraries' words: pandas, polars, xarray, Arrow. Each is imported when it is asked for.
+
+    Series ---- to_arrow()           pyarrow.RecordBatch   time, value(s)        missing = null
+           \\--- __arrow_c_stream__()  whatever reads Arrow's C interface: polars, duckdb, pandas, ...
+            \\-- to_pandas()          Series, DataFrame      index: time, UTC      missing = NaN; u64: <NA>
+             \\- to_polars()          DataFrame              time, value(s)        missing = null
+              \\ to_xarray()          DataArray, Dataset     dimension: time       missing = NaN
+
+Times are those of the slots, or of the rows, in UTC to the millisecond. No copy is made of float values where the other
+library can take an array as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstore.errors import InvalidRequest, MissingLibrary
+
+if TYPE_CHECKING:
+    from mstore.frames import Series
+
+_PACKAGES = {
+    "pandas": "pandas", "polars": "polars", "xarray": "xarray", "pyarrow": "pyarrow", "matplotlib": "matplotlib",
+}  # fmt: skip
+
+
+def library(name: str) -> Any:
+    """A library that mstore can do without. raises MissingLibrary, which says how to install it"""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = _PACKAGES[name.partition(".")[0]]
+        raise MissingLibrary(
+            f"{package} is not installed, and this needs it: pip install {package}", package=package
+        ) from error
+
+
+class SeriesConversions:
+    """Methods of Series; nothing else has them."""
+
+    __slots__ = ()
+
+    def to_pandas(self) -> Any:
+        """pandas.Series named after the metric, or a DataFrame of a column each; the index is the time, in UTC.
+
+        raises  MissingLibrary
+        """
+        pandas = library("pandas")
+        series = cast("Series", self)
+        index = pandas.DatetimeIndex(_stamps(series), tz="UTC", name="time")
+        found = {name: _pandas_array(pandas, *column) for name, column in _columns(series).items()}
+        if series.columns:
+            return pandas.DataFrame(found, index=index)
+        answer = pandas.Series(found["value"], index=index, name=series.metric or "value")
+        answer.attrs = _attributes(series)
+        return answer
+
+    def to_polars(self) -> Any:
+        """polars.DataFrame of time and value, or time and a column each. raises MissingLibrary"""
+        polars = library("polars")
+        series = cast("Series", self)
+        time = polars.Series("time", _stamps(series)).dt.replace_time_zone("UTC")
+        columns = [time]
+        for name, (values, valid) in _columns(series).items():
+            column = polars.Series(name, np.ascontiguousarray(values))
+            columns.append(column.set(polars.Series(~valid), None) if not valid.all() else column)
+        return polars.DataFrame(columns)
+
+    def to_xarray(self) -> Any:
+        """xarray.DataArray over time, or a Dataset of a variable each; names and unit are attributes.
+
+        Missing u64 are NaN, and all of them floats then. raises MissingLibrary
+        """
+        xarray = library("xarray")
+        series = cast("Series", self)
+        coords = {"time": _stamps(series)}
+        arrays = {
+            name: xarray.DataArray(
+                values if values.dtype.kind == "f" or valid.all() else np.where(valid, values, np.nan),
+                coords, dims=["time"], name=series.metric or "value", attrs=_attributes(series),
+            )
+            for name, (values, valid) in _columns(series).items()
+        }  # fmt: skip
+        return xarray.Dataset(arrays, attrs=_attributes(series)) if series.columns else arrays["value"]
+
+    def to_arrow(self) -> Any:
+        """pyarrow.RecordBatch of time (timestamp[ms, UTC]) and value, or a column each. raises MissingLibrary"""
+        pyarrow = library("pyarrow")
+        series = cast("Series", self)
+        time = pyarrow.array(_stamps(series), pyarrow.timestamp("ms", "UTC"))
+        arrays, names = [time], ["time"]
+        for name, (values, valid) in _columns(series).items():
+            arrays.append(pyarrow.array(np.ascontiguousarray(values), mask=~valid))
+            names.append(name)
+        schema = pyarrow.schema(
+            [pyarrow.field(name, array.type) for name, array in zip(names, arrays, strict=True)],
+            {key: str(value) for key, value in _attributes(series).items()},
+        )
+        return pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Arrow's C stream interface, for whoever reads it: polars.DataFrame(series), duckdb, ..."""
+        pyarrow = library("pyarrow")
+        table = pyarrow.Table.from_batches([self.to_arrow()])
+        stream: object = table.__arrow_c_stream__(requested_schema)
+        return stream
+
+
+def side_by_side(found: Sequence[Series]) -> Any:
+    """Several series as one pandas.DataFrame: a column each, named by what tells them apart, on the union of their times.
+
+    raises  InvalidRequest for series of several columns, MissingLibrary
+    """
+    pandas = library("pandas")
+    if any(series.columns for series in found):
+        raise InvalidRequest("series of several columns do not fit side by side: convert them one by one")
+    return pandas.concat([series.to_pandas() for series in found], axis=1, keys=labels(found))
+
+
+def long_table(found: Iterable[Series]) -> Any:
+    """Several series as one pyarrow.Table, a row a sample: time, cluster, host, level, metric, value. Gaps are left out.
+
+    Values are float64, or uint64 where all are. raises InvalidRequest for several columns, MissingLibrary
+    """
+    pyarrow = library("pyarrow")
+    parts = list(found)
+    if any(series.columns for series in parts):
+        raise InvalidRequest("series of several columns have no single value: convert them one by one")
+    unsigned = bool(parts) and all(series.values.dtype.kind == "u" for series in parts)
+    tables = []
+    for series in parts:
+        kept = series.valid
+        n = int(np.count_nonzero(kept))
+        names = (
+            ("cluster", series.cluster),
+            ("host", series.host),
+            ("level", level_of(series)),
+            ("metric", series.metric),
+        )
+        columns = {"time": pyarrow.array(_stamps(series)[kept], pyarrow.timestamp("ms", "UTC"))}
+        columns |= {name: pyarrow.array([text] * n, pyarrow.string()) for name, text in names}
+        columns["value"] = pyarrow.array(series.values[kept].astype(np.uint64 if unsigned else np.float64))
+        tables.append(pyarrow.table(columns))
+    if not tables:
+        names_only = [(name, pyarrow.string()) for name in ("cluster", "host", "level", "metric")]
+        stamps = pyarrow.timestamp("ms", "UTC")
+        return pyarrow.schema([("time", stamps), *names_only, ("value", pyarrow.float64())]).empty_table()
+    return pyarrow.concat_tables(tables)
+
+
+def labels(found: Sequence[Series]) -> list[str]:
+    """What tells the series apart: the parts of their paths that differ, "value" for a single one."""
+    if len(found) == 1:
+        return ["value"]
+    parts = {
+        "cluster": [series.cluster for series in found], "host": [series.host for series in found],
+        "level": [level_of(series) for series in found], "metric": [series.metric for series in found],
+    }  # fmt: skip
+    differing = [texts for texts in parts.values() if len(set(texts)) > 1]
+    return [
+        "/".join(text for text in row if text) or found[i].host
+        for i, row in enumerate(zip(*differing, strict=True))
+    ] or [series.host for series in found]
+
+
+def level_of(series: Series) -> str:
+    """The names below the host: type and id, subtype and id."""
+    parts = (series.type + series.type_id, series.subtype + series.subtype_id)
+    return "/".join(part for part in parts if part)
+
+
+def _stamps(series: Series) -> NDArray[np.datetime64]:
+    return series.times_ms.astype("datetime64[ms]")
+
+
+def _columns(series: Series) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]:
+    """name -> (values, valid) of each column; a single one is called value."""
+    if not series.columns:
+        return {"value": (series.values, series.valid)}
+    return {name: (series.values[name], series.valid[:, i]) for i, name in enumerate(series.columns)}
+
+
+def _attributes(series: Series) -> dict[str, str]:
+    names = ("cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "unit", "aggregation")
+    return {name: text for name in names if (text := getattr(series, name))}
+
+
+def _pandas_array(pandas: Any, values: NDArray[Any], valid: NDArray[np.bool_]) -> Any:
+    if values.dtype.kind == "f":
+        return values
+    return pandas.arrays.IntegerArray(np.ascontiguousarray(values), ~valid)

@@ -1,0 +1,110 @@
+"""Which nodes running jobs use, as ClusterCockpit tells it over HTTP, or a file of the same shape.
+
+GET URL/api/jobs/used_nodes?ts=N, N = now - retention: jobs that began before it are those whose data is in danger.
+Both shapes of the answer are understood, {"fritz": ["f0101"]} and {"usedNodes": {"fritz": ["f0101"]}}. A redirect is
+not followed: it could carry the token elsewhere. All of this may take its time: it belongs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mstore import limits
+
+ANSWER_S_MAX = 10.0
+"""For a connection, and for each piece of the answer."""
+ANSWER_BYTES_MAX = 16 << 20
+TOKEN_BYTES_MAX = 64 << 10
+
+Hosts = dict[str, list[str]]
+"""{cluster: hosts}"""
+
+
+class Unanswered(Exception):
+    """No list of hosts; the text says why."""
+
+
+def ask(url: str, token: str, before_s: int) -> Hosts:
+    """The nodes that running jobs use which began before a second. raises Unanswered"""
+    parts = urlsplit(url)
+    make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = make(parts.hostname or "", parts.port, timeout=ANSWER_S_MAX)
+    headers = {"Accept": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        connection.request("GET", f"{parts.path}/api/jobs/used_nodes?ts={before_s}", headers=headers)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise Unanswered(f"{url} answered {response.status} {response.reason}")
+        body = response.read(ANSWER_BYTES_MAX + 1)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Unanswered(f"{url} does not answer: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+    return _hosts(url, body)
+
+
+def read(path: Path) -> Hosts:
+    """The hosts in a file. raises Unanswered"""
+    try:
+        with open(path, "rb") as stream:
+            body = stream.read(ANSWER_BYTES_MAX + 1)
+    except OSError as error:
+        raise Unanswered(f"{path} cannot be read: {error.strerror}") from error
+    return _hosts(str(path), body)
+
+
+def token_of(path: str) -> str:
+    """The token in a file; "" without one. raises Unanswered"""
+    if not path:
+        return ""
+    try:
+        with open(path, encoding="ascii") as stream:
+            token = stream.read(TOKEN_BYTES_MAX).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII"
+        raise Unanswered(f"the token in {path} cannot be read: {reason}") from error
+    if not token or not token.isprintable() or " " in token:
+        raise Unanswered(f"{path} holds no token: expected one word")
+    return token
+
+
+def hosts_of(said: Any) -> Hosts:
+    """{cluster: hosts} from either shape, each host once. raises ValueError for anything else"""
+    if isinstance(said, dict) and isinstance(said.get("usedNodes"), dict):
+        said = said["usedNodes"]
+    if not isinstance(said, dict):
+        raise ValueError('expected {"cluster": ["host", ...]}')
+    found: Hosts = {}
+    for cluster, hosts in said.items():
+        if not isinstance(hosts, list | None) or not all(map(is_name, (cluster, *(hosts or ())))):
+            raise ValueError(f"cluster {cluster[:100]!r}: expected a list of names of hosts")
+        found[cluster] = list(dict.fromkeys(hosts or ()))
+    if (n := sum(map(len, found.values()))) > limits.PROTECTED_HOSTS_MAX:
+        raise ValueError(f"{n} hosts; at most {limits.PROTECTED_HOSTS_MAX}")
+    return found
+
+
+def is_name(value: object) -> bool:
+    """Whether this may be the name of a cluster or a host."""
+    if not isinstance(value, str):
+        return False
+    try:
+        n_bytes = len(value.encode())
+    except UnicodeEncodeError:
+        return False
+    return 0 < n_bytes <= limits.NAME_BYTES_MAX and not any(c < " " or "\x7f" <= c < "\xa0" for c in value)
+
+
+def _hosts(where: str, body: bytes) -> Hosts:
+    if len(body) > ANSWER_BYTES_MAX:
+        raise Unanswered(f"{where}: more than {ANSWER_BYTES_MAX} bytes")
+    try:
+        return hosts_of(json.loads(body))
+    except (ValueError, RecursionError) as error:
+        raise Unanswered(f"{where}: no list of hosts: {error}") from error
