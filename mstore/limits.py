@@ -59,11 +59,13 @@ CHECKPOINT_BYTES_MAX = 1 * GIB
 CHECKPOINT_JSON_BYTES_MAX = 256 * MIB
 
 # Queries.
-QUERY_SAMPLES_MAX = 200_000_000
+QUERY_SAMPLES_MAX = 2_000_000_000
 QUERY_SERIES_MAX = 1_000_000
 FETCH_QUERIES_MAX = 100_000  # of one batch request; to read so many takes half a second
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB
+PERCENTILES_MAX = 100
+PERCENTILE_SAMPLES_MAX = 20_000_000  # of one row: 160 MB while they are sorted
 QUERY_SPAN_S_MAX = 2**31 - 1  # a resolution, a window, a gap
 FUNCTION_SLOTS_MAX = (
     4_000_000  # of one series: some 100 bytes each while a rate or a moving average is worked out

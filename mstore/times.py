@@ -22,6 +22,8 @@ from mstore.errors import InvalidTimeRange
 TimeLike: TypeAlias = "int | float | str | datetime | date | Any"
 """What a time argument may be; Any stands for numpy's scalars, which this module does not import."""
 
+DurationLike: TypeAlias = "int | float | str"
+
 # Years 1 to 9999 in seconds: wider makes no sense and would overflow sums of int64 further on.
 SECONDS_MIN = -62_135_596_800
 SECONDS_MAX = 253_402_300_799
@@ -58,6 +60,20 @@ def duration_seconds(text: str) -> int | None:
         return None
     # Decimal: 0.1 h is 360 s, and not 361 for a rounding error.
     return math.ceil(sum(Decimal(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(text)))
+
+
+def to_duration_s(value: DurationLike) -> int:
+    """Whole seconds, rounded up, of a number of seconds or of text such as "5m". raises InvalidTimeRange"""
+    seconds: float | None = None
+    if isinstance(value, str):
+        seconds = duration_seconds(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value
+    if seconds is None or not 0 <= seconds <= SECONDS_MAX:
+        raise InvalidTimeRange(
+            f'{value!r} is no duration: expected seconds or text such as "5m"', value=str(value)
+        )
+    return math.ceil(seconds)
 
 
 def _text_seconds(text: str, now_s: int) -> int:

@@ -17,9 +17,6 @@ class Gatherer(RunReader):
     def grid(
         self, ref: int, start: int, end: int, limit: int
     ) -> tuple[NDArray[Any], int, int, int, int, int] | int: ...
-    def aggregate(
-        self, refs: NDArray[np.uint64], start: int, end: int, average: bool, propagate: bool, limit: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.uint32], int, int, int, int] | int: ...
     def rows(
         self, ref: int, start: int, end: int, limit: int
     ) -> tuple[NDArray[np.uint64], bool, int, int] | int: ...

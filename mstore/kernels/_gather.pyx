@@ -1,18 +1,17 @@
-"""What queries ask of shared memory: one series' slots, an aggregate of many, stamped rows, the level tree.
+"""What queries ask of shared memory: one series' slots, stamped rows, the level tree. Many at once: _gather_batch.pyx.
 
-Samples come through validated copies (_gather_runs.pyx says how). Aggregation adds from scratch, one series after
-the other in the order given. Nothing here keeps state between calls except texts, which never change while the
-directory's generation stays. Methods return a status number instead of an answer when there is none.
+Samples come through validated copies (_gather_runs.pyx says how). Nothing here keeps state between calls except texts,
+which never change while the directory's generation stays. Methods return a status number instead of an answer when
+there is none.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, qsort, realloc
+from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy
-from mstore.kernels._aggregate cimport *
 from mstore.kernels._atomics cimport *
-from mstore.kernels._directory cimport DirectoryReader
+from mstore.kernels._directory cimport DirectoryReader, short_id
 from mstore.kernels._gather_runs cimport (
     _BROKEN,
     _BUSY,
@@ -28,6 +27,7 @@ from mstore.kernels._gather_runs cimport (
     count_present,
     era,
     era_pool,
+    ms_prefetch,
     nominal,
     push_words,
     sink,
@@ -39,58 +39,14 @@ from mstore.kernels._segment cimport Segment
 
 import numpy as np
 
-cdef extern from *:
-    """
-    static inline void ms_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
-    """
-    void ms_prefetch(const void* p) nogil
-
 # What a call returns instead of an answer: the reference is gone (plan again), memory kept changing (plan again), memory
 # is damaged, the answer would exceed the limit, out of memory, the series is of the other kind.
 GONE, BUSY, BROKEN, LIMIT, NO_MEMORY, OTHER_KIND = _GONE, _BUSY, _BROKEN, _LIMIT, _NO_MEMORY, _OTHER_KIND
 
 cdef enum:
     DEPTH_MAX = 32
-    LINE = 64
-    AHEAD_LINKS = 8           # while a series is copied, the links of the 8th after it are fetched from memory,
-    AHEAD_CHUNKS_MAX = 8
-    BLOCK = 1024              # slots added at a time: sums, coverage and four runs of them stay in the first cache
-    ROWS = 4
-    TILE = 128                # slots of ROWS runs that are added between two fetches
+    AHEAD_SERIES = 64         # looked up at a time: their places are fetched from memory first
 
-cdef void expect(fetch_list* list, const char* at, size_t size) noexcept nogil:
-    """Note `size` bytes to be fetched; what finds no room is not, it is only slower to read."""
-    if list.n == FETCHES_MAX:
-        return
-    list.at[list.n] = at
-    list.end[list.n] = at + size
-    list.n += 1
-    list.lines += (size + LINE - 1) // LINE
-
-cdef void fetch(fetch_list* list, size_t lines) noexcept nogil:
-    """Fetch the next so many lines; a fetch of a wrong address does nothing."""
-    cdef const char* at
-    cdef const char* end
-    cdef size_t left
-    if lines > list.lines:
-        lines = list.lines
-    list.lines -= lines
-    while lines:
-        at = list.at[list.first]
-        end = list.end[list.first]
-        left = <size_t>(end - at + LINE - 1) // LINE
-        if left > lines:
-            end = at + lines * LINE
-            list.at[list.first] = end
-            lines = 0
-        else:
-            lines -= left
-            list.first += 1
-        while at < end:
-            ms_prefetch(at)
-            at += LINE
-    if list.lines == 0:
-        list.first = list.n = 0
 
 cdef int by_slot(const void* a, const void* b) noexcept nogil:
     cdef uint32_t x = <uint32_t>(<const uint64_t*>a)[0], y = <uint32_t>(<const uint64_t*>b)[0]
@@ -145,110 +101,6 @@ cdef class Gatherer(RunReader):
         return found
 
     # ---- grids ----
-
-    cdef void expect_links(self, const era* e) noexcept nogil:
-        """Fetch the link words of an era ahead of time; a hint that reads only what find_link() allows."""
-        cdef uint64_t table, word
-        cdef const uint64_t* at
-        if self.find_link(e, 0, &table, &at, &word) == _OK:
-            ms_prefetch(at)
-
-    cdef void expect_chunks(self, const era* e, int64_t t0, int64_t t1, fetch_list* ahead) noexcept nogil:
-        """Note what an era's chunks hold for the times t0 to t1, and their headers, to be fetched."""
-        cdef uint64_t table, word, low, high
-        cdef const uint64_t* at
-        cdef const char* chunk
-        cdef int64_t first = floor_div(t0 - e.anchor_s, e.step_s), stop = floor_div(t1 - e.anchor_s, e.step_s) + 1
-        cdef int64_t n = floor_div(first, MS_CHUNK_SLOTS), last = floor_div(stop - 1, MS_CHUNK_SLOTS)
-        cdef uint32_t width = width_of(e.type)
-        if last - n > AHEAD_CHUNKS_MAX:
-            last = n + AHEAD_CHUNKS_MAX
-        while n <= last:
-            if self.find_link(e, n, &table, &at, &word) == _OK and word != 0 and MS_LINK_CLASS(word) < CHUNK_CLASSES:
-                chunk = self.samples.base + MS_LINK_OFFSET(word)
-                low = CHUNK_HEADER_BYTES + <uint64_t>max(first - n * MS_CHUNK_SLOTS, 0) * width
-                high = CHUNK_HEADER_BYTES + <uint64_t>min(stop - n * MS_CHUNK_SLOTS, MS_CHUNK_SLOTS) * width
-                high = min(high, self.chunk_bytes(MS_LINK_CLASS(word)))
-                if low > CHUNK_HEADER_BYTES:
-                    ms_prefetch(chunk)
-                else:
-                    low = 0
-                if low < high:
-                    expect(ahead, chunk + low, high - low)
-            n += 1
-
-    cdef int add_chains(
-        self, const era* eras, const uint64_t* bounds, size_t m, int64_t t0, int64_t step, int64_t n, sink* to
-    ) noexcept nogil:
-        """Add m chains to to.sums and to.coverage; chain i has the eras from bounds[2 * i] to before bounds[2 * i + 1]."""
-        cdef sink part
-        cdef int64_t at = 0, run
-        cdef int status = _OK
-        cdef char* rows = <char*>realloc(NULL, ROWS * BLOCK * 4)
-        if rows == NULL:
-            return _NO_MEMORY
-        while at < n and status == _OK:
-            run = BLOCK if n - at > BLOCK else n - at
-            part = sink(NULL, 0, to.sums + at, to.coverage + at)
-            status = self.add_block(eras, bounds, m, t0 + at * step, step, run, &part, rows)
-            at += run
-        free(rows)
-        return status
-
-    cdef int add_block(
-        self, const era* eras, const uint64_t* bounds, size_t m, int64_t t0, int64_t step, int64_t n, sink* to,
-        char* rows
-    ) noexcept nogil:
-        cdef sink row = sink(NULL, TYPE_F32, NULL, NULL)
-        cdef const era* chain
-        cdef fetch_list ahead
-        cdef size_t i, k, n_eras, n_rows = 0
-        cdef bint narrow
-        cdef int status
-        ahead.first = ahead.n = ahead.lines = 0
-        for i in range(min(m, <size_t>AHEAD_LINKS)):
-            self.expect_links(&eras[bounds[2 * i]])
-        for i in range(min(m, <size_t>ROWS)):
-            self.expect_chunks(&eras[bounds[2 * i]], t0, t0 + (n - 1) * step, &ahead)
-        fetch(&ahead, ahead.lines)
-        for i in range(m):
-            if i + AHEAD_LINKS < m:
-                self.expect_links(&eras[bounds[2 * (i + AHEAD_LINKS)]])
-            if i + ROWS < m:
-                self.expect_chunks(&eras[bounds[2 * (i + ROWS)]], t0, t0 + (n - 1) * step, &ahead)
-            chain = &eras[bounds[2 * i]]
-            n_eras = bounds[2 * i + 1] - bounds[2 * i]
-            narrow = True
-            for k in range(n_eras):
-                narrow = narrow and chain[k].type == TYPE_F32
-            if narrow:  # by far the most: copied beside each other, four are added at once
-                row.values = rows + n_rows * BLOCK * 4
-                status = self.map_chain(chain, n_eras, t0, step, n, &row)
-                n_rows += 1
-            if n_rows == ROWS or (n_rows and not narrow):
-                self.add_rows(rows, n_rows, n, to, &ahead)
-                n_rows = 0
-            if not narrow:
-                fetch(&ahead, ahead.lines)
-                status = self.map_chain(chain, n_eras, t0, step, n, to)
-            if status:
-                return status
-        self.add_rows(rows, n_rows, n, to, &ahead)
-        return _OK
-
-    cdef void add_rows(self, const char* rows, size_t n_rows, int64_t n, sink* to, fetch_list* ahead) noexcept nogil:
-        cdef size_t i
-        cdef int64_t at = 0, run
-        cdef size_t lines = ahead.lines * TILE // n + 1
-        if n_rows == ROWS:
-            while at < n:
-                run = TILE if n - at > TILE else n - at
-                ms_add4_f32(to.sums + at, to.coverage + at, <const float*>rows + at, BLOCK, run)
-                fetch(ahead, lines)
-                at += run
-            return
-        for i in range(n_rows):
-            ms_add_f32(to.sums, to.coverage, <const float*>rows + i * BLOCK, n)
 
     cdef int64_t n_slots(self, int64_t nominal_s, int64_t step, int64_t start, int64_t end, int64_t* t0) noexcept nogil:
         """Slots whose nominal time is in [start, end), and the first such time."""
@@ -306,77 +158,6 @@ cdef class Gatherer(RunReader):
             return values, t0, step, type, present, metric
         finally:
             free(pool.eras)
-
-    def aggregate(self, const uint64_t[::1] refs, int64_t start, int64_t end, bint average, bint propagate, int64_t limit):
-        """The sum or mean over several grid series in float64, added in the order given, missing samples skipped.
-
-        refs       uint64[m], m >= 1, in series order; the first one's phase and the coarsest step make the answer's grid
-        propagate  a slot that any series misses is missing
-        returns    (float64[n], coverage uint32[n], start, step, n_covered slots, metric) or a status
-        """
-        cdef era_pool pool = era_pool(NULL, 0, 0)
-        cdef word_list firsts = word_list(NULL, 0, 0)
-        cdef sink to = sink(NULL, 0, NULL, NULL)
-        cdef int64_t n, t0 = 0, step = 0, phase = 0
-        cdef uint64_t first
-        cdef size_t i, covered = 0, m = refs.shape[0]
-        cdef uint32_t generation = self.generation_c(), metric
-        cdef const char* entry
-        cdef double[::1] sums
-        cdef uint32_t[::1] coverage
-        cdef int status = _OK
-        try:
-            with nogil:
-                for i in range(m):
-                    if i + AHEAD_LINKS < m:
-                        entry = <const char*>self.series_at(<uint32_t>refs[i + AHEAD_LINKS])
-                        ms_prefetch(entry)
-                        ms_prefetch(entry + LINE)
-                    first = pool.n
-                    status = self.load_chain(refs[i], start, &pool)
-                    if status:
-                        break
-                    if pool.eras[first].kind != KIND_GRID:
-                        status = _OTHER_KIND
-                        break
-                    while first + 1 < pool.n and pool.eras[first].start >= end:
-                        first += 1
-                    status = push_words(&firsts, &first, 1)
-                    if status:
-                        break
-                    first = pool.n  # where this chain ends
-                    status = push_words(&firsts, &first, 1)
-                    if status:
-                        break
-            if status:
-                return status
-            for i in range(m):
-                step = max(step, pool.eras[firsts.words[2 * i]].step_s)
-            phase = nominal(&pool.eras[firsts.words[0]])
-            metric = pool.eras[firsts.words[0]].metric
-            n = self.n_slots(phase, step, start, end, &t0)
-            if n > limit:
-                return _LIMIT
-            values = np.zeros(n, FLOAT64)
-            counts = np.zeros(n, UINT32)
-            if n > 0:
-                sums = values
-                coverage = counts
-                to.sums = &sums[0]
-                to.coverage = &coverage[0]
-                with nogil:
-                    status = self.add_chains(pool.eras, firsts.words, m, t0, step, n, &to)
-                    if not status:
-                        ms_finish(to.sums, to.coverage, n, <uint32_t>m if propagate else 1, average)
-                        covered = ms_covered(to.coverage, n)
-                if status:
-                    return status
-            if self.generation_c() != generation:
-                return _GONE
-            return values, counts, t0, step, covered, metric
-        finally:
-            free(pool.eras)
-            free(firsts.words)
 
     # ---- stamped series ----
 
@@ -502,23 +283,52 @@ cdef class Gatherer(RunReader):
     ) noexcept nogil:
         cdef const ms_level* at = self.level_at(level)
         cdef uint64_t n_levels = ms_load_acquire_u64(&self.head.n_levels)
+        cdef uint32_t found[AHEAD_SERIES]
         cdef uint32_t child
+        cdef size_t i, n = 0
         cdef int status
         if at == NULL or depth > DEPTH_MAX:
             return _BROKEN
         child = ms_load_acquire_u32(&at.first_child)  # SYNC POINT (acquire) child link
-        while child:
+        while child or n:
+            if n == AHEAD_SERIES or not child:
+                self.expect_series(found, &metric, 0, n)
+                for i in range(n):
+                    status = self.collect_level(found[i], metric, depth, budget, refs)
+                    if status:
+                        return status
+                n = 0
+                continue
             at = self.level_at(child)
             if at == NULL or budget[0] == 0:
                 return _BROKEN
             budget[0] -= 1
             # A child that is not yet published is not there yet; its links are.
             if child < n_levels and (type == NULL or self.is_type(at, type, type_len)):
-                status = self.collect_level(child, metric, depth, budget, refs)
-                if status:
-                    return status
+                found[n] = child
+                n += 1
             child = ms_load_acquire_u32(&at.next_sibling)
         return _OK
+
+    cdef void expect_series(
+        self, const uint32_t* levels, const uint32_t* metrics, size_t metric_stride, size_t n
+    ) noexcept nogil:
+        """Fetch the places in the hash table of n series, at most AHEAD_SERIES, and then the series that they lead to."""
+        cdef uint64_t hashes[AHEAD_SERIES]
+        cdef uint64_t word, mask = 0, n_series = ms_load_acquire_u64(&self.head.n_series)
+        cdef uint32_t* slots = <uint32_t*>self.directory.table_slots(MS_TABLE_SERIES, &word, &mask)
+        cdef int64_t id
+        cdef size_t i
+        if slots == NULL:
+            return
+        for i in range(n):
+            hashes[i] = self.directory.hash_series(levels[i], metrics[i * metric_stride])
+            ms_prefetch(&slots[hashes[i] & mask])
+        for i in range(n):
+            id = short_id(ms_load_relaxed_u32(&slots[hashes[i] & mask]), hashes[i], self.directory.id_mask)
+            if 0 <= id < <int64_t>n_series:
+                ms_prefetch(&self.directory.series_p[id])
+                ms_prefetch(<const char*>&self.directory.series_p[id] + 64)
 
     def collect(self, levels, uint32_t metric, bytes type=None):
         """References of the series that answer for the metric at these levels, in series order, each once.
@@ -682,4 +492,4 @@ cdef class Gatherer(RunReader):
         return memoryview(self.samples._owner).toreadonly().cast("B")[offset:offset + length]
 
 
-FLOAT32, FLOAT64, UINT32, UINT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint32), np.dtype(np.uint64)
+FLOAT32, FLOAT64, UINT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint64)

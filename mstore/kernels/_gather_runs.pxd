@@ -51,6 +51,14 @@ cdef enum:
     SCRATCH_WORDS = 512       # 4096 bytes: the largest chunk's payload
 
 
+cdef extern from * nogil:
+    """
+    /* Bring a line towards the processor before it is read; a wrong address does nothing. */
+    static inline void ms_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+    """
+    void ms_prefetch(const void* p)
+
+
 cdef inline int64_t ceil_div(int64_t a, int64_t b) noexcept nogil:
     return -floor_div(-a, b)
 

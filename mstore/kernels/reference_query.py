@@ -1,4 +1,4 @@
-"""Naive twins of _gather and _aggregate: one sample at a time, obviously right, no concurrency.
+"""Naive twins of _gather and _gather_batch: one sample at a time, obviously right, no concurrency.
 
 They read the same memory as numpy structured arrays, which the caller makes from layout.py's dtypes, and
 return what the kernels return.
@@ -133,6 +133,24 @@ def aggregate(
         sums.append(total / divisor if len(present) >= least else math.nan)
         coverage.append(len(present))
     return np.array(sums, np.float64), np.array(coverage, np.uint32), times.start, times.step
+
+
+def gather(
+    memory: Memory, groups: Sequence[tuple[Sequence[int], int, int, bool, bool]]
+) -> list[tuple[NDArray[Any], NDArray[np.uint32] | None, int, int, int, int]]:
+    """What _gather_batch.gather answers for groups of (references, start, end, average, propagate).
+
+    returns  (values, coverage of several series, start, step, type, slots with a value) each
+    """
+    found: list[tuple[NDArray[Any], NDArray[np.uint32] | None, int, int, int, int]] = []
+    for refs, start, end, average, propagate in groups:
+        if len(refs) == 1:
+            values, t0, step, kind, present = grid(memory, refs[0], start, end)
+            found.append((values, None, t0, step, kind, present))
+        else:
+            sums, coverage, t0, step = aggregate(memory, refs, start, end, average, propagate)
+            found.append((sums, coverage, t0, step, F64, int((coverage > 0).sum())))
+    return found
 
 
 def rows(memory: Memory, ref: int, start: int, end: int) -> dict[int, tuple[int, ...]]:

@@ -1,90 +1,157 @@
-"""A plan becomes the answer: one Series an entry, also for what is not there."""
+"""Requests become answers: planned, gathered together, finished one by one.
+
+    request -> plan (directory only) -> a Group for each entry -> batch ----\\
+                                            \\-- a function of each series --+-> resample -> scale -> fill -> Series
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore import functions
-from mstore.frames import Series, without_missing
-from mstore.kernels._gather import Gatherer
-from mstore.query.aggregate import aggregate, refuse_unless_aggregatable
-from mstore.query.budget import Budget, Work, finished
+from mstore.errors import NotAggregatable
+from mstore.frames import Series
+from mstore.query import alone
+from mstore.query.batch import Gathered, Group, gathering, labelled, refuse_unless_aggregatable
+from mstore.query.budget import Budget, Work
 from mstore.query.functions import with_function
-from mstore.query.gather import DTYPES, checked, refuse_too_large, slots_limit, stamped_rows
-from mstore.query.plan import NO_SAMPLES, NO_SERIES, Entry, Metric, Plan, Request
+from mstore.query.gather import ATTEMPTS_MAX, Replan, changing, paused, replanned
+from mstore.query.plan import NO_SERIES, Metric, Plan, Request, collected, plan
 from mstore.query.resample import factor_of, resampled
+from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
 
+_PLANNED_AT_ONCE = 256
 
-def answer(gatherer: Gatherer, plan: Plan, refs: list[NDArray[np.uint64]]) -> Series | list[Series]:
-    """Gather what was planned, from the series that were collected for each entry.
+Answer = Series | list[Series]
 
-    raises NotAggregatable, InvalidStep, LimitExceeded; Replan when the store changed meanwhile
+
+def answering(gatherer: RetainedGatherer, requests: Sequence[Request], budget: Budget) -> Work[list[Answer]]:
+    """One answer a request, in their order; the first error of any is raised.
+
+    All are planned before samples are read: the directory stays in the processor's caches meanwhile. Those whose series
+    changed before they were read are planned again, a bounded number of times.
+
+    raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded, Unavailable
     """
-    return finished(answering(gatherer, plan, refs, Budget()))
+    answers: list[Answer | None] = [None] * len(requests)
+    left = list(range(len(requests)))
+    for attempt in range(ATTEMPTS_MAX):
+        plans, groups = yield from _planned(gatherer, [requests[index] for index in left])
+        found = yield from shaping(gatherer, groups, budget)
+        for index, answer in zip(left, _taken_apart(plans, found), strict=True):
+            answers[index] = answer
+        left = [index for index in left if answers[index] is None]
+        if not left:
+            return [answer for answer in answers if answer is not None]
+        paused(attempt)
+    raise changing()
 
 
-def answering(
-    gatherer: Gatherer, plan: Plan, refs: list[NDArray[np.uint64]], budget: Budget
-) -> Work[Series | list[Series]]:
-    """answer() in pieces, as far as functions are asked for."""
-    request, metric = plan.request, plan.metric
-    if metric.kind == layout.KIND_STAMPED or request.resolution:
-        factor_of(metric.step_s, request.resolution)
-    found, n_bytes = [], 0
-    for entry, entry_refs in zip(plan.entries, refs, strict=True):
-        why_not = entry.why or NO_SERIES
-        if request.function:
-            series = yield from _with_function(gatherer, request, metric, why_not, entry_refs, budget)
+def shaping(
+    gatherer: RetainedGatherer, groups: Sequence[Group], budget: Budget
+) -> Work[list[Gathered | None]]:
+    """The answer to each group's request; None for one whose series changed meanwhile.
+
+    raises InvalidRequest, InvalidStep, LimitExceeded
+    """
+    plain = [index for index, group in enumerate(groups) if not group.request.function]
+    found: list[Gathered | None] = [None] * len(groups)
+    gathered = yield from gathering(gatherer, [groups[index] for index in plain], budget)
+    for index, one in zip(plain, gathered, strict=True):
+        found[index] = one
+    if len(plain) < len(groups):
+        for index, group in enumerate(groups):
+            if group.request.function:
+                found[index] = yield from _of_function(gatherer, group, budget)
+    for index, series in enumerate(found):
+        if isinstance(series, Series):
+            found[index] = _shaped(series, groups[index].request, groups[index].metric)
+            if index % _PLANNED_AT_ONCE == _PLANNED_AT_ONCE - 1:
+                yield
+    return found
+
+
+def refuse_steps_that_do_not_fit(metric: Metric, resolution_s: int) -> None:
+    """Before anything is gathered; raises InvalidStep"""
+    if metric.kind == layout.KIND_STAMPED or resolution_s:
+        factor_of(metric.step_s, resolution_s)
+
+
+def _planned(gatherer: RetainedGatherer, requests: Sequence[Request]) -> Work[tuple[list[Plan], list[Group]]]:
+    """The plans, and the groups of all their entries one after the other."""
+    known: dict[tuple[int, str], Metric] = {}
+
+    def planned(request: Request) -> tuple[Plan, list[NDArray[np.uint64]]]:
+        found = plan(gatherer, request, known)
+        refuse_steps_that_do_not_fit(found.metric, request.resolution)
+        return found, collected(gatherer, found)
+
+    plans, groups = [], []
+    for n, request in enumerate(requests, 1):
+        found, refs = replanned(partial(planned, request))
+        plans.append(found)
+        groups += [
+            Group(
+                request, found.metric, entry_refs, entry.why or NO_SERIES,
+                (entry.type, entry.type_id, entry.subtype, entry.subtype_id),
+            )
+            for entry, entry_refs in zip(found.entries, refs, strict=True)
+        ]  # fmt: skip
+        if n % _PLANNED_AT_ONCE == 0:
+            yield
+    return plans, groups
+
+
+def _taken_apart(plans: list[Plan], found: list[Gathered | None]) -> list[Answer | None]:
+    """The answer of each plan; None where something has to be planned again."""
+    answers: list[Answer | None] = []
+    at = 0
+    for planned in plans:
+        part = found[at : at + len(planned.entries)]
+        at += len(part)
+        for one in part:
+            if isinstance(one, NotAggregatable):
+                raise one
+        series = [one for one in part if isinstance(one, Series)]
+        if len(series) < len(part):
+            answers.append(None)
         else:
-            series = gathered(gatherer, request, metric, why_not, entry_refs)
-        series = _shaped(_labelled(series, request, entry), plan)
-        n_bytes += series.values.nbytes
-        refuse_too_large(len(series), n_bytes)
-        found.append(series)
-    return found if plan.many else found[0]
+            answers.append(series if planned.many else series[0])
+    return answers
 
 
-def _with_function(
-    gatherer: Gatherer,
-    request: Request,
-    metric: Metric,
-    why_not: str,
-    refs: NDArray[np.uint64],
-    budget: Budget,
-) -> Work[Series]:
+def _of_function(gatherer: RetainedGatherer, group: Group, budget: Budget) -> Work[Gathered | None]:
+    request, metric, refs = group.request, group.metric, group.refs
     if not len(refs):
-        return functions.applied(
-            _empty(request, metric, why_not), request.function, request.window, request.start
-        )
-    refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, len(refs))
-    read = _stamped if metric.kind == layout.KIND_STAMPED else _single
-    return (
-        yield from with_function(
+        nothing = alone.empty(request, metric, group.why or NO_SERIES)
+        return labelled(functions.applied(nothing, request.function, request.window, request.start), group)
+    try:
+        refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, len(refs))
+    except NotAggregatable as error:
+        return error
+    read = alone.stamped if metric.kind == layout.KIND_STAMPED else alone.single
+    try:
+        series = yield from with_function(
             gatherer, lambda ref, part: read(gatherer, ref, part, metric), request, metric, refs, budget
         )
-    )
+    except Replan:
+        return None
+    return labelled(series, group)
 
 
-def _labelled(series: Series, request: Request, entry: Entry) -> Series:
-    series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
-    series.type, series.type_id = entry.type, entry.type_id
-    series.subtype, series.subtype_id = entry.subtype, entry.subtype_id
-    return series
-
-
-def _shaped(series: Series, plan: Plan) -> Series:
+def _shaped(series: Series, request: Request, metric: Metric) -> Series:
     """What comes after gathering, in an order in which nothing is worked out from what was made up.
 
     Resampled once it is an aggregate: so that lttb looks at its shape, and a mean counts every sample there is. Scaled
     behind that, which a mean does not mind. Filled last: no mean or extreme is one of a filled gap.
     """
-    request = plan.request
     if request.aggregate and series.coverage is None and not series.stamped:
-        series = _as_aggregate(series, plan.metric.aggregation)
+        series = _as_aggregate(series, metric.aggregation)
     if request.resolution:
         series = resampled(series, request.resolution, request.algo)
     if request.scale_by != 1.0:
@@ -103,71 +170,3 @@ def _as_aggregate(series: Series, aggregation: int) -> Series:
     values = np.where(series.valid, series.values.astype(np.float64), np.nan)
     series.aggregation = layout.AGG_NAMES[aggregation]
     return series.with_values(values, series.step, series.coverage)
-
-
-def gathered(
-    gatherer: Gatherer, request: Request, metric: Metric, why_not: str, refs: NDArray[np.uint64]
-) -> Series:
-    if not len(refs):
-        return _empty(request, metric, why_not)
-    refuse_unless_aggregatable(request.metric, metric.kind, metric.aggregation, len(refs))
-    if metric.kind == layout.KIND_STAMPED:
-        return _stamped(gatherer, int(refs[0]), request, metric)
-    if len(refs) == 1:
-        return _single(gatherer, int(refs[0]), request, metric)
-    values, coverage, start, step, n_present = aggregate(
-        gatherer, refs, request.start, request.end, metric.aggregation,
-        propagate=request.missing == "propagate",
-    )  # fmt: skip
-    series = Series(values, start, step, metric.unit, coverage=coverage, n_series=len(refs))
-    series.aggregation = layout.AGG_NAMES[metric.aggregation]
-    series.why = "" if n_present else NO_SAMPLES
-    return series
-
-
-def _single(gatherer: Gatherer, ref: int, request: Request, metric: Metric) -> Series:
-    raw, start, step, _, n_present, _ = checked(
-        gatherer.grid(ref, request.start, request.end, slots_limit(1))
-    )
-    values, valid = without_missing(raw)
-    return Series(values, start, step, metric.unit, valid, why="" if n_present else NO_SAMPLES)
-
-
-def _stamped(gatherer: Gatherer, ref: int, request: Request, metric: Metric) -> Series:
-    stamps, words, value_type = stamped_rows(gatherer, ref, request.start, request.end)
-    if words.shape[1] == 1:
-        values: NDArray[Any] = words[:, 0].view(_column_dtype(value_type))
-    else:
-        values = words.view(_row_dtype(metric, words.shape[1])).reshape(len(words))
-    values, valid = without_missing(values)
-    why = "" if len(stamps) else NO_SAMPLES
-    return Series(values, request.start, 0, metric.unit, valid, stamps_ms=stamps, why=why)
-
-
-def _empty(request: Request, metric: Metric, why: str) -> Series:
-    """All missing, with the request's start as phase; stamped: no rows."""
-    if metric.kind == layout.KIND_STAMPED:
-        dtype = _row_dtype(metric, len(metric.columns)) if metric.columns else _column_dtype(metric.type)
-        stamps = np.empty(0, np.int64)
-        return Series(
-            np.empty(0, dtype), request.start, 0, metric.unit, stamps_ms=stamps, why=why, n_series=0
-        )
-    n = -((request.start - request.end) // metric.step_s)
-    dtype = DTYPES[metric.type]
-    refuse_too_large(n, n * dtype.itemsize)
-    if metric.type == layout.TYPE_U64:
-        values, valid = np.zeros(n, dtype), np.zeros(n, np.bool_)
-        return Series(values, request.start, metric.step_s, metric.unit, valid, why=why, n_series=0)
-    return Series(np.full(n, np.nan, dtype), request.start, metric.step_s, metric.unit, why=why, n_series=0)
-
-
-def _column_dtype(value_type: int) -> np.dtype[Any]:
-    """Rows hold 8-byte words: unsigned integers, or float64 whatever the float type of the metric."""
-    return DTYPES[layout.TYPE_U64 if value_type == layout.TYPE_U64 else layout.TYPE_F64]
-
-
-def _row_dtype(metric: Metric, n_columns: int) -> np.dtype[Any]:
-    """The metric's columns by name; numbered ones when its definition has another number of them."""
-    if len(metric.columns) != n_columns:
-        return np.dtype([(f"column{i}", "<f8") for i in range(n_columns)])
-    return np.dtype([(name, "<u8" if kind == "u64" else "<f8") for name, kind in metric.columns])

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import InvalidRequest, Unavailable, UnknownMetric
-from mstore.kernels._gather import Gatherer
 from mstore.model import MetricSpec
 from mstore.query.gather import checked
 from mstore.query.plan import NO_HOST, NO_LEVEL, NO_SERIES, Metric, encoded, metric_of
+from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
 
 Refs = NDArray[np.uint64]
@@ -28,7 +28,7 @@ class Finder:
     config   asked when the directory does not know a metric: it may be configured, and never written
     """
 
-    def __init__(self, gatherer: Gatherer, cluster: str, config: Callable[[], Config]) -> None:
+    def __init__(self, gatherer: RetainedGatherer, cluster: str, config: Callable[[], Config]) -> None:
         self.gatherer = gatherer
         self.cluster = cluster
         self.level = gatherer.directory.find_path(encoded(cluster))

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from mstore import functions
 from mstore.errors import LimitExceeded
 from mstore.frames import Series
-from mstore.kernels._gather import Gatherer
 from mstore.kernels.chosen import aggregate as kernel
 from mstore.limits import FUNCTION_SLOTS_MAX
 from mstore.query.budget import PIECE_SAMPLES, Budget, Work
-from mstore.query.gather import checked, refuse_too_large, slots_limit
+from mstore.query.gather import checked, refuse_too_large
 from mstore.query.plan import NO_SAMPLES, Metric, Request
+from mstore.query.retained import RetainedGatherer
 from mstore.shm import layout
 
 Read: TypeAlias = Callable[[int, Request], Series]
@@ -32,7 +32,12 @@ Read: TypeAlias = Callable[[int, Request], Series]
 
 
 def with_function(
-    gatherer: Gatherer, read: Read, request: Request, metric: Metric, refs: NDArray[np.uint64], budget: Budget
+    gatherer: RetainedGatherer,
+    read: Read,
+    request: Request,
+    metric: Metric,
+    refs: NDArray[np.uint64],
+    budget: Budget,
 ) -> Work[Series]:
     """The answer of one entry to a request with a function; refs are its series, one or more.
 
@@ -61,7 +66,12 @@ def _applied(read: Read, ref: int, request: Request, step_s: int, budget: Budget
 
 
 def _united(
-    gatherer: Gatherer, read: Read, request: Request, metric: Metric, refs: NDArray[np.uint64], budget: Budget
+    gatherer: RetainedGatherer,
+    read: Read,
+    request: Request,
+    metric: Metric,
+    refs: NDArray[np.uint64],
+    budget: Budget,
 ) -> Work[Series]:
     start, step_s, n = _grid_of(gatherer, refs, request)
     times = start + step_s * np.arange(n, dtype=np.int64)
@@ -85,13 +95,9 @@ def _united(
     return series
 
 
-def _grid_of(gatherer: Gatherer, refs: NDArray[np.uint64], request: Request) -> tuple[int, int, int]:
+def _grid_of(gatherer: RetainedGatherer, refs: NDArray[np.uint64], request: Request) -> tuple[int, int, int]:
     """(start, step, slots) of the answer that aggregates of these series have in the range."""
-    # An aggregate of the range's last second reads next to nothing, and has the same grid.
-    found = checked(
-        gatherer.aggregate(refs, request.end - 1, request.end, False, False, slots_limit(len(refs)))
-    )
-    phase, step_s = found[2], found[3]
+    step_s, phase, _ = checked(gatherer.grid_of(refs, request.start, request.end))
     first = -((phase - request.start) // step_s)
     n = max(-((phase - request.end) // step_s) - first, 0)
     refuse_too_large(n, n * 8)

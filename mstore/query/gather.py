@@ -68,9 +68,8 @@ def replanned(attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except Replan:
-            if n >= ATTEMPTS_AT_ONCE:
-                time.sleep(PAUSE_S)
-    raise _changes_all_the_time()
+            paused(n)
+    raise changing()
 
 
 def replanned_work(attempt: Callable[[], Work[T]]) -> Work[T]:
@@ -79,13 +78,18 @@ def replanned_work(attempt: Callable[[], Work[T]]) -> Work[T]:
         try:
             return (yield from attempt())
         except Replan:
-            if n >= ATTEMPTS_AT_ONCE:
-                time.sleep(PAUSE_S)
+            paused(n)
             yield
-    raise _changes_all_the_time()
+    raise changing()
 
 
-def _changes_all_the_time() -> Unavailable:
+def paused(attempt: int) -> None:
+    """Wait a little before the next attempt, unless they are few."""
+    if attempt >= ATTEMPTS_AT_ONCE:
+        time.sleep(PAUSE_S)
+
+
+def changing() -> Unavailable:
     return Unavailable(f"the asked series changed {ATTEMPTS_MAX} times while they were read: try again")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +20,19 @@ from mstore.config import Config
 from mstore.frames import Series
 from mstore.kernels._segment import Segment
 from mstore.query import catalog
-from mstore.query.answer import answer, answering
-from mstore.query.budget import Budget, Work
+from mstore.query.answer import answering
+from mstore.query.budget import Budget, Work, finished
 from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.fetch import FetchQuestions
-from mstore.query.gather import SLOTS_MAX, Replan, replanned, replanned_work
+from mstore.query.gather import SLOTS_MAX, replanned
 from mstore.query.health import HealthQuestions
 from mstore.query.held import HeldQuestions
 from mstore.query.listing import ListingQuestions
 from mstore.query.load import LoadQuestions
-from mstore.query.plan import Ids, Metric, Plan, Request, collected, plan
+from mstore.query.plan import Ids, Request
 from mstore.query.retained import RetainedGatherer
+from mstore.query.selecting import SelectorQuestions
 from mstore.selector import Selector
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
@@ -42,7 +42,9 @@ from mstore.topology import Cluster
 Time = int | float | str | datetime
 
 
-class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions, HeldQuestions):
+class Reader(
+    SelectorQuestions, FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions, HeldQuestions
+):
     """Reads a store through its directory and samples segments; read-only mappings are enough.
 
     retention_s  how long samples are served, asked at every question; 0 = all there are
@@ -113,65 +115,50 @@ class Reader(FetchQuestions, LoadQuestions, HealthQuestions, ListingQuestions, H
         if not (start.__class__ is end.__class__ is int and SECONDS_MIN <= start <= end <= SECONDS_MAX):
             now_s = self._now_s()
             start, end = to_seconds(start, now_s), to_seconds(end, now_s)
-        # One series as it is stored needs no plan. Whatever is unusual about it, the plan will say.
-        if (
-            not aggregate and not resolution and not function and not max_gap and start <= end
-            and algo == "average" and missing == "skip" and scale_by == 1.0 and fill == "none"
-            and (type_ids is None) is (type is None)
-            and (type_ids is None or type_ids.__class__ is str) and subtype is None and subtype_ids is None
-        ):  # fmt: skip
-            try:
-                ref = self._find(cluster, host, metric, type or "", type_ids or "")
-            except UnicodeEncodeError:
-                ref = -1  # a lone surrogate is in no name
-            found = self._grid(ref, start, end, SLOTS_MAX) if ref > 0 else 0
-            if found.__class__ is tuple and found[4] and found[3] != layout.TYPE_U64:
-                return Series(
-                    found[0], found[1], found[2], self._unit(found[5]), None, None, None, "",
-                    cluster, host, metric, type or "", type_ids or "",
-                )  # fmt: skip
+        if not (
+            aggregate or resolution or function or max_gap or subtype is not None or subtype_ids is not None
+        ) and algo == "average" and missing == "skip" and scale_by == 1.0 and fill == "none":  # fmt: skip
+            found = self.single(cluster, host, metric, start, end, type, type_ids)
+            if found is not None:
+                return found
         return self.ask(
             Request(cluster, host, metric, start, end, type, _kept(type_ids), subtype, _kept(subtype_ids),
                     aggregate, resolution, missing, algo, fill, max_gap, function, window, scale_by)
         )  # fmt: skip
 
+    def single(
+        self, cluster: str, host: str, metric: str, start: int, end: int, type: str | None, type_ids: Ids
+    ) -> Series | None:
+        """One series as it is stored, which needs no plan; None if it is not that. Whatever is unusual about it, a plan
+        will say.
+        """
+        if start > end or (type_ids is None) is not (type is None):
+            return None
+        if type_ids is not None and type_ids.__class__ is not str:
+            return None
+        try:
+            ref = self._find(cluster, host, metric, type or "", type_ids or "")
+        except UnicodeEncodeError:
+            return None  # a lone surrogate is in no name
+        found = self._grid(ref, start, end, SLOTS_MAX) if ref > 0 else 0
+        if found.__class__ is tuple and found[4] and found[3] != layout.TYPE_U64:
+            return Series(
+                found[0], found[1], found[2], self._unit(found[5]), None, None, None, "",
+                cluster, host, metric, type or "", type_ids or "",
+            )  # fmt: skip
+        return None
+
     def ask(self, request: Request) -> Series | list[Series]:
         """query() for a Request, whose times are seconds already."""
-
-        def attempt() -> Series | list[Series]:
-            planned = plan(self.gatherer, request)
-            return answer(self.gatherer, planned, collected(self.gatherer, planned))
-
-        return replanned(attempt)
-
-    def ask_work(self, request: Request, budget: Budget) -> Work[Series | list[Series]]:
-        """ask() in pieces, as far as functions are asked for."""
-
-        def attempt() -> Work[Series | list[Series]]:
-            planned = plan(self.gatherer, request)
-            return (yield from answering(self.gatherer, planned, collected(self.gatherer, planned), budget))
-
-        return (yield from replanned_work(attempt))
+        return self.query_many((request,))[0]
 
     def query_many(self, requests: Iterable[Request]) -> list[Series | list[Series]]:
-        """One answer a request, in their order; the first error of any is raised.
+        """One answer a request, in their order; the first error of any is raised."""
+        return finished(self.answering(list(requests), Budget()))
 
-        All are planned before samples are read: the directory stays in the processor's caches meanwhile.
-        """
-        known: dict[tuple[int, str], Metric] = {}
-
-        def planned(request: Request) -> tuple[Plan, list[NDArray[np.uint64]]]:
-            found = plan(self.gatherer, request, known)
-            return found, collected(self.gatherer, found)
-
-        plans = [replanned(partial(planned, request)) for request in requests]
-        return [self._answered(found, refs) for found, refs in plans]
-
-    def _answered(self, planned: Plan, refs: list[NDArray[np.uint64]]) -> Series | list[Series]:
-        try:
-            return answer(self.gatherer, planned, refs)
-        except Replan:
-            return self.ask(planned.request)
+    def answering(self, requests: Sequence[Request], budget: Budget) -> Work[list[Series | list[Series]]]:
+        """query_many() in pieces."""
+        return answering(self.gatherer, requests, budget)
 
     def children(self, *path: str) -> list[str]:
         """Names below a path: of nothing clusters, of ("fritz",) hosts, of ("fritz", "f0201") levels."""

@@ -10,14 +10,22 @@ aggregate's slot that of the answer's grid. A ChunkView shows a chunk as it is i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore.kernels import _gather_batch, _scan
 from mstore.kernels._gather import Gatherer
 from mstore.kernels._segment import Segment
 from mstore.shm.directory import DirectoryReader
+
+_Words: TypeAlias = NDArray[np.uint64]
+_Times: TypeAlias = NDArray[np.int64]
+_Flags: TypeAlias = NDArray[np.uint8]
+_Scan: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.float64], _Words, _Times, _Flags]
+_Newest: TypeAlias = tuple[_Words, _Times, _Flags]
+_Runs: TypeAlias = tuple[_Words, _Times, _Flags, _Times, NDArray[np.float64]]
 
 
 class RetainedGatherer(Gatherer):
@@ -26,6 +34,8 @@ class RetainedGatherer(Gatherer):
     retention_s  asked at every call, seconds; 0 = everything is served. Metrics may have one of their own
     now_s        the wall clock
     """
+
+    directory: DirectoryReader
 
     def __init__(
         self,
@@ -52,11 +62,60 @@ class RetainedGatherer(Gatherer):
         self.as_of_now()
         return super().grid(ref, start, end, limit)
 
-    def aggregate(
-        self, refs: NDArray[np.uint64], start: int, end: int, average: bool, propagate: bool, limit: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.uint32], int, int, int, int] | int:
+    def gather(
+        self,
+        refs: NDArray[np.uint64],
+        bounds: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        how: NDArray[np.uint8],
+        slots_max: NDArray[np.int64],
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.int64]] | int:
+        """As _gather_batch.gather."""
         self.as_of_now()
-        return super().aggregate(refs, start, end, average, propagate, limit)
+        return _gather_batch.gather(self, refs, bounds, starts, ends, how, slots_max)
+
+    def grid_of(self, refs: NDArray[np.uint64], start: int, end: int) -> tuple[int, int, int] | int:
+        """As _gather_batch.grid_of."""
+        self.as_of_now()
+        return _gather_batch.grid_of(self, refs, start, end)
+
+    def add(
+        self,
+        refs: NDArray[np.uint64],
+        end: int,
+        t0: int,
+        step: int,
+        sums: NDArray[np.float64],
+        counts: NDArray[np.uint32],
+    ) -> int | None:
+        """As _gather_batch.add."""
+        self.as_of_now()
+        return _gather_batch.add(self, refs, end, t0, step, sums, counts)
+
+    def scan(self, refs: NDArray[np.uint64], start: int, end: int) -> _Scan | int:
+        """As _scan.scan."""
+        self.as_of_now()
+        return _scan.scan(self, refs, start, end)
+
+    def newest(self, refs: NDArray[np.uint64], start: int, end: int) -> _Newest | int:
+        """As _scan.newest."""
+        self.as_of_now()
+        return _scan.newest(self, refs, start, end)
+
+    def runs(
+        self, refs: NDArray[np.uint64], start: int, end: int, level: float, below: bool, gap_s: int
+    ) -> _Runs | int:
+        """As _scan.runs."""
+        self.as_of_now()
+        return _scan.runs(self, refs, start, end, level, below, gap_s)
+
+    def sample_words(
+        self, refs: NDArray[np.uint64], start: int, end: int, into: NDArray[np.uint64]
+    ) -> tuple[int] | int:
+        """As _scan.values: all as float64."""
+        self.as_of_now()
+        return _scan.values(self, refs, start, end, into)
 
     def rows(
         self, ref: int, start: int, end: int, limit: int

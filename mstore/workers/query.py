@@ -15,7 +15,6 @@ import numpy as np
 from mstore import __version__, clock
 from mstore.config import told
 from mstore.errors import UnknownMessage
-from mstore.frames import Series
 from mstore.ipc import greeting
 from mstore.ipc import messages as m
 from mstore.persistence.files import wal_dir
@@ -28,6 +27,7 @@ from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
 from mstore.shm.prediction import predict
+from mstore.times import to_seconds
 from mstore.workers import memory, settings, states
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
@@ -123,22 +123,17 @@ class QueryWorker:
         return subscriber, m.FollowBegun(seq, following.n_series)
 
     def _query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
-        if q.function:
-            return self._query_work(q, budget)
-        found = self._reader.query(
-            q.cluster, q.host, q.metric, q.start, q.end, type=q.type, type_ids=q.type_ids, subtype=q.subtype,
-            subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution, algo=q.algo,
-            missing=q.missing, scale_by=q.scale_by, fill=q.fill, max_gap=q.max_gap,
-        )  # fmt: skip
-        return _answer(found, budget)
+        if _plain_query(q):
+            found = self._reader.single(q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids)
+            if found is not None:
+                budget.spend(series=1, samples=len(found.values), n_bytes=found.values.nbytes)
+                return m.Answer(False, [found.to_wire()])
+        return self._planned_query(q, budget)
 
-    def _query_work(self, q: m.Query, budget: Budget) -> Work[m.Message]:
-        """A function looks at samples longer than the event loop should wait."""
-        request = Request(
-            q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids, q.subtype, q.subtype_ids,
-            q.aggregate, q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by,
-        )  # fmt: skip
-        return _answer((yield from self._reader.ask_work(request, budget)), budget)
+    def _planned_query(self, q: m.Query, budget: Budget) -> Work[m.Message]:
+        (found,) = yield from self._reader.answering([_request(q)], budget)
+        many = isinstance(found, list)
+        return m.Answer(many, [one.to_wire() for one in (found if isinstance(found, list) else [found])])
 
     def _children(self, message: m.Children, _: Budget) -> m.Message:
         return m.Names(self._reader.children(*message.path))
@@ -221,13 +216,20 @@ class QueryWorker:
         self.slot.release()
 
 
-def _answer(found: Series | list[Series], budget: Budget) -> m.Answer:
-    many = isinstance(found, list)
-    series: list[Series] = found if isinstance(found, list) else [found]
-    budget.spend(
-        series=len(series), samples=sum(map(len, series)), n_bytes=sum(one.values.nbytes for one in series)
-    )
-    return m.Answer(many, [one.to_wire() for one in series])
+def _plain_query(q: m.Query) -> bool:
+    """Whether it may ask for one series as it is stored."""
+    return not (
+        q.aggregate or q.resolution or q.function or q.max_gap or q.subtype is not None or q.subtype_ids is not None
+    ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
+
+
+def _request(q: m.Query) -> Request:
+    """raises InvalidTimeRange for what is outside the years 1 to 9999"""
+    start, end = to_seconds(q.start, 0), to_seconds(q.end, 0)
+    return Request(
+        q.cluster, q.host, q.metric, start, end, q.type, q.type_ids, q.subtype, q.subtype_ids, q.aggregate,
+        q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by,
+    )  # fmt: skip
 
 
 def _plain(metric: MetricInfo) -> dict[str, Any]:

@@ -1,0 +1,472 @@
+"""Questions by selector: what is there, newest values, levels exceeded, figures, rankings, series.
+
+selector -> levels -> series (resolve.py) -> one pass of a kernel over all of them (scanning.py) -> a table
+                                          -> groups (batch.py)                                  -> Series
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstore import limits
+from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, NotAggregatable
+from mstore.frames import Series
+from mstore.kernels import _select
+from mstore.query.answer import refuse_steps_that_do_not_fit, shaping
+from mstore.query.batch import Group, refuse_unless_aggregatable
+from mstore.query.budget import PIECE_SAMPLES, Budget, Work
+from mstore.query.gather import Replan, replanned_work
+from mstore.query.plan import Metric, Request
+from mstore.query.resolve import NO_SAMPLES, NO_SERIES, Selected, resolving, selecting
+from mstore.query.retained import RetainedGatherer
+from mstore.query.scanning import NO_TIME, Beyond, Newest, Scanned, newest, samples, scanning
+from mstore.selector import Selector
+from mstore.shm import layout
+from mstore.tables import WHYS, Above, Latest, LevelPath, Paths, Stats, Top, percent_of
+from mstore.times import SECONDS_MAX, SECONDS_MIN
+
+GAP_STEPS = 5
+"""A series without a sample for more steps is not any more what its last sample says; as in the health of a host."""
+GAP_STAMPED_S = 300
+
+_NO_LEVEL = _select.NO_LEVEL
+
+
+def levels(gatherer: RetainedGatherer, selector: Selector, metric: str | None, budget: Budget) -> Work[Paths]:
+    """The levels that a selector means; with a metric those that hold it, or have it below."""
+    rows = yield from resolving(gatherer, selector)
+    if metric is not None:
+        selected = yield from selecting(gatherer, selector, metric, budget)
+        rows = selected.rows.taken(np.flatnonzero(selected.sizes > 0))
+    there = rows.taken(np.flatnonzero(rows.ghosts < 0))
+    budget.spend(series=len(there), n_bytes=32 * len(there))
+    return there.paths(gatherer)
+
+
+def latest(
+    gatherer: RetainedGatherer,
+    selector: Selector,
+    metric: str,
+    per: str,
+    oldest_s: int | None,
+    budget: Budget,
+) -> Work[Latest]:
+    """The newest value of each level or series, if it is not older than oldest_s."""
+    refuse_unknown(per)
+    start = SECONDS_MIN if oldest_s is None else oldest_s
+
+    def attempt() -> Work[Latest]:
+        selected = yield from selecting(gatherer, selector, metric, budget)
+        if per == "level":
+            _refuse_unless_aggregatable(gatherer, selected, metric)
+        else:
+            selected = by_series(gatherer, selected)
+        parts = []
+        for one, refs in _by_metric(selected):
+            parts.append((yield from newest(gatherer, one, refs, start, SECONDS_MAX, budget)))
+        budget.spend(n_bytes=32 * len(selected.rows))
+        return _latest(gatherer, selected, metric, parts)
+
+    return (yield from replanned_work(attempt))
+
+
+def above(
+    gatherer: RetainedGatherer,
+    selector: Selector,
+    metric: str,
+    beyond: Beyond,
+    for_s: int,
+    at_s: int,
+    budget: Budget,
+) -> Work[Above]:
+    """The series that have been above (below) a level for for_s seconds up to now, which is at_s."""
+
+    def attempt() -> Work[Above]:
+        selected = by_series(gatherer, (yield from selecting(gatherer, selector, metric, budget)))
+        found, kept = [], []
+        for one, refs in _by_metric(selected):
+            gap_s = GAP_STEPS * one.step_s or GAP_STAMPED_S
+            asked = Beyond(beyond.level, beyond.below, gap_s)
+            part = yield from newest(gatherer, one, refs, SECONDS_MIN, at_s, budget, asked)
+            lasted_ms = part.times_ms + 1000 * one.step_s - part.since_ms
+            fresh = part.times_ms >= 1000 * (at_s - gap_s)
+            kept.append((part.since_ms != NO_TIME) & fresh & (lasted_ms >= 1000 * for_s))
+            found.append(part)
+        return _above(gatherer, selected, metric, beyond, for_s, found, kept)
+
+    return (yield from replanned_work(attempt))
+
+
+def stats(
+    gatherer: RetainedGatherer,
+    selector: Selector,
+    metric: str,
+    start: int,
+    end: int,
+    percents: Sequence[float],
+    per: str,
+    budget: Budget,
+) -> Work[Stats]:
+    """What the samples of [start, end) of all series at or below each level come to."""
+    refuse_unknown(per)
+    refuse_backwards(start, end)
+    asked = tuple(float(percent) for percent in percents)
+    if not all(0.0 <= percent <= 100.0 for percent in asked) or len(asked) > limits.PERCENTILES_MAX:
+        raise InvalidRequest(
+            f"percentiles={list(percents)!r}: expected at most {limits.PERCENTILES_MAX} numbers from 0 to 100"
+        )
+
+    def attempt() -> Work[Stats]:
+        selected = yield from selecting(gatherer, selector, metric, budget)
+        if per == "series":
+            selected = by_series(gatherer, selected)
+        parts = []
+        for one, refs in _by_metric(selected):
+            parts.append((yield from scanning(gatherer, one, refs, start, end, budget)))
+        budget.spend(n_bytes=(100 + 8 * len(asked)) * len(selected.rows))
+        table = _stats(gatherer, selected, metric, start, end, asked, parts)
+        if asked:
+            yield from _fill_quantiles(gatherer, selected, table, budget)
+        return table
+
+    return (yield from replanned_work(attempt))
+
+
+def top(
+    gatherer: RetainedGatherer,
+    selector: Selector,
+    metric: str,
+    start: int,
+    end: int,
+    k: int,
+    by: str,
+    largest: bool,
+    per: str,
+    budget: Budget,
+) -> Work[Top]:
+    """The k rows whose figure is largest (smallest), the first of them first; of equal ones the earlier row."""
+    percents = refuse_unknown_figure(by)
+    if not 1 <= k <= limits.QUERY_SERIES_MAX:
+        raise InvalidRequest(f"k={k!r}: expected 1 to {limits.QUERY_SERIES_MAX}")
+    found = yield from stats(gatherer, selector, metric, start, end, percents, per, budget)
+    rows = np.flatnonzero(found.valid)
+    figures = found.column(by)[rows]
+    order = np.argsort(figures, kind="stable")
+    if largest:  # stable from the other end, too; and u64 has no negative
+        order = len(rows) - 1 - np.argsort(figures[::-1], kind="stable")[::-1]
+    chosen = found.taken(rows[order[:k]])
+    kept = {field.name: getattr(chosen, field.name) for field in fields(Stats)}
+    return Top(**kept, by=by, largest=largest)
+
+
+def series(
+    gatherer: RetainedGatherer,
+    selector: Selector,
+    request: Request,
+    budget: Budget,
+) -> Work[list[Series] | Series]:
+    """A Series for each level, or one of all together. request: its path is not used"""
+    request.refuse_unless_sound()
+
+    def attempt() -> Work[list[Series] | Series]:
+        selected = yield from selecting(gatherer, selector, request.metric, budget)
+        for definition in selected.metrics:
+            if definition is not None:
+                refuse_steps_that_do_not_fit(definition, request.resolution)
+        united = request.aggregate
+        groups = [_united(selected, request, selector)] if united else _groups(gatherer, selected, request)
+        found = []
+        for one in (yield from shaping(gatherer, groups, budget)):
+            if isinstance(one, NotAggregatable):
+                raise one
+            if one is None:
+                raise Replan
+            found.append(one)
+        return found[0] if united else found
+
+    return (yield from replanned_work(attempt))
+
+
+# --- what may be asked
+
+
+def beyond(value: float, below: bool) -> Beyond:
+    """raises InvalidRequest for a level that is no finite number"""
+    try:
+        level = float(value)
+    except (TypeError, ValueError):
+        level = math.nan
+    if not math.isfinite(level):
+        raise InvalidRequest(f"value={value!r}: expected a finite number")
+    return Beyond(level, below, 0)
+
+
+def refuse_unknown(per: str) -> None:
+    if per not in ("level", "series"):
+        raise InvalidRequest(f'{per!r} is no kind of row: expected "level" or "series"')
+
+
+def refuse_backwards(start: int, end: int) -> None:
+    if start > end:
+        raise InvalidTimeRange(f"the range starts at {start} and ends before, at {end}", start=start, end=end)
+
+
+def refuse_unknown_figure(by: str) -> tuple[float, ...]:
+    """The percentiles that a figure needs. raises InvalidRequest"""
+    if by in ("avg", "max", "min", "sum", "last", "first", "count"):
+        return ()
+    if math.isnan(percent_of(by)):
+        raise InvalidRequest(f"by={by!r}: expected avg, max, min, sum, last, first, count, or p0 to p100")
+    return (percent_of(by),)
+
+
+def _refuse_unless_aggregatable(gatherer: RetainedGatherer, selected: Selected, metric: str) -> None:
+    """NotAggregatable for a level with several series of a metric that does not say how to unite them."""
+    for row in np.flatnonzero(selected.sizes > 1):
+        one = selected.metrics[selected.of[row]]
+        if one is not None and one.aggregation == layout.AGG_NONE:
+            path = selected.rows.taken(np.array([row])).paths(gatherer)[0]
+            raise NotAggregatable(
+                f"{metric} has {selected.sizes[row]} series at {path} and no aggregation: ask by series",
+                metric=metric, n_series=int(selected.sizes[row]),
+            )  # fmt: skip
+
+
+# --- rows
+
+
+def by_series(gatherer: RetainedGatherer, selected: Selected) -> Selected:
+    """A row for each series, at its own level; rows without one stay as they are."""
+    sizes = np.maximum(selected.sizes, 1)
+    rows = np.repeat(np.arange(len(selected.rows)), sizes)
+    has = np.repeat(selected.sizes > 0, sizes)
+    expanded = selected.rows.taken(rows)
+    own = _select.levels_of(gatherer, selected.refs)
+    if (own == _NO_LEVEL).any():
+        raise Replan
+    expanded.levels = expanded.levels.copy()
+    expanded.levels[has] = own
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(has)])
+    return Selected(expanded, selected.metrics, selected.of[rows], selected.refs, bounds)
+
+
+def _by_metric(selected: Selected) -> list[tuple[Metric, NDArray[np.uint64]]]:
+    """The series of each definition, those of rows in their order; rows of one cluster lie beside each other or not."""
+    of = np.repeat(selected.of, selected.sizes)
+    return [
+        (one, selected.refs[of == place]) for place, one in enumerate(selected.metrics) if one is not None
+    ]
+
+
+def _in_order(selected: Selected, parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """What _by_metric took apart, as one array in the order of selected.refs."""
+    if len(parts) == 1:
+        return parts[0]
+    of = np.repeat(selected.of, selected.sizes)
+    whole = all(part.dtype == parts[0].dtype for part in parts)
+    found = np.zeros((len(of), *parts[0].shape[1:]), parts[0].dtype if whole else np.float64)
+    places = [place for place, one in enumerate(selected.metrics) if one is not None]
+    for place, part in zip(places, parts, strict=True):
+        found[of == place] = part
+    return found
+
+
+def _rows_of(selected: Selected) -> NDArray[np.int64]:
+    """int64[m]: the row of each series."""
+    return np.repeat(np.arange(len(selected.rows)), selected.sizes)
+
+
+def _whys(selected: Selected, n_series: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    whys = selected.whys()
+    whys[(whys == 0) & (n_series == 0)] = NO_SAMPLES
+    return whys
+
+
+# --- tables
+
+
+def _latest(gatherer: RetainedGatherer, selected: Selected, metric: str, parts: list[Newest]) -> Latest:
+    n = len(selected.rows)
+    values = _in_order(selected, [part.values for part in parts])
+    times = _in_order(selected, [part.times_ms for part in parts])
+    there = times != NO_TIME
+    rows, values, times = _rows_of(selected)[there], values[there], times[there]
+    n_series = np.bincount(rows, minlength=n).astype(np.uint32)
+    united = bool((selected.sizes > 1).any())
+    if values.dtype == np.uint64 and not united:
+        found: NDArray[Any] = np.zeros(n, np.uint64)
+        found[rows] = values
+    else:
+        # Added one after the other, in series order.
+        sums = np.bincount(rows, values.astype(np.float64), minlength=n)
+        average = np.array(
+            [one is not None and one.aggregation == layout.AGG_AVG for one in selected.metrics]
+        )
+        divisors = np.where(average[selected.of] & (n_series > 0), n_series, 1)
+        found = np.where(n_series > 0, sums / divisors, np.nan)
+    newest_ms = np.zeros(n, np.int64)
+    newest_ms[rows] = NO_TIME
+    np.maximum.at(newest_ms, rows, times)
+    aggregation = layout.AGG_NAMES[selected.metric.aggregation] if united else ""
+    return Latest(
+        metric, selected.metric.unit, selected.rows.paths(gatherer), aggregation, found, newest_ms, n_series,
+        _whys(selected, n_series),
+    )  # fmt: skip
+
+
+def _above(
+    gatherer: RetainedGatherer,
+    selected: Selected,
+    metric: str,
+    beyond: Beyond,
+    for_s: int,
+    parts: list[Newest],
+    kept: list[NDArray[np.bool_]],
+) -> Above:
+    chosen = np.flatnonzero(_in_order(selected, list(kept)))
+    rows = selected.rows.taken(_rows_of(selected)[chosen])
+    return Above(
+        metric, selected.metric.unit, rows.paths(gatherer), beyond.level, beyond.below, for_s, len(selected.refs),
+        _in_order(selected, [part.values for part in parts])[chosen],
+        _in_order(selected, [part.times_ms for part in parts])[chosen],
+        _in_order(selected, [part.since_ms for part in parts])[chosen],
+        _in_order(selected, [part.peaks for part in parts])[chosen],
+    )  # fmt: skip
+
+
+def _stats(
+    gatherer: RetainedGatherer,
+    selected: Selected,
+    metric: str,
+    start: int,
+    end: int,
+    percents: tuple[float, ...],
+    parts: list[Scanned],
+) -> Stats:
+    n = len(selected.rows)
+    counts = _in_order(selected, [part.counts for part in parts])
+    there = counts > 0
+    rows, counts = _rows_of(selected)[there], counts[there]
+    sums = _in_order(selected, [part.sums for part in parts])[there]
+    values = _in_order(selected, [part.values for part in parts])[there]
+    times = _in_order(selected, [part.times_ms for part in parts])[there]
+    n_series = np.bincount(rows, minlength=n).astype(np.uint32)
+    totals = np.zeros(n, np.uint64)
+    np.add.at(totals, rows, counts)
+    sum_of = np.bincount(rows, sums, minlength=n)
+    with np.errstate(invalid="ignore"):
+        avgs = sum_of / totals
+    mins, maxs = (_extremes(rows, values[:, 0], n, np.minimum), _extremes(rows, values[:, 1], n, np.maximum))
+    firsts, firsts_ms = _at_the_end(rows, values[:, 2], times[:, 0], n)
+    lasts, lasts_ms = _at_the_end(rows, values[:, 3], -times[:, 1], n)
+    return Stats(
+        metric, selected.metric.unit, selected.rows.paths(gatherer), start, end, percents, totals,
+        np.where(totals > 0, sum_of, np.nan), avgs, mins, maxs, firsts, lasts, firsts_ms, -lasts_ms,
+        np.full((n, len(percents)), np.nan), n_series, _whys(selected, n_series),
+    )  # fmt: skip
+
+
+def _extremes(rows: NDArray[np.int64], values: NDArray[Any], n: int, choose: np.ufunc) -> NDArray[Any]:
+    """The smallest or largest value of each row; NaN (u64: 0) where it has none."""
+    found = np.full(n, np.nan) if values.dtype == np.float64 else np.zeros(n, values.dtype)
+    found[rows] = values
+    choose.at(found, rows, values)
+    return found
+
+
+def _at_the_end(
+    rows: NDArray[np.int64], values: NDArray[Any], times: NDArray[np.int64], n: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The value of the least time of each row, of several the first; and that time."""
+    order = np.lexsort((times, rows))
+    _, firsts = np.unique(rows[order], return_index=True)
+    chosen = order[firsts]
+    found = np.full(n, np.nan) if values.dtype == np.float64 else np.zeros(n, values.dtype)
+    found_times = np.zeros(n, np.int64)
+    found[rows[chosen]], found_times[rows[chosen]] = values[chosen], times[chosen]
+    return found, found_times
+
+
+def _fill_quantiles(
+    gatherer: RetainedGatherer, selected: Selected, table: Stats, budget: Budget
+) -> Work[None]:
+    n_read = 0
+    for row in np.flatnonzero(table.counts > 0).tolist():
+        n = int(table.counts[row])
+        if n > limits.PERCENTILE_SAMPLES_MAX:
+            raise LimitExceeded(
+                f"percentiles of {n:,} samples in one row, at most {limits.PERCENTILE_SAMPLES_MAX:,}: ask for a shorter "
+                "range or for smaller levels",
+                samples=n, limit=limits.PERCENTILE_SAMPLES_MAX,
+            )  # fmt: skip
+        budget.spend(samples=n)
+        metric = selected.metrics[selected.of[row]]
+        assert metric is not None
+        refs = selected.refs[selected.bounds[row] : selected.bounds[row + 1]]
+        found = samples(gatherer, metric, refs, table.start, table.end, n)
+        if len(found):  # all may have become too old meanwhile
+            table.quantiles[row] = quantiles(found, table.percents)
+        n_read += n
+        if n_read > PIECE_SAMPLES // 4:  # sorting takes longer than reading
+            n_read = 0
+            yield
+
+
+def quantiles(values: NDArray[np.float64], percents: Sequence[float]) -> NDArray[np.float64]:
+    """What so many percent of the values are at most: linear between the two that are nearest, as numpy.percentile.
+
+    values  float64[n], n >= 1, changed in place
+    """
+    places = np.array(percents) / 100.0 * (len(values) - 1)
+    low = np.floor(places).astype(np.int64)
+    high = np.minimum(low + 1, len(values) - 1)
+    values.partition(np.unique(np.concatenate([low, high])))
+    below, over, share = values[low], values[high], places - low
+    step = over - below
+    return np.where(share >= 0.5, over - step * (1.0 - share), below + step * share)
+
+
+# --- series
+
+
+def _groups(gatherer: RetainedGatherer, selected: Selected, request: Request) -> list[Group]:
+    whys = selected.whys().tolist()
+    bounds = selected.bounds.tolist()
+    groups = []
+    for row, path in enumerate(selected.rows.paths(gatherer)):
+        metric = selected.metrics[selected.of[row]] or selected.metric
+        refs = selected.refs[bounds[row] : bounds[row + 1]]
+        groups.append(Group(_at(request, path), metric, refs, WHYS[whys[row]]))
+    return groups
+
+
+def _united(selected: Selected, request: Request, selector: Selector) -> Group:
+    """All series of a selection as one group, in series order; labelled by the cluster and host that alone are named."""
+    refs = np.unique(selected.refs)  # one of a host and of its cluster counts once
+    refs = refs[np.argsort(refs & np.uint64(0xFFFF_FFFF), kind="stable")]
+    known = [one for one in selected.metrics if one is not None]
+    for one in known:
+        refuse_unless_aggregatable(request.metric, one.kind, one.aggregation, len(refs))
+    if len({one.aggregation for one in known}) > 1:
+        raise NotAggregatable(
+            f"{request.metric} is a sum in one cluster and a mean in another: ask for one cluster",
+            metric=request.metric,
+        )
+    whys = selected.whys()
+    alone = [step.names[0] if step.names and len(step.names) == 1 else "" for step in selector.steps]
+    path = LevelPath(*alone[:2])
+    return Group(_at(request, path), selected.metric, refs, WHYS[int(whys[0]) if len(whys) else NO_SERIES])
+
+
+def _at(request: Request, path: LevelPath) -> Request:
+    """The request with the path that its answer is labelled with."""
+    return replace(
+        request, cluster=path.cluster, host=path.host, type=path.type, type_ids=path.type_id, subtype=path.subtype,
+        subtype_ids=path.subtype_id,
+    )  # fmt: skip
