@@ -10,10 +10,9 @@ nothing and damages nothing.
 
 What a reader does, and why every change below is safe for it (`docs/format/wal-samples.md` draws the orders):
 
-    1. load the table word (acquire), the link word (acquire)
-    2. link 0: no such chunk, provided the table word is still the same; else start again
-    3. bounds, header (series, generation, n), copy the values
-    4. fence (acquire), load link and table word again: both unchanged, or start again
+    1. load the table word (acquire), the link word (acquire); 0: no such chunk, if the table word is still the same
+    2. bounds, header (series, generation, n), copy the values
+    3. fence (acquire), load link and table word again: both unchanged, or start again
 
 A chunk's bytes are complete before a link shows them, and are overwritten only after the link has gone.
 """
@@ -29,11 +28,6 @@ from mstore.kernels._eras cimport ERAS_MAX
 cdef extern from *:
     """
     #define ms_prefetch_link(p) __builtin_prefetch((p), 0, 3)
-    """
-    void ms_prefetch_link(const void *p) noexcept nogil
-
-cdef extern from *:
-    """
     #include <sys/mman.h>
     #ifndef MADV_POPULATE_WRITE
     #define MADV_POPULATE_WRITE 23
@@ -42,6 +36,7 @@ cdef extern from *:
        cannot (before Linux 5.14), they are mapped one by one as they are touched. */
     static inline void ms_map_pages(char *at, size_t n) { (void)madvise(at, n, MADV_POPULATE_WRITE); }
     """
+    void ms_prefetch_link(const void *p) noexcept nogil
     void ms_map_pages(char* at, size_t n) noexcept nogil
 
 cdef extern from "<errno.h>" nogil:
@@ -58,11 +53,7 @@ cdef enum:
     NEAR = 8
 
 cdef int64_t I64_MIN = INT64_MIN
-cdef uint64_t FILL[4]
-FILL[0] = 0
-FILL[TYPE_F32] = 0x7fc000007fc00000u
-FILL[TYPE_F64] = 0x7ff8000000000000u
-FILL[TYPE_U64] = 0xffffffffffffffffu
+cdef uint64_t[4] FILL = [0, 0x7fc000007fc00000u, 0x7ff8000000000000u, 0xffffffffffffffffu]  # by TYPE_*: missing values
 
 for _i, _size in enumerate((128, 512, 2112, 4160, 64, 256, 1024, 4096, 16384, 65536, 262144)):
     SIZES[_i] = _size

@@ -10,7 +10,6 @@ A change has two halves, so that nothing is visible that the log does not hold:
 From the first half to the end of the second the word `critical` is odd: a writer that dies in between leaves a directory
 that must be rebuilt, never adopted. remove_finish alone shows at once: it takes away a series that nobody uses.
 """
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MIN, uint16_t
 from libc.string cimport memcmp, memcpy, memset

@@ -101,7 +101,7 @@ def test_every_field_of_a_wrong_type_is_a_protocol_error_that_names_it(message: 
     for i, one in enumerate(fields(message)):
         if str(one.type) == "list[Any]":
             continue
-        wrong = [*values[:i], 1.5, *values[i + 1 :]]
+        wrong = [*values[:i], "?" if str(one.type) == "float" else 1.5, *values[i + 1 :]]
         with pytest.raises(errors.ProtocolError, match=f"{type(message).__name__}.{one.name}"):
             m.decode(message.TAG, msgpack.packb(wrong))
 
