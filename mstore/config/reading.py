@@ -20,8 +20,8 @@ from mstore.config.schema import (
     WORKERS_TOTAL_MAX,
     Config,
     MetricOverride,
-    Section,
 )
+from mstore.config.setting import Section
 from mstore.config.values import Refused
 from mstore.errors import ConfigError
 from mstore.topology import Cluster, load_cluster

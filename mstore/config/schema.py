@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mstore import limits
+from mstore.config.archive import SECTION as ARCHIVE
+from mstore.config.archive import Archive
+from mstore.config.setting import Section, Setting
 from mstore.config.values import (
     boolean,
     bounded,
@@ -32,15 +35,6 @@ WORKERS_TOTAL_MAX = limits.WORKERS_MAX - 2
 
 AGGREGATIONS = ("sum", "avg", "none")
 TYPES = ("f32", "f64", "u64")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of the file's top level: where it goes, how it is read and how it is written again."""
-
-    field: str
-    parse: Callable[[object], Any]
-    show: Callable[[Any], object] = lambda value: value
 
 
 _BY_CORES = " (0 = by the number of cores)"
@@ -83,17 +77,7 @@ METRIC_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One table of the file, such as [archive]: the field of Config it fills, what makes its value, its keys."""
-
-    field: str
-    make: Callable[..., Any]
-    """Called with the settings that are given, by field; its defaults are those of an absent table."""
-    settings: Mapping[str, Setting]
-
-
-SECTIONS: dict[str, Section] = {}
+SECTIONS: dict[str, Section] = {"archive": ARCHIVE}
 
 # What a running store cannot take over: segments and processes are made for it.
 RESTART_KEYS = ("max_series", "ingest_workers", "query_workers", "ring_bytes")
@@ -142,6 +126,8 @@ class Config:
     """Seconds that a stop waits for its last snapshot; 0 = it takes none, and the next start reads the log."""
     keep_memory: bool = False
     """A stop leaves the shared memory for the next start, which is then ready at once."""
+    archive: Archive = field(default_factory=Archive)
+    """What becomes of data that leaves memory."""
     topology: tuple[Path, ...] = ()
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     """Read from the topology files, by name."""

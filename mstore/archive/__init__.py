@@ -1,0 +1,15 @@
+"""The archive: data that leaves memory, as Parquet that anybody reads, and back again for queries.
+
+    names.py       where things are, and how names of levels become names of directories and scopes
+    schema.py      the columns of every table
+    manifest.py    which files belong to it, and up to where each metric is archived
+    series.py      which series there are in memory, in the order of the archive
+    rows.py        samples in memory -> sorted rows of a day
+    writing.py     rows -> files that appear whole or not at all
+    passes.py      one round: what is to leave is written, then the manifest says so
+    bounds.py      the oldest days go when it grows too large
+    reading.py     files -> rows of a question
+    overlay.py     rows and memory together as a small store of their own, which any query can be asked of
+
+docs/format/archive.md describes the files. pyarrow is needed and is an extra: mstore[archive].
+"""
