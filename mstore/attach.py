@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mstore.archive.questions import ArchivedQuestions, ArchiveReader
 from mstore.errors import CorruptRecord, NotPermitted, Unavailable
 from mstore.paths import run_dir, store_dir
 from mstore.query.reader import Reader
@@ -31,8 +32,11 @@ _KINDS = {
 }
 
 
-class Attached(Reader):
-    """A Reader over the segments of a running store. Close it, or use it as a context manager."""
+class Attached(ArchivedQuestions):
+    """A Reader over the segments of a running store, and over its archive where it has one.
+
+    Close it, or use it as a context manager.
+    """
 
     def __init__(self, directory: Path, instance: int, mappings: dict[str, segment.Mapping]) -> None:
         self.store_dir = directory
@@ -40,11 +44,10 @@ class Attached(Reader):
         self._mappings = mappings
         self._closed = False
         control = Control(mappings["control"])
-        super().__init__(
-            mappings["directory"].segment,
-            mappings["samples"].segment,
-            retention_s=lambda: control.retention_s,
-        )
+        where = mappings["directory"].segment, mappings["samples"].segment
+        super().__init__(*where, retention_s=lambda: control.retention_s)
+        self.bare = Reader(*where, retention_s=lambda: control.retention_s)
+        self.archive = ArchiveReader(directory, self.bare, self.bare.gatherer.oldest_s)
 
     def __enter__(self) -> Attached:
         return self

@@ -3,6 +3,7 @@
     DIR/lock                              held (flock) by every process of a run
     DIR/run/                              sockets, instance.json
     DIR/run/recovery.json                 what the last start found, for `info`
+    DIR/run/archive.json                  where the store's archive is, for whoever reads it
     DIR/run/stop.json                     why the last stop wrote no snapshot; the next start tells and removes it
     DIR/wal/0000000000000001.wal          log segment; the name is the sequence of its first block, in hex
     DIR/wal/9f3c6a0e51d2b748.spare        a segment made ahead, not in use; never read by recovery
@@ -60,6 +61,10 @@ def run_dir(directory: Path) -> Path:
 
 def recovery_note_path(directory: Path) -> Path:
     return run_dir(directory) / "recovery.json"
+
+
+def archive_note_path(directory: Path) -> Path:
+    return run_dir(directory) / "archive.json"
 
 
 def stop_note_path(directory: Path) -> Path:
