@@ -67,6 +67,8 @@ FOLLOW_QUEUE_BYTES = 8 * MIB
 
 # Of memory and archive together, brought together for one question: 8 bytes each, and twice that on the way.
 ARCHIVE_SAMPLES_MAX = 50_000_000
+# Questions that wait for one query worker's reader of the archive.
+ARCHIVE_QUESTIONS_MAX = 64
 
 assert KEY_BYTES_MAX < LINE_BYTES_MAX < RECEIVE_BYTES
 # One batch of runs always fits the ring twice over: 32 bytes is the worst run of one sample.

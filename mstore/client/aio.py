@@ -105,10 +105,22 @@ class AsyncClient:
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        archive: bool = True,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         question = Question(
-            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
+            cluster,
+            host,
+            metric,
+            start,
+            end,
+            type,
+            type_ids,
+            subtype,
+            subtype_ids,
+            aggregate,
+            resolution,
+            archive,
         )
         return await self._run(self._ops.query(question, timeout))
 
@@ -142,6 +154,12 @@ class AsyncClient:
 
     async def ping(self) -> None:
         await self._run(self._ops.ping())
+
+    async def archive(
+        self, clusters: Sequence[str] = (), *, delete: bool = False, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """As Client.archive."""
+        return await self._run(self._ops.archive(clusters, delete, timeout))
 
     async def control(self, verb: str, memory: str = "") -> dict[str, Any]:
         return await self._run(self._ops.control(verb, memory))

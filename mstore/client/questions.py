@@ -51,6 +51,7 @@ class Question(NamedTuple):
     subtype_ids: Ids = None
     aggregate: bool = False
     resolution: int = 0
+    archive: bool = True
 
     def message(self, now_s: int, timeout_s: float | None) -> messages.Query:
         """What is sent; relative times count from now_s. raises InvalidStep, InvalidTimeRange"""
@@ -61,7 +62,7 @@ class Question(NamedTuple):
             self.cluster, self.host, self.metric,
             times.to_seconds(self.start, now_s), times.to_seconds(self.end, now_s),
             self.type, _ids(self.type_ids), self.subtype, _ids(self.subtype_ids), bool(self.aggregate), resolution,
-            0 if timeout_s is None else int(timeout_s * 1000),
+            0 if timeout_s is None else int(timeout_s * 1000), bool(self.archive),
         )  # fmt: skip
 
 

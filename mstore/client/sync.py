@@ -119,6 +119,7 @@ class Client:
         subtype_ids: Ids = None,
         aggregate: bool = False,
         resolution: int = 0,
+        archive: bool = True,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         """Samples of one metric in [start, end).
@@ -127,11 +128,23 @@ class Client:
         type_ids     one id: one Series; a list: a list in that order; None with a type: all there are
         aggregate    one Series over all selected, by the metric's aggregation
         resolution   seconds, a multiple of the step: means over that many seconds; 0 = native
+        archive      also what has left memory, where the store has an archive
         returns      the full range; slots without a sample are missing (NaN, or valid False)
         raises       InvalidTimeRange, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
         """
         question = Question(
-            cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution
+            cluster,
+            host,
+            metric,
+            start,
+            end,
+            type,
+            type_ids,
+            subtype,
+            subtype_ids,
+            aggregate,
+            resolution,
+            archive,
         )
         return run(self._ops.query(question, timeout))
 
@@ -190,6 +203,19 @@ class Client:
     def ping(self) -> None:
         """Ask for a sign of life. raises Unavailable"""
         run(self._ops.ping())
+
+    def archive(
+        self, clusters: Sequence[str] = (), *, delete: bool = False, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Write what memory holds to the archive now, without waiting for retention.
+
+        clusters   names; none = all
+        delete     then free what was archived, whole chunks, as retention would
+        timeout    seconds to wait for it; default the client's
+        returns    counts: rows, bytes, parts, days_deleted, freed; `failed`: a sentence for each cluster that failed
+        raises     ArchiveError when the store has no archive, NotPermitted for other users
+        """
+        return run(self._ops.archive(clusters, delete, timeout))
 
     def control(self, verb: str, memory: str = "") -> dict[str, Any]:
         """Ask the store to "stop", "restart", "reload" or "snapshot".

@@ -23,7 +23,8 @@ from mstore.errors import Cancelled, LimitExceeded, Timeout
 
 T = TypeVar("T")
 
-Work: TypeAlias = Generator[None, None, T]
+Work: TypeAlias = Generator[float | None, None, T]
+"""Yields None, or for how many seconds there is nothing to be done: somebody else works on it."""
 
 PIECE_SAMPLES = 4_000_000
 """Samples that are read between two looks at the clock: some milliseconds."""
@@ -76,15 +77,17 @@ class Budget:
 class Slices(Generic[T]):
     """Work under way for somebody, done a slice at a time.
 
-    `answer` holds its result when run() has said that it is done. What it raises, run() raises.
+    `answer` holds its result when run() has said that it is done. What it raises, run() raises. `pause_s`: for how
+    long nothing is to be done after a slice.
     """
 
-    __slots__ = ("_budget", "_work", "answer")
+    __slots__ = ("_budget", "_work", "answer", "pause_s")
 
     def __init__(self, work: Work[T], budget: Budget) -> None:
         self._work = work
         self._budget = budget
         self.answer: T | None = None
+        self.pause_s = 0.0
 
     def run(self, seconds: float) -> bool:
         """Go on for about so long, a piece at least; whether it is done.
@@ -95,8 +98,8 @@ class Slices(Generic[T]):
         try:
             while True:
                 self._budget.check()
-                next(self._work)
-                if clock.monotonic_s() >= until_s:
+                self.pause_s = next(self._work) or 0.0
+                if self.pause_s or clock.monotonic_s() >= until_s:
                     return False
         except StopIteration as done:
             self._budget.check()

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 from mstore import __version__, clock
 from mstore.errors import UnknownMessage
-from mstore.frames import Series
 from mstore.ipc import greeting
 from mstore.ipc import messages as m
 from mstore.persistence.files import wal_dir
@@ -24,6 +23,8 @@ from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
 from mstore.workers import memory, states
+from mstore.workers.answers import QUESTIONS, SPANS
+from mstore.workers.archive_reading import ArchiveReading
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
 from mstore.workers.info import store_info
@@ -35,7 +36,7 @@ from mstore.workers.subscriber import Subscriber
 from mstore.workers.tasks import Tasks, take_connection
 
 Answer: TypeAlias = Callable[[Any, Budget], m.Message | Work[m.Message]]
-"""Answers messages of one type: at once, or by work in pieces. What is read and answered is spent from the budget."""
+"""Answers messages of one type about the store itself; those for samples are in answers.py."""
 
 
 class QueryWorker:
@@ -52,6 +53,7 @@ class QueryWorker:
         self._reader = Reader(
             directory.segment, samples.segment, retention_s=lambda: self._control.retention_s
         )
+        self.archive = ArchiveReading(spec, self._reader.gatherer.oldest_s)
         self._samples = samples
         self.slowest = Slowest()
         self.feed = Feed(wal_dir(spec.directory), self._control, self.slot, spec.follow_fds[spec.index])
@@ -60,7 +62,6 @@ class QueryWorker:
         self._tasks = Tasks()
         self._stopping = asyncio.Event()
         self._answers: dict[type[m.Message], Answer] = {
-            m.Query: self._query,
             m.Children: self._children,
             m.Paths: self._paths,
             m.Metrics: self._metrics,
@@ -82,6 +83,10 @@ class QueryWorker:
 
     def answer(self, message: m.Message, budget: Budget) -> m.Message | Work[m.Message]:
         """The reply to one request, or the work that makes it; raises typed errors."""
+        if (question := QUESTIONS.get(type(message))) is not None:
+            if getattr(message, "archive", True) and self.archive.needed(*SPANS[type(message)](message)):
+                return self.archive.work(message, budget)
+            return question(self._reader, message, budget)
         answer = self._answers.get(type(message))
         if answer is None:
             raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
@@ -107,20 +112,6 @@ class QueryWorker:
         subscriber, seq = self.feed.subscribe(following, reader.gatherer, send, waiting, since_s)
         return subscriber, m.FollowBegun(seq, following.n_series)
 
-    def _query(self, q: m.Query, budget: Budget) -> m.Message:
-        found = self._reader.query(
-            q.cluster, q.host, q.metric, q.start, q.end, type=q.type, type_ids=q.type_ids, subtype=q.subtype,
-            subtype_ids=q.subtype_ids, aggregate=q.aggregate, resolution=q.resolution,
-        )  # fmt: skip
-        many = isinstance(found, list)
-        series: list[Series] = found if isinstance(found, list) else [found]
-        budget.spend(
-            series=len(series),
-            samples=sum(map(len, series)),
-            n_bytes=sum(one.values.nbytes for one in series),
-        )
-        return m.Answer(many, [one.to_wire() for one in series])
-
     def _children(self, message: m.Children, _: Budget) -> m.Message:
         return m.Names(self._reader.children(*message.path))
 
@@ -139,7 +130,11 @@ class QueryWorker:
     def state(self) -> dict[str, Any]:
         """For `mstore debug`."""
         slow = [query.plain() for query in self.slowest.found(clock.now_ns())]
-        return {"slowest_queries": slow, **states.connections(self._connections)}
+        return {
+            "slowest_queries": slow,
+            "archive": self.archive.state(),
+            **states.connections(self._connections),
+        }
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "serve" and fd is not None:
@@ -166,7 +161,7 @@ class QueryWorker:
         self.feed.close()
         for connection in list(self._connections):
             connection.close()
-        await asyncio.sleep(0)
+        await self.archive.stop()
         self.slot.release()
 
 

@@ -4,6 +4,7 @@
     following.py    query.sock, subscriptions
     asking.py       query.sock                           control.py   control.sock, an operator's requests
     interning.py    control.sock, between processes      codec.py     messages <-> frames
+    archiving.py    control.sock, the archive
 
 docs/format/ipc.md says what each message means.
 
@@ -12,6 +13,7 @@ fields that have defaults and passes over fields beyond those it knows. Everythi
 type, value out of its range, too few fields) is a ProtocolError: nothing is guessed.
 """
 
+from mstore.ipc.messages.archiving import ArchiveNow
 from mstore.ipc.messages.asking import (
     Answer,
     Children,
@@ -77,6 +79,7 @@ __all__ = [
     "TYPE_U64",
     "VERSION",
     "Answer",
+    "ArchiveNow",
     "Cancel",
     "Children",
     "Columns",

@@ -11,7 +11,10 @@ from mstore.ipc.messages.base import Message, message
 
 @message
 class Query(Message):
-    """Samples of one metric in [start, end), Unix seconds. A list of ids asks for a list of series."""
+    """Samples of one metric in [start, end), Unix seconds. A list of ids asks for a list of series.
+
+    `archive`: also what has left memory, where the store has an archive.
+    """
 
     TAG: ClassVar[int] = 16
     MANY: ClassVar[bool] = True
@@ -27,6 +30,7 @@ class Query(Message):
     aggregate: bool = False
     resolution: int = 0
     deadline_ms: int = 0
+    archive: bool = True
 
 
 @message

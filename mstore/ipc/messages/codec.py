@@ -19,7 +19,7 @@ from mstore import limits
 from mstore.errors import ProtocolError, UnknownMessage
 from mstore.ipc import checks, framing
 from mstore.ipc.checks import Bin
-from mstore.ipc.messages import asking, connection, control, following, interning, writing
+from mstore.ipc.messages import archiving, asking, connection, control, following, interning, writing
 from mstore.ipc.messages.base import Message
 
 # Bins of at least this many bytes go to the socket as they are; smaller ones are copied into the frame.
@@ -27,7 +27,7 @@ BULK_BYTES_MIN = 65_536
 # Array elements a body may announce: msgpack allocates 8 bytes for each before it has seen any.
 ITEMS_MAX = 65_536
 
-_MODULES = (connection, writing, asking, following, interning, control)
+_MODULES = (connection, writing, asking, following, interning, control, archiving)
 MESSAGES: Final[tuple[type[Message], ...]] = tuple(
     one
     for module in _MODULES
