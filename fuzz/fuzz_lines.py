@@ -36,6 +36,7 @@ class Lockstep:
 
     Unknown keys are answered by a deterministic function of their bytes, and known from then on. Some get an
     ignore word of another configuration version, or one without a reason, so that they are asked for again.
+    With kept_s every other series refuses what is older.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Lockstep:
         cluster_id: int = 0,
         ring_bytes: int = RING_BYTES,
         back_s: int = 10**6,
+        kept_s: int = 0,
     ) -> None:
         self.cluster_id = cluster_id
+        self.kept_s = kept_s
         self.arguments: dict[str, Any] = {
             "cluster_id": cluster_id, "precision": precision, "now_s": NOW_S, "oldest_s": NOW_S - back_s,
             "newest_s": NOW_S + 3600, "config_version": CONFIG_VERSION, "join": join,
@@ -109,6 +112,7 @@ class Lockstep:
         for side in (self.batch, self.twin):
             side.resolve(b"", refs, types, kinds, steps)
         assert self.batch.n_unknown == 0
+        self.refuse_late()
         assert self.batch.counts().tolist() == self.twin.counts().tolist()
         assert int(self.batch.counts().sum()) == self.batch.n_lines
         assert self.batch.n_samples == self.twin.n_samples
@@ -119,6 +123,17 @@ class Lockstep:
         self.twin.clear()
         if names:
             self.publish()
+
+    def refuse_late(self) -> None:
+        """Refuse the samples of every other series that are older than kept_s, if that is given."""
+        if not self.kept_s:
+            return
+        found, expected = (side.late(NOW_S - self.kept_s) for side in (self.batch, self.twin))
+        for mine, other in zip(found, expected, strict=True):
+            assert mine.tolist() == other.tolist()
+        places = found[0][found[1] % 2 == 0]
+        for side in (self.batch, self.twin):
+            side.refuse(places)
 
     def compare_records(self) -> None:
         found: list[bytes] = []
@@ -226,7 +241,7 @@ def one_round(seed: int) -> int:
     lockstep = Lockstep(
         rng.choice((1, 3, 50, 8192)), precision=rng.choice((0, 0, 1, 2, 3, 4)), join=rng.random() < 0.3,
         cluster_id=rng.choice((0, 5)), ring_bytes=rng.choice((1024, 4096, RING_BYTES)),
-        back_s=rng.choice((10**6, 2 * 10**9)),
+        back_s=rng.choice((10**6, 2 * 10**9)), kept_s=rng.choice((0, 5, 10**5)),
     )  # fmt: skip
     lines = [random_line(rng) for _ in range(rng.randrange(1, 120))]
     text = b"".join(lines * rng.choice((1, 1, 3)))

@@ -71,6 +71,8 @@ class MetricSpec:
     unit: str = ""
     columns: tuple[tuple[str, str], ...] = ()
     """Stamped metrics with several columns: (name, f64 | u64) each; empty = the one column `value`."""
+    retention_s: int = -1
+    """How long its samples are kept; 0 = for ever, -1 = as long as the store's."""
 
     @property
     def stamped(self) -> bool:

@@ -50,13 +50,19 @@ class Stored:
     value: Any
 
 
+def own_retentions_of(specs: dict[str, MetricSpec]) -> frozenset[int]:
+    return frozenset(spec.retention_s for spec in specs.values() if spec.retention_s >= 0)
+
+
 class IngestRig:
     """Engine, ring, directory and the persister's side of them."""
 
     def __init__(
         self, *, ring_bytes: int = 1 << 20, max_series: int = 2000, register: bool = True,
         retention_s: int = 48 * 3600, max_future_s: int = 3600, join: bool = False,
+        specs: dict[str, MetricSpec] = SPECS,
     ) -> None:  # fmt: skip
+        self.specs = specs
         self.directory = directory_rig.Rig(max_series)
         self.max_series = max_series
         self.control = _control()
@@ -75,8 +81,8 @@ class IngestRig:
         self._unanswered: dict[Steps, Effect] = {}
         self.engine = Engine(
             LineScanner(self.directory.reader.segment), self.directory.reader, RingWriter(self.ring),
-            self.slot, Rules(retention_s, max_future_s, join, 1), self._bell, lambda: self.is_full,
-            lambda: self.is_held,
+            self.slot, Rules(retention_s, max_future_s, join, 1, own_retentions_of(specs)), self._bell,
+            lambda: self.is_full, lambda: self.is_held,
         )  # fmt: skip
         self.interner: PathInterner
         self.set_policy(register, 1)
@@ -88,8 +94,8 @@ class IngestRig:
         """A configuration, in force for the persister and for the worker."""
         writer = self.directory.writer
         writer.set_policy(register, 60, version, self.max_series, 4 * self.max_series)
-        writer.set_metric_source(lambda cluster, metric: SPECS.get(metric.decode()))
-        self.interner = PathInterner(writer, lambda cluster, metric: SPECS.get(metric), register, 60)
+        writer.set_metric_source(lambda cluster, metric: self.specs.get(metric.decode()))
+        self.interner = PathInterner(writer, lambda cluster, metric: self.specs.get(metric), register, 60)
         self.control.config_version = version
         self.engine.rules = replace(self.engine.rules, config_version=version)
 

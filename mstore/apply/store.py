@@ -296,6 +296,16 @@ def split_records(records: bytes, limit: int) -> Iterator[bytes]:
         yield records[start:at]
 
 
+def ranges_in(records: bytes | memoryview) -> NDArray[np.void]:
+    """RANGE[k] of concatenated FREE or EVICT records."""
+    found, at, view = [_NO_RANGES], 0, memoryview(records)
+    while at < len(view):
+        stop = at + int.from_bytes(view[at + 4 : at + 8], "little")
+        found.append(np.frombuffer(view[at + layout.RECORD.itemsize : stop], RANGE))
+        at = stop
+    return np.concatenate(found)
+
+
 def _records(kind: int, ranges: NDArray[np.void]) -> bytes:
     """FREE or EVICT records that hold these ranges."""
     found = []

@@ -56,6 +56,8 @@ class Metric:
     """Of stamped metrics with several: (name, type) each."""
     origin: str = ""
     """Where the definition came from."""
+    retention_s: int = -1
+    """How long samples are kept; 0 = for ever, -1 = as long as the store's."""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Metric:
@@ -69,4 +71,5 @@ class Metric:
             kind=str(entry.get("kind", "")),
             columns=tuple((str(name), str(kind)) for name, kind in entry.get("columns", ())),
             origin=str(entry.get("origin", "")),
+            retention_s=int(entry.get("retention_s", -1)),
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from mstore import limits
 from mstore.config.schema import (
+    CLUSTER_KEYS,
     METRIC_KEYS,
     SECTIONS,
     SETTINGS,
@@ -22,7 +23,7 @@ from mstore.config.schema import (
     MetricOverride,
 )
 from mstore.config.setting import Section
-from mstore.config.values import Refused
+from mstore.config.values import Refused, format_duration, parse_duration
 from mstore.errors import ConfigError
 from mstore.topology import Cluster, load_cluster
 
@@ -60,10 +61,10 @@ def parse(text: str, source: Path | None = None) -> Config:
             raise _unknown(where, key, value, [*SETTINGS, *SECTIONS, "metrics", "clusters"])
     found["topology"] = tuple(_resolve(source, name) for name in found.get("topology", ()))
     found["metrics"] = _metrics(where, "metrics", document.get("metrics", {}))
-    found["cluster_metrics"] = _clusters(where, document.get("clusters", {}))
+    found["cluster_metrics"], found["cluster_retention_s"] = _clusters(where, document.get("clusters", {}))
     found["clusters"] = _topologies(found["topology"])
     found["warnings"] = tuple(text for cluster in found["clusters"].values() for text in cluster.warnings)
-    if found["metrics"] or found["cluster_metrics"] or found["clusters"]:
+    if found["metrics"] or any(found["cluster_metrics"].values()) or found["clusters"]:
         found.setdefault("unknown_metrics", "ignore")
     config = Config(**found, source=source)
     _check_workers(where, config)
@@ -95,6 +96,8 @@ def render(config: Config) -> str:
         lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in shown)]
     for name, override in config.metrics.items():
         lines += ["", f"[metrics.{_key(name)}]", *_override_lines(override)]
+    for cluster, retention_s in config.cluster_retention_s.items():
+        lines += ["", f"[clusters.{_key(cluster)}]", f"retention = {_toml(format_duration(retention_s))}"]
     for cluster, metrics in config.cluster_metrics.items():
         for name, override in metrics.items():
             lines += ["", f"[clusters.{_key(cluster)}.metrics.{_key(name)}]", *_override_lines(override)]
@@ -163,16 +166,21 @@ def _section(where: str, name: str, value: object, section: Section) -> Any:
     return section.make(**said)
 
 
-def _clusters(where: str, value: object) -> dict[str, dict[str, MetricOverride]]:
-    found: dict[str, dict[str, MetricOverride]] = {}
+def _clusters(where: str, value: object) -> tuple[dict[str, dict[str, MetricOverride]], dict[str, int]]:
+    """(overrides of metrics, retention) of the clusters that say so."""
+    metrics: dict[str, dict[str, MetricOverride]] = {}
+    retention_s: dict[str, int] = {}
     for name, said in _table(where, "clusters", value).items():
         table = f"clusters.{_key(name)}"
         _check_name(where, table, name)
         for key, item in _table(where, table, said).items():
-            if key != "metrics":
-                raise _unknown(where, key, item, ["metrics"], f"{table}.")
-            found[name] = _metrics(where, f"{table}.metrics", item)
-    return found
+            if key == "metrics":
+                metrics[name] = _metrics(where, f"{table}.metrics", item)
+            elif key == "retention":
+                retention_s[name] = _checked(where, f"{table}.{key}", item, parse_duration)
+            else:
+                raise _unknown(where, key, item, CLUSTER_KEYS, f"{table}.")
+    return metrics, retention_s
 
 
 def _topologies(paths: Iterable[Path]) -> dict[str, Cluster]:
@@ -203,8 +211,10 @@ def _key(name: str) -> str:
 
 
 def _override_lines(override: MetricOverride) -> list[str]:
-    said = ((key, getattr(override, attribute)) for key, (attribute, _) in METRIC_KEYS.items())
-    return [f"{key} = {_toml(value)}" for key, value in said if value is not None]
+    said = {key: getattr(override, attribute) for key, (attribute, _) in METRIC_KEYS.items()}
+    if override.retention_s is not None:
+        said["retention"] = format_duration(override.retention_s)
+    return [f"{key} = {_toml(value)}" for key, value in said.items() if value is not None]
 
 
 def _toml(value: object) -> str:

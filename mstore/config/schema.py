@@ -74,7 +74,9 @@ METRIC_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "aggregation": ("aggregation", one_of(*AGGREGATIONS)),
     "type": ("type", one_of(*TYPES)),
     "unit": ("unit", unit),
+    "retention": ("retention_s", parse_duration),
 }
+CLUSTER_KEYS = ("retention", "metrics")
 
 
 SECTIONS: dict[str, Section] = {"archive": ARCHIVE}
@@ -91,6 +93,8 @@ class MetricOverride:
     aggregation: str | None = None
     type: str | None = None
     unit: str | None = None
+    retention_s: int | None = None
+    """0 = for ever."""
 
     def over(self, spec: MetricSpec) -> MetricSpec:
         said = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -133,6 +137,8 @@ class Config:
     """Read from the topology files, by name."""
     metrics: Mapping[str, MetricOverride] = field(default_factory=dict)
     cluster_metrics: Mapping[str, Mapping[str, MetricOverride]] = field(default_factory=dict)
+    cluster_retention_s: Mapping[str, int] = field(default_factory=dict)
+    """Of clusters that say so: how long their metrics are kept that say nothing themselves."""
     source: Path | None = None
     warnings: tuple[str, ...] = ()
     """What the topology files say that mstore does not follow, one sentence each."""
@@ -147,6 +153,8 @@ class Config:
         spec = from_topology.spec if from_topology else MetricSpec(name, step_s=self.default_step_s)
         for override in said:
             spec = override.over(spec) if override else spec
+        if spec.retention_s < 0:
+            spec = replace(spec, retention_s=self.cluster_retention_s.get(cluster, -1))
         # A stamped row holds 8-byte words, so the narrow float has no place in it.
         return replace(spec, type="f64") if spec.stamped and spec.type == "f32" else spec
 
@@ -156,6 +164,16 @@ class Config:
         names = [*(known.metrics if known else ()), *self.metrics, *self.cluster_metrics.get(cluster, {})]
         found = ((name, self.metric(cluster, name)) for name in dict.fromkeys(names))
         return {name: spec for name, spec in found if spec is not None}
+
+    def retentions_s(self) -> frozenset[int]:
+        """Every period for which something may be kept, seconds; 0 = for ever."""
+        overrides = [
+            *self.metrics.values(),
+            *(one for of in self.cluster_metrics.values() for one in of.values()),
+        ]
+        said = (override.retention_s for override in overrides)
+        own = (period for period in said if period is not None)
+        return frozenset((self.retention_s, *self.cluster_retention_s.values(), *own))
 
     def worker_counts(self, n_cores: int) -> tuple[int, int]:
         """(ingest, query) processes: as configured, else half the cores and one more of each kind, 1 to 10.

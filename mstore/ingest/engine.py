@@ -18,7 +18,7 @@ from mstore.kernels._ring import RingWriter
 from mstore.model import Reason
 from mstore.shm import layout
 from mstore.shm.control import WorkerSlot
-from mstore.shm.directory import DirectoryReader
+from mstore.shm.directory import KEEP_ALL_S, DirectoryReader
 
 _FOREVER = -(1 << 62)
 _BATCHES_KEPT = 16
@@ -52,6 +52,17 @@ class Rules:
     """Every numeric field of a line becomes a metric of its own."""
     config_version: int
     """Ignore words of another version are asked for again."""
+    own_retentions_s: frozenset[int] = frozenset()
+    """Periods of clusters and metrics that have one of their own; which has which, the directory knows."""
+
+    def accepts_for_s(self) -> int:
+        """The longest period for which anything is accepted; 0 = for ever."""
+        periods = self.own_retentions_s | {self.retention_s}
+        return 0 if 0 in periods else max(periods)
+
+    def keeps_for_s(self) -> int:
+        """The shortest period for which anything is kept; 0 = everything is, for ever."""
+        return min((self.own_retentions_s | {self.retention_s}) - {0}, default=0)
 
 
 @dataclass(slots=True)
@@ -101,10 +112,24 @@ class Engine:
         self._busy = 0
 
     def window(self) -> tuple[int, int, int]:
-        """(now, oldest, newest) accepted seconds."""
-        now = clock.now_s()
-        oldest = now - self.rules.retention_s if self.rules.retention_s else _FOREVER
-        return now, oldest, now + self.rules.max_future_s
+        """(now, oldest, newest) accepted seconds: of the metrics that are kept longest, see may_be_late()."""
+        now, accepted_s = clock.now_s(), self.rules.accepts_for_s()
+        return now, now - accepted_s if accepted_s else _FOREVER, now + self.rules.max_future_s
+
+    def may_be_late(self) -> int:
+        """Only samples before this second can be too old for their series; kept_from_s() tells for which they are."""
+        kept_s = self.rules.keeps_for_s()
+        return clock.now_s() - kept_s if kept_s else _FOREVER
+
+    def kept_from_s(self, refs: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """int64[n]: the first second that retention keeps of each of these series, whose references are in hand."""
+        slots = refs & np.uint64(0xFFFF_FFFF)
+        table = self.directory.series_table()
+        by_metric = self.directory.kept_from_s(clock.now_s(), self.rules.retention_s)
+        known = slots < len(table)
+        kept = np.full(len(slots), KEEP_ALL_S)
+        kept[known] = by_metric[table["metric"][slots[known]]]
+        return kept
 
     def enter(self) -> None:
         """References are in hand from here to leave(): no series they name is reused meanwhile."""
@@ -192,6 +217,10 @@ class Engine:
         if batch.n_unknown:
             text = bytes(text)
             yield from self._resolve(batch, state.cluster)
+        if self.rules.own_retentions_s:
+            places, refs, times = batch.late(self.may_be_late())
+            if len(places):
+                batch.refuse(places[times < self.kept_from_s(refs)])
         counts, n_samples = batch.counts(), batch.n_samples
         if self.full():
             counts[Reason.STORE_FULL] += counts[0]

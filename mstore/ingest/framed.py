@@ -199,12 +199,19 @@ class FramedSession:
     def _within_reach(
         self, refs: NDArray[np.uint64], times: NDArray[np.int64], values: Bin, vtype: int, tally: Tally
     ) -> tuple[Bin, int]:
-        """The values with those blanked that their series cannot hold beside the newest, which are counted; how many."""
-        _, _, newest = self._engine.window()
-        if reach.all_within(times, newest):
+        """The values with those blanked that are too old for their series, which are counted; how many.
+
+        Too old is what retention does not keep, and what the series could not hold beside its newest sample.
+        """
+        engine = self._engine
+        _, _, newest = engine.window()
+        late = bool(engine.rules.own_retentions_s) and int(times.min()) < engine.may_be_late()
+        if reach.all_within(times, newest) and not late:
             return values, 0
-        steps = self._engine.steps(refs)
-        values, n_blank = reach.without_beyond(times, steps, values, vtype, newest)
+        oldest = reach.oldest_s(engine.steps(refs), newest)
+        if late:
+            oldest = np.maximum(oldest, engine.kept_from_s(refs))
+        values, n_blank = reach.without_older(times, oldest, values, vtype)
         tally.refuse(Reason.TOO_LATE, n_blank)
         return values, n_blank
 
@@ -240,7 +247,11 @@ class FramedSession:
                 earliest = np.array([int(stamps.min()) // 1000])
                 refs = yield from self._current(handles, lambda: earliest, None, layout.KIND_STAMPED)
                 refs, values = _without_refused(refs, values, len(stamps), row_bytes, tally)
-                if len(refs):
+                if len(refs) and self._engine.rules.own_retentions_s:
+                    late = stamps // 1000 < int(self._engine.kept_from_s(refs)[0])
+                    tally.refuse(Reason.TOO_LATE, int(late.sum()))
+                    stamps, values = _without_rows(stamps, values, row_bytes, late)
+                if len(refs) and len(stamps):
                     types = self._column_types(int(refs[0]), n_columns)
                     yield from self._encode(RowEncoder(int(refs[0]), stamps, values, types), tally)
             finally:
@@ -282,8 +293,7 @@ class FramedSession:
         tally.refuse(Reason.BAD_TIMESTAMP, int(negative.sum()) * row_samples)
         tally.refuse(Reason.TOO_LATE, int((late & ~negative).sum()) * row_samples)
         tally.refuse(Reason.TOO_FAR_AHEAD, int(ahead.sum()) * row_samples)
-        rows = np.frombuffer(values, dtype=np.uint8).reshape(len(times), row_bytes)
-        return times[~refused], rows[~refused].tobytes()
+        return _without_rows(times, values, row_bytes, refused)
 
     def _current(
         self, handles: NDArray[np.uint32], first: Firsts, vtype: int | None, kind: int
@@ -345,6 +355,14 @@ def _without_refused(
         tally.refuse(reason, int(count) * n_times)
     matrix = np.frombuffer(values, dtype=np.dtype(f"V{size}")).reshape(n_times, len(refs))
     return refs[~ignored], matrix[:, ~ignored].tobytes()
+
+
+def _without_rows(
+    times: NDArray[np.int64], values: Bin, row_bytes: int, refused: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], Bin]:
+    """Times and rows without those that are refused."""
+    rows = np.frombuffer(values, dtype=np.uint8).reshape(len(times), row_bytes)
+    return times[~refused], rows[~refused].tobytes()
 
 
 def _check_specs(series: list[Any], specs: list[Any] | None) -> list[Any] | None:

@@ -23,23 +23,27 @@ _MISSING: dict[int, tuple[str, Any]] = {
 """dtype and missing value of each value type."""
 
 
+def oldest_s(steps: NDArray[np.uint32], newest_s: int) -> NDArray[np.int64]:
+    """int64[n]: the first second that a grid series of each of these steps (seconds) can hold beside `newest_s`."""
+    return newest_s - steps.astype(np.int64) * limits.SERIES_SLOTS_MAX
+
+
 def all_within(times: NDArray[np.int64], newest_s: int) -> bool:
     """Whether every series holds samples of these times, whatever its step (1 s at least)."""
     return not len(times) or int(times.min()) >= newest_s - limits.SERIES_SLOTS_MAX
 
 
-def without_beyond(
-    times: NDArray[np.int64], steps: NDArray[np.uint32], values: Bin, vtype: int, newest_s: int
+def without_older(
+    times: NDArray[np.int64], oldest: NDArray[np.int64], values: Bin, vtype: int
 ) -> tuple[bytes, int]:
-    """A matrix of samples with the missing value in place of those that their series cannot hold, and how many these are.
+    """A matrix of samples with the missing value in place of those that are too old for their series; how many these are.
 
     times   int64[m], seconds
-    steps   uint32[n], seconds, of each series
+    oldest  int64[n], the first second of each series
     values  [m][n] of vtype, row after row
     """
-    oldest = newest_s - steps.astype(np.int64) * limits.SERIES_SLOTS_MAX
-    beyond = times[:, None] < oldest[None, :]
+    older = times[:, None] < oldest[None, :]
     dtype, missing = _MISSING[vtype]
-    matrix = np.frombuffer(values, dtype=dtype).reshape(beyond.shape).copy()
-    matrix[beyond] = missing
-    return matrix.tobytes(), int(beyond.sum())
+    matrix = np.frombuffer(values, dtype=dtype).reshape(older.shape).copy()
+    matrix[older] = missing
+    return matrix.tobytes(), int(older.sum())

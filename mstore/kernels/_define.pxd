@@ -45,6 +45,7 @@ cdef class Definer(DirectoryReader):
     cdef uint32_t default_step_s, config_version
     cdef uint64_t max_series, max_keys
     cdef object source
+    cdef dict retentions
     cdef set unknown
     cdef set removing, hidden, ignored
     cdef RecordBuffer log, new_series, new_keys, eras

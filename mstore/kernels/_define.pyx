@@ -69,7 +69,7 @@ cdef class Definer(DirectoryReader):
         self.keys_used = head.region[<int>MS_REGION_KEYS].used
         self.register_unknown, self.default_step_s, self.config_version = True, 60, 1
         self.max_series, self.max_keys = head.max_series, 4 * <uint64_t>head.max_series + 1024
-        self.source, self.unknown, self.removing = None, set(), set()
+        self.source, self.unknown, self.removing, self.retentions = None, set(), set(), {}
         self.hidden, self.ignored = set(), set()
         self.log, self.new_series, self.new_keys, self.eras = (
             RecordBuffer(), RecordBuffer(), RecordBuffer(), RecordBuffer()
@@ -89,6 +89,10 @@ cdef class Definer(DirectoryReader):
         self.config_version = config_version & 0xFFFFFF
         self.max_series, self.max_keys = min(max_series, <uint64_t>self.head.max_series), max_keys
         self.unknown = set()
+
+    def set_retentions(self, dict retentions not None):
+        """{cluster bytes: seconds}: of metrics made from now on whose definition names no retention; 0 = for ever."""
+        self.retentions = retentions
 
     def set_source(self, source):
         """callable(cluster bytes, metric bytes) -> definition tuple (shm.directory.definition) or None = unknown."""
@@ -408,6 +412,8 @@ cdef class Definer(DirectoryReader):
             return -1
         if d.unit_len == 0:
             d.unit, d.unit_len = path.unit.at, path.unit.n
+        if d.retention_s < 0 and self.retentions:
+            d.retention_s = self.retentions.get(path.cluster.at[:path.cluster.n], -1)
         if not create:
             reason[0] = SERIES_LIMIT
             return -1

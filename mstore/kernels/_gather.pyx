@@ -453,6 +453,8 @@ cdef class Gatherer(RunReader):
                     if 1 + <size_t>e.n_columns != width or e.type != type:
                         continue  # rows of another shape do not fit the answer
                     low = max(start * 1000, e.start)
+                    if e.kept_s > start:
+                        low = max(low, e.kept_s * 1000)
                     high = min(end * 1000, e.stop)
                     n = <int64_t>ms_load_relaxed_u64(&e.at.first_n)
                     last = <int64_t>ms_load_acquire_u64(&e.at.last_n)

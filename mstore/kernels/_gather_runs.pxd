@@ -17,6 +17,7 @@ cdef struct era:
     uint32_t metric
     int64_t start            # the times it covers, [start, stop): seconds; stamped: ms
     int64_t stop
+    int64_t kept_s           # what lies before this second is too old to be served; the same in a whole chain
 
 # Eras of one or many chains, newest first within a chain.
 cdef struct era_pool:
@@ -67,11 +68,14 @@ cdef class RunReader:
     cdef readonly DirectoryReader directory
     cdef readonly Segment samples
     cdef const ms_directory* head
+    cdef public int64_t now_s
+    cdef public int64_t retention_s
 
     cdef uint64_t chunk_bytes(self, unsigned size_class) noexcept nogil
     cdef uint32_t generation_c(self) noexcept nogil
     cdef uint64_t committed(self) noexcept nogil
     cdef const ms_series* series_at(self, uint64_t slot) noexcept nogil
+    cdef int64_t kept_from(self, uint32_t metric) noexcept nogil
     cdef int load_era(self, uint32_t slot, uint32_t generation, era* out) noexcept nogil
     cdef int load_chain(self, uint64_t ref, int64_t start_s, era_pool* pool) noexcept nogil
     cdef int find_link(self, const era* e, int64_t n, uint64_t* table, const uint64_t** at, uint64_t* word) noexcept nogil

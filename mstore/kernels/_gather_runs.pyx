@@ -21,7 +21,7 @@ _gather.pyx asks the questions; this module reads.
 """
 
 from libc.math cimport NAN
-from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 from mstore.kernels._aggregate cimport *
@@ -112,6 +112,9 @@ cdef class RunReader:
     """Reads runs of slots; Gatherer builds on it. Threads may share one.
 
     directory, samples  mapped segments; PROT_READ is enough
+    now_s               retention is counted from here: slots and rows that are older are missing, though their chunk may
+                        still be there. Below 0, as at first: nothing is too old
+    retention_s         of metrics that have none of their own; 0 = for ever
     """
 
     def __init__(self, DirectoryReader directory not None, Segment samples not None):
@@ -120,6 +123,7 @@ cdef class RunReader:
         self.directory = directory
         self.samples = samples
         self.head = directory.head
+        self.now_s = -1
 
     cdef uint64_t chunk_bytes(self, unsigned size_class) noexcept nogil:
         return CLASS_BYTES[size_class]
@@ -139,6 +143,19 @@ cdef class RunReader:
 
     # ---- eras ----
 
+    cdef int64_t kept_from(self, uint32_t metric) noexcept nogil:
+        """The first second of a metric that is served, INT64_MIN = all of it."""
+        cdef int64_t period
+        if self.now_s < 0 or metric >= ms_load_acquire_u64(&self.head.n_metrics):
+            return INT64_MIN
+        period = <int64_t>ms_load_relaxed_u64(&self.directory.metrics_p[metric].retention_s)
+        period = self.retention_s if period < 0 else period
+        return self.now_s - period if period else INT64_MIN
+
+    def oldest_s(self, uint32_t metric):
+        """The first second of a metric that retention serves; -2^63 = all of it."""
+        return self.kept_from(metric)
+
     cdef int load_era(self, uint32_t slot, uint32_t generation, era* out) noexcept nogil:
         cdef const ms_series* s = self.series_at(slot)
         # SYNC POINT (acquire) series entry: its fields were written before its generation and LIVE were stored.
@@ -156,6 +173,7 @@ cdef class RunReader:
         out.metric = s.metric
         out.start = s.era_start
         out.stop = INT64_MAX
+        out.kept_s = INT64_MIN
         ms_fence_acquire()
         if ms_load_relaxed_u32(&s.generation) != generation:
             return _GONE
@@ -179,8 +197,12 @@ cdef class RunReader:
             e = other
             n += 1
         cdef int64_t start = start_s * 1000 if e.kind == KIND_STAMPED else start_s
+        cdef int64_t kept_s = self.kept_from(e.metric)
+        if kept_s <= start_s:
+            kept_s = INT64_MIN
         n = 0
         while True:
+            e.kept_s = kept_s
             status = push_era(pool, &e)
             n += 1
             if status or e.start <= start or n == ERAS_MAX:
@@ -335,14 +357,20 @@ cdef class RunReader:
     cdef int map_chain(
         self, const era* eras, size_t n_eras, int64_t t0, int64_t step, int64_t count, sink* to
     ) noexcept nogil:
-        """Every answer slot from the era its time belongs to; eras newest first, the oldest one also covers what is before."""
-        cdef int64_t low, high = count
+        """Every answer slot from the era its time belongs to; eras newest first, the oldest one also covers what is before.
+        What is too old is missing, whether or not its chunk is still there."""
+        cdef int64_t low, high = count, old = 0
         cdef size_t i
         cdef int status
+        if eras[0].kept_s > t0:
+            old = ceil_div(eras[0].kept_s - t0, step)
+            old = count if old > count else old
+            if to.sums == NULL:
+                fill_missing(to.values, to.type, old)
         for i in range(n_eras):
-            low = 0
+            low = old
             if i + 1 < n_eras and eras[i].start > t0:
-                low = ceil_div(eras[i].start - t0, step)
+                low = max(old, ceil_div(eras[i].start - t0, step))
                 low = high if low > high else low
             status = self.map_era(&eras[i], t0, step, low, high - low, to)
             if status:

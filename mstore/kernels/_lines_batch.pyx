@@ -197,6 +197,54 @@ cdef class LineBatch:
         self.n_unknown = 0
         self.numbers.used = self.keys.used = self.offsets.used = self.times.used = self.hashes.used = 0
 
+    def late(self, int64_t before_s):
+        """The samples to be encoded that lie before a second: (places uint32[k], references uint64[k], seconds int64[k]).
+
+        For series whose retention is shorter than what the scan let pass; refuse() takes the places. Not while keys wait
+        """
+        cdef uint32_t i, k = 0, n = self.n_entries
+        cdef int64_t t_s
+        places, refs, times = np.empty(n, np.uint32), np.empty(n, np.uint64), np.empty(n, np.int64)
+        cdef uint32_t[::1] place = places
+        cdef uint64_t[::1] ref = refs
+        cdef int64_t[::1] time = times
+        with nogil:
+            for i in range(n):
+                t_s = self.samples[i].t // 1000 if self.samples[i].kind == KIND_STAMPED else self.samples[i].t
+                if self.samples[i].state == OK and t_s < before_s:
+                    place[k], ref[k], time[k] = i, self.samples[i].ref, t_s
+                    k += 1
+        return places[:k], refs[:k], times[:k]
+
+    def refuse(self, const uint32_t[::1] places):
+        """Refuse samples that late() named as too_late, before the first is encoded; their lines are counted anew.
+
+        places  ascending
+        """
+        cdef Py_ssize_t i, n = places.shape[0]
+        cdef uint32_t first, stop, line
+        if self.n_unknown or self.n_encoded:
+            raise ValueError("samples are refused after all keys are resolved and before any is encoded")
+        for i in range(n):
+            if places[i] >= self.n_entries or self.samples[places[i]].state != OK or (i and places[i] <= places[i - 1]):
+                raise ValueError(f"place {places[i]} is none that late() named, or not in their order")
+        for i in range(n):
+            self.samples[places[i]].state = REFUSED
+            self.samples[places[i]].reason = TOO_LATE
+            self.n_refused += 1
+        i = 0
+        while i < n:
+            line = self.samples[places[i]].line
+            first = stop = places[i]
+            while first and self.samples[first - 1].line == line:
+                first -= 1
+            while stop < self.n_entries and self.samples[stop].line == line:
+                stop += 1
+            self.count[0] -= 1  # it was written, for at least one of its fields was
+            self.count_line(first, stop)
+            while i < n and places[i] < stop:
+                i += 1
+
     def encode(self, RingWriter ring not None):
         """Append the samples as records, from where the last call stopped; True when all are in the ring.
 

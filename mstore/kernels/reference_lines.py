@@ -299,6 +299,19 @@ class ReferenceBatch:
                 self.settle(sample, Target(ref, types[sample.key], kinds[sample.key], step_s))
         self.keys = {}
 
+    def late(self, before_s: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]]:
+        found = [(i, one.ref, one.ms // 1000) for i, one in enumerate(self.samples) if not one.reason]
+        old = [one for one in found if one[2] < before_s]
+        return (
+            np.array([place for place, _, _ in old], np.uint32),
+            np.array([ref for _, ref, _ in old], np.uint64),
+            np.array([t_s for _, _, t_s in old], np.int64),
+        )
+
+    def refuse(self, places: NDArray[np.uint32]) -> None:
+        for place in places.tolist():
+            self.samples[place].reason = Reason.TOO_LATE
+
     def settle(self, sample: Sample, target: Target) -> None:
         sample.ref, sample.type, sample.kind = target.ref, target.type, target.kind
         if target.ref & IGNORE_SLOT == IGNORE_SLOT:

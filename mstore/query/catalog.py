@@ -39,6 +39,8 @@ class MetricInfo:
     kind: str
     columns: tuple[tuple[str, str], ...]
     origin: str
+    retention_s: int
+    """How long samples are kept; 0 = for ever, -1 = as long as the store's."""
 
 
 def children(gatherer: Gatherer, path: tuple[str, ...]) -> list[str]:
@@ -86,6 +88,7 @@ def metrics(gatherer: Gatherer, directory: DirectoryReader, cluster: str | None 
         MetricInfo(
             clusters[info.cluster], info.name, info.step_s, info.unit, info.aggregation, info.type,
             _KINDS[info.kind], info.columns, _ORIGINS.get(info.origin, ""),
+            info.retention_s,
         )
         for info in found
         if info.cluster in clusters

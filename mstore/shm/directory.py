@@ -37,6 +37,8 @@ MISSING_CLUSTER, MISSING_HOST, MISSING_METRIC, MISSING_LEVEL, MISSING_SERIES = -
 KEYS_START = 16  # first entry of the key region: no slot word of the key table is then 0 or 1
 DUMP_BYTES = 1024 * 1024
 TABLE_LOG2_FIRST = 10
+KEEP_ALL_S = int(np.iinfo(np.int64).min)
+"""As the first second that is kept: nothing is too old."""
 
 _TYPES = {name: code for code, name in layout.TYPE_NAMES.items()}
 _AGGREGATIONS = {name: code for code, name in layout.AGG_NAMES.items()}
@@ -173,7 +175,7 @@ def create_directory(mapping: Mapped, max_series: int, seed: int) -> None:
         raise StoreFull("no room in shared memory for an empty directory") from error
 
 
-def definition(spec: MetricSpec, origin: int, retention_s: int = -1) -> Definition:
+def definition(spec: MetricSpec, origin: int) -> Definition:
     """A MetricSpec as the kernel takes it. Stamped: f32 means f64. Raises ConfigError."""
     columns = spec.columns
     if len(columns) > limits.STAMPED_COLUMNS_MAX or (columns and spec.step_s):
@@ -199,7 +201,7 @@ def definition(spec: MetricSpec, origin: int, retention_s: int = -1) -> Definiti
     text = ",".join(f"{name}:{column_type}" for name, column_type in columns).encode()
     return (
         spec.step_s, 0 if len(columns) > 1 else type_code, kind, _AGGREGATIONS[spec.aggregation],
-        max(1, len(columns)), origin, retention_s, spec.unit.encode(), text,
+        max(1, len(columns)), origin, spec.retention_s, spec.unit.encode(), text,
     )  # fmt: skip
 
 
@@ -255,6 +257,15 @@ class _Described(_directory.DirectoryReader):
     def metrics_table(self) -> NDArray[np.void]:
         """layout.METRIC[n_metrics], read-only, live."""
         return self._view("metrics", layout.METRIC)
+
+    def kept_from_s(self, now_s: int, retention_s: int) -> NDArray[np.int64]:
+        """int64[n_metrics]: the first second of each metric that retention keeps, KEEP_ALL_S = every one.
+
+        retention_s  of metrics that have none of their own; 0 = for ever
+        """
+        periods_s = self.metrics_table()["retention_s"].copy()
+        periods_s[periods_s < 0] = retention_s
+        return np.where(periods_s == 0, KEEP_ALL_S, now_s - periods_s)
 
     def dump_definitions(self, block_bytes: int = DUMP_BYTES) -> Iterator[bytes]:
         """LEVEL, METRIC, SERIES, REMOVE and KEY records of the directory in blocks of block_bytes at most.
@@ -317,15 +328,13 @@ class DirectoryWriter(_Described, _replay.DirectoryWriter):
 
         self.set_source(definition_of)
 
-    def define_metric(
-        self, cluster: str, spec: MetricSpec, origin: int = layout.ORIGIN_CONFIGURED, retention_s: int = -1
-    ) -> bytes:
+    def define_metric(self, cluster: str, spec: MetricSpec, origin: int = layout.ORIGIN_CONFIGURED) -> bytes:
         """Create or change a metric of a cluster: records for the log, b"" if it is so already.
 
         Existing series keep the step and type they were made with until new_era(). Raises StoreFull.
         """
         try:
-            return self.define(cluster, spec.name, definition(spec, origin, retention_s))
+            return self.define(cluster, spec.name, definition(spec, origin))
         except MemoryError as error:
             raise StoreFull(f"metric {spec.name}: {error}") from error
 

@@ -94,10 +94,25 @@ def _definitions(directory: DirectoryWriter, config: Config) -> Iterator[bytes]:
         made.add((cluster, info.name))
         if spec := config.metric(cluster, info.name):
             yield directory.define_metric(cluster, _possible(cluster, spec, info))
+        else:  # registered, a client's, or configured no longer: only its retention is the configuration's to say
+            kept = replace(_spec_of(info), retention_s=config.cluster_retention_s.get(cluster, -1))
+            yield directory.define_metric(cluster, kept, info.origin)
     for cluster in dict.fromkeys([*config.clusters, *config.cluster_metrics]):
         for name, spec in config.metrics_of(cluster).items():
             if (cluster, name) not in made:
                 yield directory.define_metric(cluster, spec)
+
+
+def _spec_of(info: MetricInfo) -> MetricSpec:
+    return MetricSpec(
+        info.name,
+        info.step_s,
+        info.aggregation,
+        info.type or "f64",
+        info.unit,
+        info.columns,
+        info.retention_s,
+    )
 
 
 def _possible(cluster: str, spec: MetricSpec, info: MetricInfo) -> MetricSpec:

@@ -78,6 +78,7 @@ class IngestWorker:
             self._config.max_future_s,
             self._config.fields is FieldMode.JOIN,
             self._control.config_version,
+            self._config.retentions_s() - {self._config.retention_s},
         )
 
     def _reload(self, newer: Config) -> None:

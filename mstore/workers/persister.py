@@ -126,9 +126,9 @@ class Persister:
             prepare=report.finish,
         )
         self.holds = Holds(self.wal, self.slot)
-        self.store.on_evict = self.log_first
         self._committer = committer
         self.housekeeping = Housekeeping(self, self._files, report)
+        self.store.on_evict = self.housekeeping.freeing.evicted
         self.follower.follow()
         if self.wal.failure:  # a full disk: what is there is served, and it is said before anybody asks
             self._hold(StorageError(self.wal.failure))
@@ -164,6 +164,9 @@ class Persister:
             self.control.config_version,
             config.max_series,
             4 * config.max_series,
+        )
+        self.directory.set_retentions(
+            {cluster.encode(): period_s for cluster, period_s in config.cluster_retention_s.items()}
         )
         self.directory.set_metric_source(lambda cluster, name: config.metric(cluster.decode(), name.decode()))
         self.interner = PathInterner(
@@ -215,7 +218,7 @@ class Persister:
         self.log_the_unlogged()
         payload = ring.view(start, min(head - start, _DRAIN_BYTES))
         stop = start + len(payload)
-        if evicted := self.store.make_room(payload, self.log_first):
+        if evicted := self.store.make_room(payload, self.housekeeping.freeing.evicted):
             self.slot.add("chunks_evicted", evicted)
         seq = self.wal.write(index, start, stop, payload)
         faults.hit("drain.written")
@@ -253,7 +256,7 @@ class Persister:
 
     def admit(self) -> None:
         """Before unknown series are interned: there is room for them, or the directory refuses them."""
-        if evicted := self.pool.admit(self.log_first):
+        if evicted := self.pool.admit(self.housekeeping.freeing.evicted):
             self.slot.add("chunks_evicted", evicted)
 
     def log_first(self, records: bytes) -> None:

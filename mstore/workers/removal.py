@@ -110,13 +110,14 @@ class Idle:
         self._since: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
     def find(
-        self, table: NDArray[np.void], start: int, count: int, now_s: int, before_s: int, limit: int
+        self, table: NDArray[np.void], start: int, now_s: int, before_s: NDArray[np.int64], limit: int
     ) -> list[int]:
         """Look at some rows of the series table: the slots that have been without a chunk since before_s or longer.
 
-        table  layout.SERIES rows of the whole store; of a chain of eras only the oldest may go
+        table     layout.SERIES rows of the whole store; of a chain of eras only the oldest may go
+        before_s  int64[n], seconds, for each of the rows from start on
         """
-        stop = min(start + count, len(table))
+        stop = min(start + len(before_s), len(table))
         if stop > len(self._since):
             self._since = np.concatenate([self._since, np.zeros(stop - len(self._since), dtype=np.int64)])
         rows, since = table[start:stop], self._since[start:stop]
@@ -124,7 +125,7 @@ class Idle:
         empty = lives & (rows["n_chunks"] == 0) & (rows["prev_slot"] == 0)
         since[~empty] = 0
         since[empty & (since == 0)] = now_s
-        due = np.flatnonzero(empty & (since <= before_s))[:limit]
+        due = np.flatnonzero(empty & (since <= before_s[: stop - start]))[:limit]
         return [start + int(slot) for slot in due]
 
     def forget(self, slots: Sequence[int]) -> None:

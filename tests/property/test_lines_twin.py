@@ -62,14 +62,16 @@ ANYTHING = st.one_of(st.lists(LINES, max_size=30).map(b"".join), st.binary(max_s
     text=ANYTHING, cuts=st.lists(st.integers(0, 2000), max_size=5), repeats=st.integers(1, 3),
     max_lines=st.sampled_from([1, 2, 7, 8192]), precision=st.integers(0, 4), join=st.booleans(),
     cluster_id=st.sampled_from([0, 5]), back_s=st.sampled_from([10**6, 2 * 10**9]),
+    kept_s=st.sampled_from([0, 5, 10**5]),
 )  # fmt: skip
 def test_kernel_and_twin_agree_on_any_text_cut_anywhere(
     text: bytes, cuts: list[int], max_lines: int, precision: int, join: bool, cluster_id: int, repeats: int,
-    back_s: int,
+    back_s: int, kept_s: int,
 ) -> None:  # fmt: skip
     lockstep = fuzz.Lockstep(
-        max_lines, precision=precision, join=join, cluster_id=cluster_id, ring_bytes=4096, back_s=back_s
-    )
+        max_lines, precision=precision, join=join, cluster_id=cluster_id, ring_bytes=4096, back_s=back_s,
+        kept_s=kept_s,
+    )  # fmt: skip
     for _ in range(repeats):  # the second time the keys are known, the third time their order is
         start = 0
         for cut in sorted(min(cut, len(text)) for cut in cuts):

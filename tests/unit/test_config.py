@@ -242,15 +242,43 @@ def test_the_examples_commented_tables_parse_too() -> None:
     tables = text[text.index("# [metrics.cpu_load]") :]
     lines = [line[2:] for line in tables.splitlines() if line.startswith("# [") or " = " in line]
     found = config.parse("\n".join(lines))
-    assert found.metric("fritz", "cpu_load") == MetricSpec("cpu_load", 10, "avg", "f32", "load")
+    spec = MetricSpec("cpu_load", 10, "avg", "f32", "load", retention_s=7 * 86400)
+    assert found.metric("fritz", "cpu_load") == spec
+    assert found.cluster_retention_s == {"fritz": 86400}
 
 
 def test_the_rendered_configuration_reads_back_to_the_same() -> None:
     text = 'retention = "90m"\n[metrics."a.b \\" c"]\nstep = 5\nunit = "µs"\n'
-    text += '[clusters.x.metrics.y]\ntype = "u64"'
+    text += '[metrics.keep]\nretention = "0"\n[clusters.x]\nretention = "1h30m"\n'
+    text += '[clusters.x.metrics.y]\ntype = "u64"\nretention = "7d"'
     found = config.parse(text)
     assert config.parse(config.render(found)) == found
     assert config.parse(config.render(Config())) == Config()
+
+
+def test_retention_is_the_metrics_in_its_cluster_the_metrics_the_clusters_the_stores_in_this_order() -> None:
+    found = config.parse(
+        'retention = "4h"\n[metrics.a]\nretention = "2h"\n[metrics.b]\n'
+        '[clusters.x]\nretention = "3h"\n[clusters.x.metrics.a]\nretention = "1h"\n[clusters.y.metrics.a]'
+    )
+
+    def hours(cluster: str, name: str) -> float:
+        spec = found.metric(cluster, name)
+        assert spec is not None
+        return spec.retention_s / 3600 if spec.retention_s > 0 else spec.retention_s
+
+    asked = [("x", "a"), ("y", "a"), ("x", "b"), ("y", "b")]
+    assert [hours(cluster, name) for cluster, name in asked] == [1, 2, 3, -1]
+    assert found.retentions_s() == {3600 * n for n in (1, 2, 3, 4)}
+
+
+def test_a_clusters_retention_alone_names_no_metric() -> None:
+    found = config.parse('[clusters.x]\nretention = "0"')
+    assert (found.unknown_metrics, found.cluster_retention_s) == ("register", {"x": 0})
+    with pytest.raises(ConfigError, match=r'clusters\.x\.retenton = "1h": did you mean "retention"'):
+        config.parse('[clusters.x]\nretenton = "1h"')
+    with pytest.raises(ConfigError, match=r'clusters\.x\.retention = "1 year" is not allowed'):
+        config.parse('[clusters.x]\nretention = "1 year"')
 
 
 def test_every_setting_has_a_field_of_the_configuration() -> None:

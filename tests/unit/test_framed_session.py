@@ -21,7 +21,7 @@ from mstore.errors import (
 from mstore.ingest.effects import NeedPaths, NeedReferences, NeedRoom
 from mstore.ingest.framed import FramedSession
 from mstore.ipc import messages as m
-from mstore.model import Ack
+from mstore.model import Ack, MetricSpec
 from tests.framed_rig import F32, F64, U64, Connection, columns, error, path, rows, written
 from tests.ingest_rig import NOW_S, IngestRig, Stored, line
 
@@ -413,6 +413,32 @@ def test_without_retention_each_series_refuses_what_it_could_not_hold_beside_its
     if vtype != U64:
         frame = columns(handles, [slow - 1, fast], [[1, NAN], [NAN, 2]], vtype)
         assert client.ask(frame) == written(1, bad_value=1, too_late=2)
+    rig.close()
+
+
+def test_a_value_or_a_row_is_too_late_by_its_own_metrics_retention() -> None:
+    specs = {
+        "short": MetricSpec("short", retention_s=3600),
+        "kept": MetricSpec("kept", retention_s=0),
+        "pulse": MetricSpec("pulse", 0, "none", "u64", retention_s=3600),
+    }
+    rig = IngestRig(retention_s=7200, specs=specs)
+    client = Connection(rig)
+    handles = client.open(path("short"), path("load"), path("kept"))
+    times = [NOW_S - back for back in (3600, 3601, 7201, 10**9)]
+    frame = columns(handles, times, [[10 * i, 10 * i + 1, 10 * i + 2] for i in range(4)])
+    for _ in range(2):  # the second time the handles are known
+        rig.stored.clear()
+        assert client.ask(frame) == written(7, too_late=5)
+        assert sorted(one.value for one in rig.finish()) == [0, 1, 2, 11, 12, 22, 32]
+    (pulse,) = client.open(path("pulse"))
+    rig.stored.clear()
+    oldest_ms = 1000 * (NOW_S - 3600)
+    assert client.ask(rows(pulse, [oldest_ms, oldest_ms - 1, 1000 * NOW_S], [5, 6, 7])) == written(
+        2, too_late=1
+    )
+    assert [one.value for one in rig.finish()] == [(5,), (7,)]
+    assert client.ask(rows(pulse, [oldest_ms - 1], [8])) == written(0, too_late=1)
     rig.close()
 
 

@@ -7,6 +7,7 @@ import random
 import numpy as np
 
 from mstore.shm import layout
+from mstore.shm.directory import KEEP_ALL_S
 from mstore.workers.removal import Idle, Removal, State
 from tests.directory_rig import Rig
 from tests.property.test_removal_machine import World
@@ -18,22 +19,34 @@ def rows(n: int) -> np.ndarray:
     return table
 
 
+def before(second: int) -> np.ndarray:
+    return np.full(4, second)
+
+
 def test_a_series_is_due_once_it_was_seen_without_a_chunk_for_a_retention_period() -> None:
     idle, table = Idle(), rows(4)
     table["n_chunks"] = [0, 1, 0, 0]
     table["flags"][3] = 0
     table["prev_slot"][2] = 7
-    assert idle.find(table, 0, 10, 1000, 900, 10) == []
-    assert idle.find(table, 0, 10, 1099, 999, 10) == []
-    assert idle.find(table, 0, 10, 1100, 1000, 10) == [0]
+    assert idle.find(table, 0, 1000, before(900), 10) == []
+    assert idle.find(table, 0, 1099, before(999), 10) == []
+    assert idle.find(table, 0, 1100, before(1000), 10) == [0]
     table["n_chunks"][1] = 0
-    assert idle.find(table, 0, 10, 1200, 1100, 10) == [0]
-    assert idle.find(table, 0, 10, 1300, 1200, 1) == [0]
-    assert idle.find(table, 0, 10, 1300, 1200, 10) == [0, 1]
+    assert idle.find(table, 0, 1200, before(1100), 10) == [0]
+    assert idle.find(table, 0, 1300, before(1200), 1) == [0]
+    assert idle.find(table, 0, 1300, before(1200), 10) == [0, 1]
     idle.forget([0])
-    assert idle.find(table, 0, 10, 1300, 1200, 10) == [1]
+    assert idle.find(table, 0, 1300, before(1200), 10) == [1]
     table["n_chunks"][1] = 1
-    assert idle.find(table, 0, 10, 1400, 1300, 10) == [0]
+    assert idle.find(table, 0, 1400, before(1300), 10) == [0]
+
+
+def test_each_series_is_due_by_a_period_of_its_own() -> None:
+    idle, table = Idle(), rows(3)
+    none, some, never = 1000, 900, KEEP_ALL_S
+    assert idle.find(table, 0, 1000, np.array([none, some, never]), 10) == [0]
+    assert idle.find(table, 0, 1100, np.array([1100, 1000, never]), 10) == [0, 1]
+    assert idle.find(table, 1, 1100, np.array([1000, never]), 10) == [1]
 
 
 def test_removal_waits_for_busy_workers_and_then_for_their_rings() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mstore.query import Reader, Request
-from mstore.query.retained import slots_before
-from tests.query_rig import T0, Store, one, several
+from mstore.shm.directory import KEEP_ALL_S
+from tests.query_rig import SPECS, T0, Store, one, several
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,26 @@ def test_an_answer_is_the_unclipped_one_without_its_old_slots(
             assert bool(mine.why) == bool(np.isnan(expected).all())
 
 
-@given(st.integers(-1000, 1000), st.integers(-1000, 1000), st.integers(1, 100))
-def test_slots_before_counts_the_slots_before_a_time(oldest: int, t0: int, step: int) -> None:
-    n = slots_before(oldest, t0, step)
-    assert n == 0 or t0 + (n - 1) * step < oldest
-    assert t0 + n * step >= oldest
+def test_each_metric_is_served_for_its_own_retention_and_follows_a_change_at_once() -> None:
+    made = Store(f"mstore-test-retained-own-{os.getpid()}")
+    for metric, period_s in (("load", -1), ("flops", 600), ("clock", 0)):
+        made.put(made.open(metric), T0, [1.0] * 60, step=60 if metric != "clock" else 10)
+        made.writer.define_metric("fritz", replace(SPECS[metric], retention_s=period_s))
+    made.rows(made.open("beat"), [(1000 * (T0 + k), k) for k in range(3600)], "Q")
+    made.writer.define_metric("fritz", replace(SPECS["beat"], retention_s=60))
+    made.writer.publish()
+    now = T0 + 3600
+    asking = reader(made, 1200, now)
+
+    def first(metric: str) -> int:
+        series = one(asking.query("fritz", "f1", metric, T0, now))
+        return int(series.times[~np.isnan(series.values)][0]) - now
+
+    assert [first(metric) for metric in ("load", "flops", "clock")] == [-1200, -600, -3600]
+    assert one(asking.query("fritz", "f1", "beat", T0, now)).times_ms[0] == 1000 * (now - 60)
+    metrics = {info.name: info.index for info in map(made.writer.metric, range(4))}
+    oldest = [asking.gatherer.oldest_s(metrics[name]) for name in ("load", "flops", "clock", "beat")]
+    assert oldest == [now - 1200, now - 600, KEEP_ALL_S, now - 60]
+    made.writer.define_metric("fritz", replace(SPECS["flops"], retention_s=1800))
+    assert first("flops") == -1800
+    made.close()

@@ -42,21 +42,21 @@ def test_a_wall_clock_that_jumped_frees_nothing_says_so_once_and_is_forgiven_whe
         housekeeping = rig.housekeeping
         for jump_hours in (2, 2, -3):
             jump_ns[0] = jump_hours * HOUR_NS
-            housekeeping._begin_retention()
+            housekeeping.retention._begin()
             await asyncio.sleep(0)
         assert store.entries(), "nothing is freed, whichever way it jumped"
         assert "retention_passes" not in rig.slot.words
         assert len(complaints()) == 1, "said once, not at every look"
         assert "7200 s off the monotonic clock: nothing is freed" in complaints()[0]
-        assert len([timer for timer in housekeeping._timers if not timer.cancelled()]) == 3, "it looks again"
+        assert len(housekeeping._timers) == 3, "it looks again"
         jump_ns[0] = 0
-        housekeeping._begin_retention()
+        housekeeping.retention._begin()
         while "retention_passes" not in rig.slot.words:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert not store.entries()
         assert rig.slot.words["chunks_freed"] == 1
         jump_ns[0] = HOUR_NS
-        housekeeping._begin_retention()
+        housekeeping.retention._begin()
         assert len(complaints()) == 2, "another jump is another message"
         housekeeping.snapshots.seq = rig.wal.written
         await housekeeping.stop()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from mstore.workers import housekeeping as module
-from tests.unit.test_recovery_store import START_S
+from mstore.workers import retention as module
+from mstore.workers.leaving import Why
 from tests.unit.test_review_recovery import Rig, machine
 
 N_SERIES = 10_000
@@ -20,7 +22,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     store = machine(tmp_path)
     made = Rig(store)
     monkeypatch.setattr(made, "directory", Counted(made.directory))
-    monkeypatch.setattr(made.housekeeping, "_remove_idle", lambda count, before_s: False)
+    monkeypatch.setattr(made.housekeeping.retention, "_remove_idle", lambda count, kept_from_s: False)
     made.housekeeping.snapshots.seq = made.wal.written
     yield made
     store.wal.close()
@@ -35,19 +37,23 @@ class Counted:
     def counts(self) -> dict[str, int]:
         return {"n_series": N_SERIES}
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._directory, name)
+
 
 def slices_of(rig: Rig, monkeypatch: pytest.MonkeyPatch, freed: int, turns: int) -> list[tuple[int, int]]:
     """(first series, number) of each slice within so many turns of the loop."""
     found: list[tuple[int, int]] = []
 
-    def free_range(start: int, count: int, before_s: int) -> int:
+    def free(start: int, count: int, before_s: np.ndarray, why: Why) -> int:
+        assert (len(before_s), why) == (count, Why.RETENTION)
         found.append((start, count))
         return freed
 
-    monkeypatch.setattr(rig.housekeeping, "free_range", free_range)
+    monkeypatch.setattr(rig.housekeeping.freeing, "free", free)
 
     async def run() -> None:
-        rig.housekeeping._sweep(START_S)
+        rig.housekeeping.retention._begin()
         for _ in range(turns):
             await asyncio.sleep(0)
         await rig.housekeeping.stop()

@@ -16,8 +16,9 @@ from mstore.errors import StorageError
 from mstore.persistence.files import DIRECTORY_MODE, Files, quarantine_dir, wal_dir
 from mstore.persistence.recovery import Report
 from mstore.shm import layout
-from mstore.workers import housekeeping as module
+from mstore.workers import retention as module
 from mstore.workers.housekeeping import Housekeeping
+from mstore.workers.leaving import Why
 from mstore.workers.persister import Persister
 from tests.unit.test_recovery_store import START_S, STEP_S, Machine
 
@@ -43,6 +44,7 @@ class Rig:
 
     append_catalog = Persister.append_catalog
     log_the_unlogged = Persister.log_the_unlogged
+    log_first = Persister.log_first
 
     def __init__(self, store: Machine) -> None:
         self.machine = store
@@ -53,8 +55,9 @@ class Rig:
         self.slot = Slot()
         self.spec = SimpleNamespace(store_dir=str(store.dir), directory=store.dir, instance=1, segments={})
         self.config = SimpleNamespace(
-            retention_s=3600, snapshot_interval_s=0, wal_bytes=1, snapshot_stop_limit_s=10
-        )
+            retention_s=3600, retentions_s=lambda: {3600}, snapshot_interval_s=0, wal_bytes=1,
+            snapshot_stop_limit_s=10,
+        )  # fmt: skip
         self.mark_applied = lambda: None
         self._unlogged: deque[bytes] = deque()
         self.housekeeping = Housekeeping(self, Files(), Report())  # type: ignore[arg-type]  # what it needs of a persister
@@ -138,10 +141,10 @@ def test_retention_goes_on_after_the_log_refused_it_once(
     before = START_S + 600 * STEP_S
     refuse_once(monkeypatch, rig.wal)
     with pytest.raises(StorageError):
-        rig.housekeeping.free_range(0, 1, before)
+        rig.housekeeping.freeing.free(0, 1, before, Why.RETENTION)
     assert store.entries(), "what is not logged is not freed"
     assert not rig._unlogged, "nor is it logged later, when nobody frees it"
-    assert rig.housekeeping.free_range(0, 1, before) == 1
+    assert rig.housekeeping.freeing.free(0, 1, before, Why.RETENTION) == 1
     assert not store.entries()
     store.wal.close()
 
@@ -155,16 +158,16 @@ def test_retention_passes_do_not_end_with_a_full_disk(
     monkeypatch.setattr(module, "_LOG_RETRY_S", 0.001)
     tries: list[int] = []
 
-    def free_range(start: int, count: int, before_s: int) -> int:
+    def free(start: int, count: int, before_s: np.ndarray, why: Why) -> int:
         tries.append(start)
         if len(tries) == 1:
             raise StorageError("cannot write: no space")
         return 0
 
-    monkeypatch.setattr(rig.housekeeping, "free_range", free_range)
+    monkeypatch.setattr(rig.housekeeping.freeing, "free", free)
 
     async def run() -> None:
-        rig.housekeeping._sweep(START_S)
+        rig.housekeeping.retention._begin()
         while len(tries) < 2:
             await asyncio.sleep(0.001)
         await rig.housekeeping.stop()

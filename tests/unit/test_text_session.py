@@ -10,7 +10,7 @@ from mstore import clock, limits
 from mstore.errors import MstoreError, ProtocolError, StoreFull
 from mstore.ingest.effects import NeedReferences, NeedRoom
 from mstore.ingest.text import TextSession
-from mstore.model import Ack
+from mstore.model import Ack, MetricSpec
 from tests.ingest_rig import NOW_S, IngestRig, Stored, line
 
 
@@ -394,6 +394,41 @@ def test_without_retention_a_series_reaches_as_far_back_as_its_links_and_no_furt
         assert [one.t for one in rig.finish()] == [oldest, newest, NOW_S]
         rig.stored.clear()
     assert send(rig, beats).reply(True).startswith(b"written=1 "), "rows have their own times and no reach"
+    rig.close()
+
+
+OWN = {
+    "short": MetricSpec("short", retention_s=3600),
+    "kept": MetricSpec("kept", retention_s=0),
+    "pulse": MetricSpec("pulse", 0, "none", "u64", retention_s=3600),
+}
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_sample_is_too_late_by_its_own_metrics_retention(rounds: int) -> None:
+    rig = IngestRig(retention_s=7200, specs=OWN)
+    back = (3600, 3601, 7200, 7201, 10**9)
+    text = b"".join(line(name, "a", 1, NOW_S - s) for name in ("short", "load", "kept") for s in back)
+    text += b"".join(line("pulse", "a", "1i", NOW_S - s) for s in back)
+    for _ in range(rounds):  # the second time all keys are known
+        rig.stored.clear()
+        session = send(rig, HEADER, text)
+        assert session.reply(True) == b"written=10 rejected=10 ignored=0 durable=yes too_late=10\n"
+        found = [(one.name.partition(":")[2], one.t) for one in rig.finish()]
+        assert found == [
+            ("short", NOW_S - 3600), *(("load", NOW_S - s) for s in back[:3]),
+            *(("kept", NOW_S - s) for s in back), ("pulse", 1000 * (NOW_S - 3600)),
+        ]  # fmt: skip
+    rig.close()
+
+
+def test_a_line_is_written_if_one_of_its_metrics_still_keeps_its_time() -> None:
+    rig = IngestRig(join=True, specs={"cpu_user": OWN["short"], "cpu_system": OWN["kept"]})
+    session = send(
+        rig, HEADER, b"cpu,hostname=a user=1,system=2 %d\ncpu,hostname=a user=3 0\n" % (NOW_S - 3601)
+    )
+    assert session.reply(True) == b"written=1 rejected=1 ignored=0 durable=yes too_late=1\n"
+    assert [(one.name, one.value) for one in rig.finish()] == [("fritz/a:cpu_system", 2.0)]
     rig.close()
 
 

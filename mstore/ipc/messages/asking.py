@@ -79,7 +79,7 @@ class Metrics(Message):
 
 @message
 class MetricList(Message):
-    """A dict a metric: cluster, name, step_s, aggregation, type, unit, columns [[name, type], ...]."""
+    """A dict a metric: cluster, name, step_s, aggregation, type, unit, columns [[name, type], ...], retention_s."""
 
     TAG: ClassVar[int] = 22
     MANY: ClassVar[bool] = True
