@@ -47,7 +47,7 @@ class Attached(ArchivedQuestions):
         where = mappings["directory"].segment, mappings["samples"].segment
         super().__init__(*where, retention_s=lambda: control.retention_s)
         self.bare = Reader(*where, retention_s=lambda: control.retention_s)
-        self.archive = ArchiveReader(directory, self.bare, self.bare.gatherer.oldest_s)
+        self.archive = ArchiveReader(directory, self.bare, lambda: control.left)
 
     def __enter__(self) -> Attached:
         return self

@@ -67,6 +67,9 @@ FOLLOW_QUEUE_BYTES = 8 * MIB
 
 # Of memory and archive together, brought together for one question: 8 bytes each, and twice that on the way.
 ARCHIVE_SAMPLES_MAX = 50_000_000
+# Of what left memory before it was archived and waits for the next pass; a pass begins at a part of it.
+LEAVERS_BYTES_MAX = 1 * GIB
+LEAVERS_BYTES_DUE = 128 * MIB
 # Questions that wait for one query worker's reader of the archive.
 ARCHIVE_QUESTIONS_MAX = 64
 

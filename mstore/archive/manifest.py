@@ -11,6 +11,7 @@ a pass half way: files that the manifest does not name are removed by the next o
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ class Part:
     first_s: int
     """Time of its first and its last sample, seconds."""
     last_s: int
-    early: bool = False
-    """It holds what left memory before its time: memory may miss it where retention would still have it."""
 
 
 @dataclass(slots=True)
@@ -53,8 +52,11 @@ class Manifest:
     parts: list[Part] = field(default_factory=list)
     first_day: int = NOTHING_S
     """Of what is kept: the days before were deleted."""
-    spools: list[str] = field(default_factory=list)
-    """Files of early leavers whose content is in the archive."""
+    early: list[tuple[int, int]] = field(default_factory=list)
+    """(first, last) seconds that memory may lack although retention would still serve them: what lies there left
+    memory before its time."""
+    leavers: list[str] = field(default_factory=list)
+    """Files of early leavers whose rows of this cluster are in the archive."""
 
     def n_bytes(self) -> int:
         return sum(part.n_bytes for part in self.parts)
@@ -87,7 +89,8 @@ def parse(text: bytes, where: Path) -> Manifest:
                 path=str(where),
             )
         parts = [Part(**part) for part in content.pop("parts")]
-        return Manifest(**content, parts=parts)
+        early = [(int(first), int(last)) for first, last in content.pop("early")]
+        return Manifest(**content, parts=parts, early=early)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{where} is no manifest: {error}", path=str(where)) from error
 
@@ -120,3 +123,14 @@ def manifests(files: Files, root: Path) -> tuple[list[Manifest], list[str]]:
             except (ArchiveError, StorageError) as error:
                 wrong.append(error.message)
     return sorted(found, key=lambda one: one.cluster), wrong
+
+
+def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same seconds in as few spans as there can be, in order."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(found[-1][1], last)
+        elif first <= last:
+            found.append((first, last))
+    return found

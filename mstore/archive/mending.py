@@ -14,7 +14,7 @@ from typing import Any
 
 from mstore.archive import names, schema
 from mstore.archive.arrow import pq
-from mstore.archive.manifest import NOTHING_S, Manifest, Part, read_manifest
+from mstore.archive.manifest import NOTHING_S, Manifest, Part, joined, read_manifest
 from mstore.errors import ArchiveError, StorageError
 from mstore.persistence.files import Files
 
@@ -95,6 +95,10 @@ def _made_again(files: Files, root: Path, cluster: str) -> Manifest:
             continue  # its pass was ended before all its files had their names
         manifest.next_part = number + 1
         manifest.parts += [part for part, _ in found[number]]
+        spans = [
+            (int(first), int(last)) for _, said in found[number] for first, last in said.get("early", ())
+        ]
+        manifest.early = joined([*manifest.early, *spans])
         for metric, to_s in reached[0].items():
             manifest.archived_to[metric] = max(to_s, manifest.archived_to.get(metric, NOTHING_S))
     return manifest
@@ -117,4 +121,4 @@ def _described(path: Path, root: Path, cluster: str, number: int, day: int) -> t
         if (one := names.part_path(root, cluster, day, number, table)).exists()
     )
     first, last = min(one.min for one in bounds), max(one.max for one in bounds)
-    return Part(number, day, meta.num_rows, n_bytes, first, last, bool(said.get("early"))), said
+    return Part(number, day, meta.num_rows, n_bytes, first, last), said

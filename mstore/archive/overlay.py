@@ -1,7 +1,7 @@
 """Archive and memory together: a small store of its own, in private memory, that any query can be asked of.
 
     archive   parts, oldest first --+
-                                    +--> directory: the same levels, metrics, series and grids
+    leaving   chunks on their way --+--> directory: the same levels, metrics, series and grids
     memory    chunks as they are  --+    samples: per slot what the last part says, over that what memory says
 
 A Reader over it answers by the code that answers from shared memory, so a range that was archived in part has the same
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from mstore import clock
 from mstore.archive import definitions
+from mstore.archive.leavers import EarlyLeavers, leavers_files
 from mstore.archive.lives import FIRST, Life, Memory
 from mstore.archive.reading import ArchiveFiles, Samples, Scope
 from mstore.archive.rows import copied
@@ -29,6 +31,7 @@ from mstore.errors import ArchiveError, LimitExceeded, StorageError
 from mstore.kernels._restore import load_chunks
 from mstore.kernels._samples import Samples as SamplesWriter
 from mstore.limits import ARCHIVE_SAMPLES_MAX, RUN_VALUES_MAX
+from mstore.persistence.files import ReadOnly
 from mstore.persistence.rehearsal import PrivateMemory
 from mstore.query.gather import DTYPES
 from mstore.query.reader import Reader
@@ -62,6 +65,8 @@ class _Held:
     after: int | None = None
     rows: list[tuple[Samples, NDArray[np.intp]]] = field(default_factory=list)
     """From the archive, oldest part first."""
+    left: list[tuple[str, int, NDArray[Any]]] = field(default_factory=list)
+    """On the way to the archive: file, chunk number, slots or rows."""
     chunks: list[tuple[int, NDArray[Any]]] = field(default_factory=list)
     """From memory: chunk number, slots; stamped: number, rows."""
 
@@ -77,17 +82,23 @@ def build(
     memory: Memory | None,
     scopes: Sequence[Scope],
     *,
+    store_dir: Path | None = None,
     now_s: Callable[[], int] = clock.now_s,
     limit: int = ARCHIVE_SAMPLES_MAX,
 ) -> Overlay:
     """A store of everything that the scopes ask for.
 
-    memory  None: there is only the archive
-    raises  LimitExceeded for more samples than `limit`
+    memory     None: there is only the archive
+    store_dir  of the store whose early leavers count, too; None: there are none
+    raises     LimitExceeded for more samples than `limit`
     """
     whole = _Building(archive, memory, limit)
+    # In the order in which samples go: what leaves one place while it is read is found in the next.
     for scope in scopes:
         whole.add_memory(scope)
+    if store_dir is not None:
+        whole.add_early(store_dir)
+    for scope in scopes:
         whole.add_archive(scope)
     directory, samples = whole.made()
     return Overlay(Reader(directory.segment, samples.segment, now_s=now_s), whole.problems)
@@ -107,6 +118,8 @@ class _Building:
         self._defined_once: dict[tuple[str, str], MetricInfo] = {}
         """By the newest part; for metrics that memory does not know any more."""
         self._held: dict[Life, _Held] = {}
+        self._done: set[tuple[str, str]] = set()
+        """(cluster, file of early leavers) whose rows are in the archive."""
 
     # --- what there is
 
@@ -155,12 +168,28 @@ class _Building:
                     found = directory.level(child)
                     below.append((child, (*path, (found.type, found.type_id))))
 
+    def add_early(self, store_dir: Path) -> None:
+        """Chunks on their way to the archive. Those of series that memory does not know are found once they are there."""
+        files = ReadOnly()
+        for path in leavers_files(files, store_dir):
+            try:
+                early = EarlyLeavers(files, [path])
+                for life, held in self._held.items():
+                    for kept in early.chunks.get(life.ref, ()):
+                        held.left.append((path.name, int(kept.head["n"]), _copy(life, early.payload(kept))))
+                        self._count(int(kept.head["count"]))
+            except StorageError as error:
+                if path.exists():  # else it is in the archive by now
+                    self.problems.append(error.message)
+
     def add_archive(self, scope: Scope) -> None:
         try:
             manifest = self._archive.manifest(scope.cluster)
         except (ArchiveError, StorageError) as error:
             self.problems.append(error.message)
             return
+        if manifest is not None:
+            self._done.update((scope.cluster, name) for name in manifest.leavers)
         parts = manifest.overlapping(*_widened(scope, [])) if manifest is not None else []
         for part in parts:
             try:
@@ -200,6 +229,11 @@ class _Building:
 
     def made(self) -> tuple[PrivateMemory, PrivateMemory]:
         """(directory, samples)"""
+        for held in self._held.values():
+            waiting = [
+                (n, kept) for name, n, kept in held.left if (held.life.path.cluster, name) not in self._done
+            ]
+            held.chunks = [*waiting, *held.chunks]
         chains = self._chained()
         in_order = sorted(
             (held for chain in chains for held in chain),

@@ -31,11 +31,15 @@ from mstore import clock, faults
 from mstore.archive import mending, names, schema
 from mstore.archive.arrow import pa
 from mstore.archive.bounds import keep_within
-from mstore.archive.lives import Index, Memory
-from mstore.archive.manifest import NOTHING_S, Manifest, Part, write_manifest
-from mstore.archive.rows import rows_of
+from mstore.archive.index import Index, Window
+from mstore.archive.leavers import EarlyLeavers
+from mstore.archive.lives import Life, Memory
+from mstore.archive.manifest import NOTHING_S, Manifest, Part, joined, write_manifest
+from mstore.archive.reading import ArchiveFiles, Scope
+from mstore.archive.rows import Source
 from mstore.archive.writing import PartWriter, Written, publish
 from mstore.errors import ArchiveError, StorageError
+from mstore.limits import ARCHIVE_SAMPLES_MAX
 from mstore.persistence.files import FILE_MODE, Files
 from mstore.shm import layout
 
@@ -64,8 +68,10 @@ class Orders:
     level: int = 3
     max_bytes: int = 0
     paced: bool = True
-    early: bool = False
-    """Memory is told to free it at once: queries of the time retention covers need the archive."""
+    freeing: bool = False
+    """Memory is to free what is archived at once: from then on it lacks what retention would still serve."""
+    leavers: tuple[Path, ...] = ()
+    """Complete files of early leavers, to be archived with the rest."""
 
 
 @dataclass(slots=True)
@@ -80,6 +86,10 @@ class Result:
     """By cluster and metric."""
     failed: list[str] = field(default_factory=list)
     """Clusters that could not be archived, a sentence each; the others were."""
+    n_lost: int = 0
+    """Chunks in files of early leavers whose series are gone: nobody knows any more what they were."""
+    leavers_done: bool = False
+    """Nothing in the files of early leavers is needed any more."""
 
 
 def run_pass(
@@ -97,6 +107,8 @@ def run_pass(
             for name, level in sorted(memory.clusters().items())
             if orders.clusters is None or name in orders.clusters
         }
+        early = EarlyLeavers(files, orders.leavers)
+        known: set[int] = set()
         for place, (name, level) in enumerate(chosen.items()):
             before = result.n_rows
 
@@ -104,8 +116,9 @@ def run_pass(
                 progress((place + share) / len(chosen), before + n_rows)
 
             try:
-                one = _ClusterPass(files, root, memory, level, orders, told)
+                one = _ClusterPass(files, root, memory, level, orders, early, told)
                 one.run()
+                known |= one.refs
             except (ArchiveError, StorageError) as error:
                 log.error("cluster %s is not archived: %s", name, error)
                 result.failed.append(f"{name}: {error.message}")
@@ -114,6 +127,9 @@ def run_pass(
             result.n_bytes += one.n_bytes
             result.n_parts += one.n_parts
             result.archived_to[name] = one.manifest.archived_to
+        if orders.clusters is None and not result.failed:
+            result.n_lost = sum(len(kept) for ref, kept in early.chunks.items() if ref not in known)
+            result.leavers_done = True
         result.n_days_deleted = keep_within(files, root, orders.max_bytes)
     progress(1.0, result.n_rows)
     return result
@@ -151,17 +167,27 @@ class _ClusterPass:
     """Steps 2 to 4 for one cluster."""
 
     def __init__(
-        self, files: Files, root: Path, memory: Memory, level: int, orders: Orders, progress: Progress
+        self,
+        files: Files,
+        root: Path,
+        memory: Memory,
+        level: int,
+        orders: Orders,
+        early: EarlyLeavers,
+        progress: Progress,
     ) -> None:
         self._files = files
         self._root = root
-        self._memory = memory
         self._orders = orders
         self._progress = progress
-        self._index = Index(memory, level)
-        self.name = self._index.name
+        self.name = memory.directory.level(level).name
         self.manifest: Manifest = mending.load(files, root, self.name)
         mending.remove_strangers(files, root, self.manifest)
+        self._archive = ArchiveFiles(root)
+        early = early.without(self.manifest.leavers)
+        self._index = Index(memory, level, early)
+        self.refs = self._index.refs()
+        self._source = Source(memory, early, self._archived)
         self._start, self._stop = self._windows()
         self.n_rows = self.n_bytes = self.n_parts = 0
         self._ends = self._index.ends()
@@ -180,17 +206,12 @@ class _ClusterPass:
     def run(self) -> None:
         written: list[Written] = []
         try:
-            days = self._days()
-            for place, day in enumerate(days):
-                part = self._day(day, newest=place == len(days) - 1, share=(place / len(days), 1 / len(days)))
-                if part is not None:
-                    written.append(part)
+            self._write(written)
             faults.hit("archive.written")
             number = self.manifest.next_part
             if written and not names.manifest_path(self._root, self.name).exists():
-                write_manifest(
-                    self._files, self._root, self.manifest
-                )  # else the files below could not be told
+                # Without one the files below would be taken for those of a manifest that was lost.
+                write_manifest(self._files, self._root, self.manifest)
             for part in written:
                 publish(self._files, self._root, self.name, number, part)
                 faults.hit("archive.published")
@@ -202,30 +223,52 @@ class _ClusterPass:
             raise
         self._commit(written)
 
+    def _write(self, written: list[Written]) -> None:
+        """All days under temporary names; a day's files are finished when it is known whether they are the last."""
+        last: PartWriter | None = None
+        days = self._days()
+        try:
+            for place, day in enumerate(days):
+                writer = self._day(day, share=(place / len(days), 1 / len(days)))
+                if writer is not None and last is not None:
+                    last, done = writer, last
+                    written.append(self._finished(done, newest=False))
+                last = writer or last
+            if last is not None:
+                written.append(self._finished(last, newest=True))
+        except BaseException:
+            if last is not None:
+                last.abandon()
+            raise
+
     def _days(self) -> list[int]:
-        """Days on which any metric has chunks in its window."""
+        """Days on which any series has something to archive."""
         first, stop = self._index.span
-        low, high = self._start[self._start < self._stop], self._stop[self._start < self._stop]
-        if not len(low) or first >= stop:
-            return []
-        days = range(
-            names.day_of(max(first, int(low.min()))), names.day_of(min(stop, int(high.max())) - 1) + 1
-        )
-        return [day for day in days if self._index.any_in(*self._window_of(day))]
+        days = range(names.day_of(first), names.day_of(stop - 1) + 1) if first < stop else ()
+        return [day for day in days if self._index.any_in(self._window_of(day))]
 
-    def _window_of(self, day: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _window_of(self, day: int) -> Window:
         start, stop = day * names.DAY_S, (day + 1) * names.DAY_S
-        return np.maximum(self._start, start), np.minimum(self._stop, stop)
+        return Window(np.maximum(self._start, start), np.minimum(self._stop, stop), start, stop)
 
-    def _day(self, day: int, *, newest: bool, share: tuple[float, float]) -> Written | None:
-        """The rows of one day under temporary names; None when there are none."""
-        start, stop = self._window_of(day)
+    def _archived(self, life: Life, start: int, stop: int) -> NDArray[np.int64]:
+        """Times in ms of the rows that the archive has of a series."""
+        scope = Scope(self.name, {life.path.host}, {life.path.metric}, start, stop)
+        found = [np.empty(0, np.int64)]
+        for part in self.manifest.overlapping(start, stop):
+            same = [one for one in self._archive.lives(scope, part) if one == life]
+            found += [rows.key_ms for rows in self._archive.samples(scope, part, same, ARCHIVE_SAMPLES_MAX)]
+        return np.concatenate(found)
+
+    def _day(self, day: int, *, share: tuple[float, float]) -> PartWriter | None:
+        """The rows of one day; None when there are none."""
+        window = self._window_of(day)
         writer: PartWriter | None = None
         done, n_lives = 0, max(1, len(self._index))
         try:
-            for group in self._index.groups(start, stop):
+            for group in self._index.groups(window):
                 began_s = clock.monotonic_s()
-                for rows in rows_of(self._memory, group, int(start[group.index]), int(stop[group.index])):
+                for rows in self._source.rows(group, window):
                     if writer is None:
                         writer = self._writer(day)
                     writer.add(group, rows)
@@ -233,12 +276,18 @@ class _ClusterPass:
                 done += len(group.lives)
                 self._progress(share[0] + share[1] * min(1.0, done / n_lives), self.n_rows)
                 self._pause(clock.monotonic_s() - began_s)
-            if writer is None:
-                return None
-            return writer.finish(self._definitions(writer.metrics), self._ends, self._said(newest))
         except BaseException:
             if writer is not None:
                 writer.abandon()
+            raise
+        return writer
+
+    def _finished(self, writer: PartWriter, *, newest: bool) -> Written:
+        try:
+            definitions = self._definitions(writer.metrics)
+            return writer.finish(definitions, self._ends, self._said(writer.early, newest))
+        except BaseException:
+            writer.abandon()
             raise
 
     def _writer(self, day: int) -> PartWriter:
@@ -247,13 +296,19 @@ class _ClusterPass:
             level=self._orders.level, paced=self._orders.paced,
         )  # fmt: skip
 
-    def _said(self, newest: bool) -> dict[str, Any]:
+    def _said(self, early: list[tuple[int, int]], newest: bool) -> dict[str, Any]:
         """For the file's metadata: with it a manifest that is lost is made again. Only the file that is named last
         says up to where all is archived: without it the pass was not complete."""
-        said: dict[str, Any] = {"early": self._orders.early}
+        said: dict[str, Any] = {"early": [*early, *self._freed()]}
         if newest:
             said["archived_to"] = self._reached()
         return said
+
+    def _freed(self) -> list[tuple[int, int]]:
+        """The seconds that memory will lack when it frees what it holds and the archive has."""
+        if not self._orders.freeing:
+            return []
+        return [(self._index.span[0], max(self._reached().values(), default=NOTHING_S))]
 
     def _reached(self) -> dict[str, int]:
         reached = dict(self.manifest.archived_to)
@@ -289,9 +344,11 @@ class _ClusterPass:
         manifest.archived_to = self._reached()
         for part in written:
             manifest.parts.append(
-                Part(manifest.next_part, part.day, part.n_rows, part.n_bytes, part.first_s, part.last_s,
-                     self._orders.early)
-            )  # fmt: skip
+                Part(manifest.next_part, part.day, part.n_rows, part.n_bytes, part.first_s, part.last_s)
+            )
+        left = [span for part in written for span in part.early]
+        manifest.early = joined([*manifest.early, *left, *self._freed()])
+        manifest.leavers = [path.name for path in self._orders.leavers]
         manifest.next_part += bool(written)
         write_manifest(self._files, self._root, manifest)
         faults.hit("archive.committed")

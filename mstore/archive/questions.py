@@ -33,17 +33,14 @@ Answer = Series | list[Series]
 class ArchiveReader:
     """The archive of one store, as one process reads it beside the store's memory.
 
-    kept_from_s  the time from which on retention serves everything, seconds
+    left  control.left: see Switch
     """
 
     def __init__(
-        self,
-        store_dir: Path,
-        reader: Reader,
-        kept_from_s: Callable[[], int],
-        now_s: Callable[[], int] = clock.now_s,
+        self, store_dir: Path, reader: Reader, left: Callable[[], int], now_s: Callable[[], int] = clock.now_s
     ) -> None:
-        self.switch = Switch(store_dir, kept_from_s)
+        self.switch = Switch(store_dir, reader.shortest_retention_s, left, now_s)
+        self._store_dir = store_dir
         self._reader = reader
         self._now_s = now_s
         self._memory: Memory | None = None
@@ -76,7 +73,7 @@ class ArchiveReader:
             self._memory = Memory(self._reader.directory.segment, self._reader.gatherer.samples)
         if self._files is None or self._files.root != setup.directory:
             self._files = ArchiveFiles(setup.directory)
-        made = build(self._files, self._memory, scopes, now_s=self._now_s)
+        made = build(self._files, self._memory, scopes, store_dir=self._store_dir, now_s=self._now_s)
         return made.reader, made.problems
 
 

@@ -3,26 +3,27 @@
     DIR/run/archive.json    written by the store where it has an archive: {"directory": "/data/archive", "writes": true}
 
 Memory has everything that retention serves, unless something left early (evicted at the memory cap, or freed by a
-command): then the manifest names parts that are `early`. So the archive is asked for what lies before retention, and
-for ranges that early parts reach into. Nothing here needs pyarrow.
+command): then the manifest, or a file of early leavers, names the seconds. So the archive is asked for what lies before
+retention, and for ranges that reach into those. Nothing here needs pyarrow.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mstore import clock
-from mstore.archive import names
-from mstore.archive.manifest import Part, read_manifest
+from mstore.archive import leavers
+from mstore.archive.manifest import joined, read_manifest
 from mstore.errors import ArchiveError, StorageError
 from mstore.persistence.files import Files, ReadOnly, archive_note_path
 
 _LOOK_EVERY_S = 1.0
-"""How long what the files said is taken for true."""
+"""How long what the note and the configuration said is taken for true."""
+_SLACK_S = 60
+"""A question that begins so close to what retention still serves may be answered when it does not any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +59,30 @@ def write_setup(files: Files, store_dir: Path, setup: Setup | None) -> None:
 class Switch:
     """What one process knows of the archive of the store in `store_dir`.
 
-    kept_from_s  the time from which on retention serves everything of all metrics, seconds
+    shortest_s  the shortest time for which any metric is kept, seconds; 0 = all for ever
+    left        control.left: changes whenever something leaves memory before its time, 0 = nothing has
     """
 
-    def __init__(self, store_dir: Path, kept_from_s: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store_dir: Path,
+        shortest_s: Callable[[], int],
+        left: Callable[[], int],
+        now_s: Callable[[], int],
+    ) -> None:
         self._store_dir = store_dir
-        self._kept_from_s = kept_from_s
+        self._ask_shortest_s = shortest_s
+        self._left = left
+        self._now_s = now_s
         self._looked_at_s = -_LOOK_EVERY_S
         self._setup: Setup | None = None
-        self._from_s = 0
-        self._early: dict[str, tuple[tuple[int, int, int], list[tuple[int, int]]]] = {}
-        self._checked: dict[str, list[tuple[int, int]]] = {}
+        self._shortest_s = 0
+        self._early_as_of = 0
+        self._early: dict[str, list[tuple[int, int]]] = {}
 
     @property
     def setup(self) -> Setup | None:
-        """None: there is no archive, or nobody knows where. raises ArchiveError"""
+        """None: there is no archive. raises ArchiveError when nobody can know"""
         self._look()
         return self._setup
 
@@ -81,54 +91,31 @@ class Switch:
         self._look()
         if self._setup is None or start >= end:
             return False
-        if start < self._from_s:
+        if self._shortest_s and start < self._now_s() - self._shortest_s + _SLACK_S:
             return True
-        return any(first < end and last >= start for first, last in self._early_of(self._setup, cluster))
+        left = self._left()
+        if not left:
+            return False
+        if left != self._early_as_of:
+            self._early, self._early_as_of = {}, left
+        found = self._early.get(cluster)
+        if found is None:
+            found = self._early[cluster] = self._early_of(self._setup, cluster)
+        return any(first < end and last >= start for first, last in found)
 
     def _look(self) -> None:
         now_s = clock.monotonic_s()
-        if now_s - self._looked_at_s < _LOOK_EVERY_S:
-            return
-        self._setup = read_setup(self._store_dir)
-        self._from_s = self._kept_from_s()
-        self._checked = {}
-        self._looked_at_s = now_s
+        if now_s - self._looked_at_s >= _LOOK_EVERY_S:
+            self._setup = read_setup(self._store_dir)
+            self._shortest_s = self._ask_shortest_s()
+            self._looked_at_s = now_s
 
     def _early_of(self, setup: Setup, cluster: str) -> list[tuple[int, int]]:
-        """(first, last) second of each early part of a cluster, joined where they meet."""
-        if (known := self._checked.get(cluster)) is not None:
-            return known
-        try:
-            status = os.stat(names.manifest_path(setup.directory, cluster))
-        except FileNotFoundError:
-            found: list[tuple[int, int]] = []
-        except OSError as error:
-            raise ArchiveError(
-                f"the archive at {setup.directory} cannot be read: {error.strerror}"
-            ) from error
-        else:
-            mark = status.st_ino, status.st_mtime_ns, status.st_size
-            kept = self._early.get(cluster)
-            if kept is None or kept[0] != mark:
-                kept = self._early[cluster] = mark, self._read(setup, cluster)
-            found = kept[1]
-        self._checked[cluster] = found
-        return found
-
-    def _read(self, setup: Setup, cluster: str) -> list[tuple[int, int]]:
+        """(first, last) second of what left memory before its time, of a cluster in the archive, of any on its way."""
         try:
             manifest = read_manifest(ReadOnly(), setup.directory, cluster)
+            waiting = leavers.spans(ReadOnly(), self._store_dir)
         except (ArchiveError, StorageError):
             # Nobody knows: the question goes to the archive, and its answer says what is wrong.
             return [(-(1 << 62), 1 << 62)]
-        return _joined([part for part in manifest.parts if part.early]) if manifest is not None else []
-
-
-def _joined(parts: list[Part]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
-    for first, last in sorted((part.first_s, part.last_s) for part in parts):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = found[-1][0], max(found[-1][1], last)
-        else:
-            found.append((first, last))
-    return found
+        return joined([*(manifest.early if manifest is not None else ()), *waiting])

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from mstore.archive import names, schema
 from mstore.archive.arrow import pa, pq
-from mstore.archive.lives import FIRST, Group, Life
-from mstore.archive.rows import Rows
+from mstore.archive.index import Group
+from mstore.archive.lives import FIRST, Life
+from mstore.archive.rows import Rows, together
 from mstore.errors import StorageError
 from mstore.limits import MIB
 from mstore.persistence.files import Files
@@ -136,6 +137,8 @@ class Written:
     n_bytes: int
     first_s: int
     last_s: int
+    early: list[tuple[int, int]]
+    """(first, last) second of what left memory before its time; one span or none."""
     paths: dict[str, Path]
     """By table."""
 
@@ -170,6 +173,13 @@ class PartWriter:
         self.metrics: set[int] = set()
         self.n_rows = 0
         self.first_s, self.last_s = (1 << 62), -(1 << 62)
+        self._early_first_s, self._early_last_s = (1 << 62), -(1 << 62)
+
+    @property
+    def early(self) -> list[tuple[int, int]]:
+        """As Written has it, so far."""
+        found = self._early_first_s <= self._early_last_s
+        return [(self._early_first_s, self._early_last_s)] if found else []
 
     def add(self, group: Group, rows: Rows) -> None:
         """Rows that follow all that were added before."""
@@ -177,6 +187,10 @@ class PartWriter:
         self.metrics.add(group.index)
         self.first_s = min(self.first_s, int(rows.key_ms[0]) // 1000)
         self.last_s = max(self.last_s, int(rows.key_ms[-1]) // 1000)
+        if rows.early.any():
+            times = rows.key_ms[rows.early]
+            self._early_first_s = min(self._early_first_s, int(times[0]) // 1000)
+            self._early_last_s = max(self._early_last_s, int(times[-1]) // 1000)
         self._note(group, rows)
         self._buffer.add(group, rows)
         if self._buffer.n_rows >= ROW_GROUP_ROWS:
@@ -221,7 +235,7 @@ class PartWriter:
             except BaseException:
                 file.abandon()
                 raise
-        return Written(self.day, self.n_rows, n_bytes, self.first_s, self.last_s, self._paths)
+        return Written(self.day, self.n_rows, n_bytes, self.first_s, self.last_s, self.early, self._paths)
 
     def _series(self, ends: dict[int, int]) -> Any:
         held = list(self._held.values())
@@ -294,9 +308,7 @@ class _Buffer:
     def table(self) -> Any:
         """All of it, of schema.SAMPLES."""
         life = np.concatenate([place for _, place in self._pieces])
-        rows = Rows(
-            *(np.concatenate([getattr(one, name) for one, _ in self._pieces]) for name in Rows.__slots__)
-        )
+        rows = together([one for one, _ in self._pieces])
         stamped = np.array([one.step_s == 0 for one in self._lives])[life]
         scopes = [one.scope for one in self._lives]
         parents = [one.parent_scope or (None, None) for one in self._lives]

@@ -11,6 +11,7 @@
     DIR/snapshots/00000000000003e8.ID.definitions        ... its definitions; ID is the generation's, in hex
     DIR/snapshots/00000000000003e8.ID.00000001.chunks    ... the chunks of the cluster whose level id is 1
     DIR/snapshots/*.tmp                   being written; removed at the next start
+    DIR/leaving/9f3c6a0e51d2b748.leavers  chunks that left memory before they were archived (archive/leavers.py)
     DIR/quarantine/                       copies of damaged bytes, for people
 
 All reads, writes, syncs, renames and removals of the log, the snapshots and small state files go through one
@@ -41,6 +42,7 @@ TMP_SUFFIX = ".tmp"
 WAL_SUFFIX = ".wal"
 SPARE_SUFFIX = ".spare"
 SNAPSHOT_SUFFIX = ".snapshot"
+LEAVERS_SUFFIX = ".leavers"
 
 DYING_S_MAX = 5.0
 """How long the children of a killed supervisor may take to end, and with them the lock."""
@@ -77,6 +79,14 @@ def wal_dir(directory: Path) -> Path:
 
 def snapshot_dir(directory: Path) -> Path:
     return directory / "snapshots"
+
+
+def leaving_dir(directory: Path) -> Path:
+    return directory / "leaving"
+
+
+def leaving_name(file_id: int) -> str:
+    return f"{file_id:016x}{LEAVERS_SUFFIX}"
 
 
 def quarantine_dir(directory: Path) -> Path:
@@ -257,6 +267,11 @@ class Files:
         with _storage("link", source), contextlib.suppress(FileExistsError):
             os.link(source, target)
 
+    def truncate(self, path: Path, n_bytes: int) -> None:
+        """Cut a file to its first n_bytes."""
+        with _storage("truncate", path):
+            os.truncate(path, n_bytes)
+
     def unlink(self, path: Path) -> None:
         """Remove a name; a name that is gone already is no error."""
         faults.hit("files.unlink")
@@ -309,6 +324,9 @@ class ReadOnly(Files):
         pass
 
     def rename(self, source: Path, target: Path) -> None:
+        pass
+
+    def truncate(self, path: Path, n_bytes: int) -> None:
         pass
 
     def unlink(self, path: Path) -> None:

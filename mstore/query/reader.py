@@ -51,6 +51,7 @@ class Reader:
         self.directory = DirectoryReader(directory)
         self.gatherer = RetainedGatherer(self.directory, samples, retention_s, now_s)
         self._now_s = now_s
+        self._retention_s = retention_s
         self._find = self.directory.find_series_path
         self._grid = self.gatherer.grid
         self._unit = self.gatherer.unit
@@ -137,6 +138,11 @@ class Reader:
             return answer(self.gatherer, planned, refs)
         except Replan:
             return self.ask(planned.request)
+
+    def shortest_retention_s(self) -> int:
+        """The shortest time for which samples of any metric are served, seconds; 0 = all of them for ever."""
+        own = self.directory.metrics_table()["retention_s"]
+        return min((period for period in (self._retention_s(), *own.tolist()) if period > 0), default=0)
 
     def children(self, *path: str) -> list[str]:
         """Names below a path: of nothing clusters, of ("fritz",) hosts, of ("fritz", "f0201") levels."""

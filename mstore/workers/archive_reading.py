@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mstore import limits
+from mstore import clock, limits
 from mstore.archive.switch import Switch
 from mstore.errors import ArchiveError, LimitExceeded, ProtocolError
 from mstore.ipc import framing
@@ -47,12 +47,12 @@ class _Question:
 class ArchiveReading:
     """The helper of one query worker, and the questions for it.
 
-    kept_from_s  the time from which on retention serves everything, seconds
+    shortest_s, left  see Switch
     """
 
-    def __init__(self, spec: WorkerSpec, kept_from_s: Callable[[], int]) -> None:
+    def __init__(self, spec: WorkerSpec, shortest_s: Callable[[], int], left: Callable[[], int]) -> None:
         self._spec = spec
-        self._switch = Switch(spec.directory, kept_from_s)
+        self._switch = Switch(spec.directory, shortest_s, left, clock.now_s)
         self._queue: deque[_Question] = deque()
         self._arrived = asyncio.Event()
         self._current: _Question | None = None

@@ -53,7 +53,7 @@ class QueryWorker:
         self._reader = Reader(
             directory.segment, samples.segment, retention_s=lambda: self._control.retention_s
         )
-        self.archive = ArchiveReading(spec, self._reader.gatherer.oldest_s)
+        self.archive = ArchiveReading(spec, self._reader.shortest_retention_s, lambda: self._control.left)
         self._samples = samples
         self.slowest = Slowest()
         self.feed = Feed(wal_dir(spec.directory), self._control, self.slot, spec.follow_fds[spec.index])

@@ -22,7 +22,7 @@ def store() -> Iterator[Store]:
     made.close()
 
 
-@pytest.mark.parametrize("round", range(6))
+@pytest.mark.parametrize("round", range(4))
 def test_answers_over_archive_and_memory_are_those_of_memory_before(
     store: Store, tmp_path: Path, seed: int, round: int
 ) -> None:
@@ -30,7 +30,7 @@ def test_answers_over_archive_and_memory_are_those_of_memory_before(
     filled = archive_rig.fill(store, tmp_path, rng)
     requests = archive_rig.questions(rng, 60)
     before = [archive_rig.plain(archive_rig.asked(filled.reader(), one)) for one in requests]
-    reached = T0
+    reached = T0 + archive_rig.SPAN_S // 2
     for _ in range(int(rng.integers(1, 4))):
         reached += int(rng.integers(0, archive_rig.SPAN_S))
         limits = np.array([reached + int(rng.integers(0, 7200)) for _ in range(filled.n_metrics)])
