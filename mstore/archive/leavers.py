@@ -173,7 +173,7 @@ def cut_behind(files: Files, store_dir: Path, last_seq: int) -> None:
 # --- entries of a CHUNKS block
 
 
-def entry(head: NDArray[np.void], payload: bytes | memoryview) -> list[bytes | memoryview]:
+def entry(head: np.void, payload: bytes | memoryview) -> list[bytes | memoryview]:
     """A chunk as snapshots have it: its header with the payload's length, the payload, zeros up to 8 bytes."""
     saved = head.copy()
     saved["reserved"] = len(payload)

@@ -39,6 +39,8 @@ class Part:
     first_s: int
     """Time of its first and its last sample, seconds."""
     last_s: int
+    footers: dict[str, int] = field(default_factory=dict, hash=False)
+    """crc32c of the footer of each of its files, by table: Parquet's pages have checksums, its footer has none."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,10 @@ class Manifest:
         """Parts with samples in [start_s, end_s), oldest part first: what a later one says holds."""
         found = (part for part in self.parts if part.first_s < end_s and part.last_s >= start_s)
         return sorted(found, key=lambda part: part.number)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
 
     def to_json(self) -> bytes:
         content = {"version": VERSION, **asdict(self)}

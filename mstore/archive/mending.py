@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mstore.archive import names, schema
-from mstore.archive.arrow import pq
+from mstore.archive.arrow import footer_checksum, pq
 from mstore.archive.manifest import NOTHING_S, Manifest, Part, joined, read_manifest
 from mstore.errors import ArchiveError, StorageError
 from mstore.persistence.files import Files
@@ -115,10 +115,15 @@ def _described(path: Path, root: Path, cluster: str, number: int, day: int) -> t
         raise ArchiveError(f"{path} is not part {number} of cluster {cluster}", path=str(path))
     place = schema.SAMPLES.get_field_index("timestamp")
     bounds = [meta.row_group(group).column(place).statistics for group in range(meta.num_row_groups)]
-    n_bytes = sum(
-        one.stat().st_size
+    paths = {
+        table: one
         for table in (names.SAMPLES, *names.TABLES)
         if (one := names.part_path(root, cluster, day, number, table)).exists()
-    )
+    }
+    try:
+        footers = {table: footer_checksum(one) for table, one in paths.items()}
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"{path}: {error}", path=str(path)) from error
+    n_bytes = sum(one.stat().st_size for one in paths.values())
     first, last = min(one.min for one in bounds), max(one.max for one in bounds)
-    return Part(number, day, meta.num_rows, n_bytes, first, last), said
+    return Part(number, day, meta.num_rows, n_bytes, first, last, footers), said

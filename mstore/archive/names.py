@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from mstore.limits import NAME_BYTES_MAX
 
+INSTALL = "the archive needs pyarrow: pip install 'mstore[archive]'"
 DAY_S = 86_400
 SAMPLES, SERIES, METRICS, TASK_EVENTS = "samples", "series", "metrics", "task_events"
 TABLES = (SERIES, METRICS, TASK_EVENTS)

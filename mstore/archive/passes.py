@@ -209,6 +209,10 @@ class _ClusterPass:
             self._write(written)
             faults.hit("archive.written")
             number = self.manifest.next_part
+            parts = [
+                Part(number, one.day, one.n_rows, one.n_bytes, one.first_s, one.last_s, one.footers())
+                for one in written
+            ]
             if written and not names.manifest_path(self._root, self.name).exists():
                 # Without one the files below would be taken for those of a manifest that was lost.
                 write_manifest(self._files, self._root, self.manifest)
@@ -221,7 +225,7 @@ class _ClusterPass:
                     with contextlib.suppress(StorageError):
                         self._files.unlink(path)
             raise
-        self._commit(written)
+        self._commit(written, parts)
 
     def _write(self, written: list[Written]) -> None:
         """All days under temporary names; a day's files are finished when it is known whether they are the last."""
@@ -339,13 +343,10 @@ class _ClusterPass:
             schema=schema.METRICS,
         )
 
-    def _commit(self, written: list[Written]) -> None:
+    def _commit(self, written: list[Written], parts: list[Part]) -> None:
         manifest = self.manifest
         manifest.archived_to = self._reached()
-        for part in written:
-            manifest.parts.append(
-                Part(manifest.next_part, part.day, part.n_rows, part.n_bytes, part.first_s, part.last_s)
-            )
+        manifest.parts += parts
         left = [span for part in written for span in part.early]
         manifest.early = joined([*manifest.early, *left, *self._freed()])
         manifest.leavers = [path.name for path in self._orders.leavers]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.archive import names, schema
-from mstore.archive.arrow import pa, pc, pq
+from mstore.archive.arrow import footer_checksum, pa, pc, pq
 from mstore.archive.lives import FIRST, Life, column_types
 from mstore.archive.manifest import Manifest, Part, read_manifest
 from mstore.errors import ArchiveError
@@ -106,11 +106,12 @@ class ArchiveFiles:
         raises  ArchiveError
         """
         path = names.part_path(self.root, scope.cluster, part.day, part.number)
+        wanted_crc = part.footers.get(names.SAMPLES)
         defined = {info.name: info.columns for info in self.metrics(scope.cluster, part)} if lives else {}
         rows = _Rows(lives, defined)
         n = 0
         with _told(path):
-            file = self._open(path)
+            file = self._open(path, wanted_crc)
             groups = [
                 group
                 for group in range(file.metadata.num_row_groups)
@@ -129,12 +130,16 @@ class ArchiveFiles:
     def _table(self, cluster: str, part: Part, table: str, columns: Any) -> Any:
         path = names.part_path(self.root, cluster, part.day, part.number, table)
         with _told(path):
-            return self._open(path).read().cast(columns)
+            return self._open(path, part.footers.get(table)).read().cast(columns)
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path, checksum: int | None) -> Any:
         status = path.stat()
         key = str(path), status.st_ino, status.st_mtime_ns
-        file = pq.ParquetFile(path, metadata=self._footers.get(key), memory_map=True)
+        if key not in self._footers and checksum is not None and footer_checksum(path) != checksum:
+            raise ValueError("the checksum of its footer does not fit the manifest's")
+        file = pq.ParquetFile(
+            path, metadata=self._footers.get(key), memory_map=True, page_checksum_verification=True
+        )
         self._footers[key] = file.metadata
         self._footers.move_to_end(key)
         if len(self._footers) > _FOOTERS_MAX:

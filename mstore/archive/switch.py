@@ -1,6 +1,6 @@
 """Whether a question needs the archive at all: most do not, and must not pay for it.
 
-    DIR/run/archive.json    written by the store where it has an archive: {"directory": "/data/archive", "writes": true}
+    DIR/run/archive.json    written by the store where it has an archive: {"directory": "/data/archive", "writes": true, ..}
 
 Memory has everything that retention serves, unless something left early (evicted at the memory cap, or freed by a
 command): then the manifest, or a file of early leavers, names the seconds. So the archive is asked for what lies before
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mstore import clock
@@ -33,6 +33,9 @@ class Setup:
     directory: Path
     writes: bool
     """False: the archive is only read any more."""
+    level: int = 3
+    """Of zstd; this and max_bytes are for whoever archives the stopped store."""
+    max_bytes: int = 0
 
 
 def read_setup(store_dir: Path) -> Setup | None:
@@ -40,7 +43,8 @@ def read_setup(store_dir: Path) -> Setup | None:
     path = archive_note_path(store_dir)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Setup(Path(content["directory"]), bool(content["writes"]))
+        level, max_bytes = int(content["level"]), int(content["max_bytes"])
+        return Setup(Path(content["directory"]), bool(content["writes"]), level, max_bytes)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -53,7 +57,8 @@ def write_setup(files: Files, store_dir: Path, setup: Setup | None) -> None:
     if setup is None:
         files.unlink(path)
         return
-    files.replace(path, json.dumps({"directory": str(setup.directory), "writes": setup.writes}).encode())
+    content = {**asdict(setup), "directory": str(setup.directory)}
+    files.replace(path, json.dumps(content).encode())
 
 
 class Switch:

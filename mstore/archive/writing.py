@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.archive import names, schema
-from mstore.archive.arrow import pa, pq
+from mstore.archive.arrow import footer_checksum, pa, pq
 from mstore.archive.index import Group
 from mstore.archive.lives import FIRST, Life
 from mstore.archive.rows import Rows, together
@@ -98,7 +98,13 @@ class TableFile:
         if rows_sorted:
             how = {"sorting_columns": schema.sorting_columns(), "use_dictionary": _DICTIONARIES}
         self._writer = pq.ParquetWriter(
-            self._sink, columns, compression="zstd", compression_level=level, write_page_index=True, **how
+            self._sink,
+            columns,
+            compression="zstd",
+            compression_level=level,
+            write_page_index=True,
+            write_page_checksum=True,
+            **how,
         )
 
     def write(self, table: Any) -> None:
@@ -141,6 +147,10 @@ class Written:
     """(first, last) second of what left memory before its time; one span or none."""
     paths: dict[str, Path]
     """By table."""
+
+    def footers(self) -> dict[str, int]:
+        """As Part has them."""
+        return {table: footer_checksum(path) for table, path in self.paths.items()}
 
 
 class PartWriter:

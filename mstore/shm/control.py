@@ -78,12 +78,15 @@ COUNTERS: tuple[str, ...] = (
     "log_holds",
     # query: subscriptions
     "followers",
+    # persister: the archive
+    "archive_passes", "archive_rows", "archive_bytes", "archive_errors", "archive_lost", "archive_behind_s",
+    "archive_permille",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
     {
         "connections_open", "handles_open", "samples_bytes", "log_holds", "followers",
-        "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
+        "archive_behind_s", "archive_permille", "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
     }
 )  # fmt: skip

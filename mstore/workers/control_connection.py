@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+_COMMANDS = (m.Stop, m.Restart, m.Reload, m.Snapshot, m.Hold, m.States, m.Ping, m.ArchiveNow)
+
+
 class ControlConnection(asyncio.Protocol):
     """Reads the Hello. A worker's connection is passed on to the persister, an operator's is served here."""
 
@@ -75,7 +78,7 @@ class ControlConnection(asyncio.Protocol):
         if isinstance(message, m.Info):
             self._answer_info(request_id, message)
             return
-        if not isinstance(message, (m.Stop, m.Restart, m.Reload, m.Snapshot, m.Hold, m.States, m.Ping)):
+        if not isinstance(message, _COMMANDS):
             raise UnknownMessage(f"{type(message).__name__} is not a message of control.sock")
         self._commands.tasks.start(self._carry_out(request_id, message))
 

@@ -1,4 +1,4 @@
-"""What the persister does besides draining: retention, moved grids, snapshots; each in pieces between two drains."""
+"""What the persister does besides draining: retention, archive, moved grids, snapshots; in pieces between two drains."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
+from mstore.workers.archiving import Archiving
 from mstore.workers.freeing import Freeing
 from mstore.workers.retention import Retention
 from mstore.workers.snapshots import Answer, Snapshots
@@ -30,6 +31,8 @@ class Housekeeping:
         self._persister = persister
         self._timers = Timers()
         self.freeing = Freeing(persister, self.settle_definitions)
+        self.archiving = Archiving(persister, files, self._timers, self.freeing)
+        self.freeing.leaving = self.archiving
         self.retention = Retention(persister, self._timers, self.freeing)
         self.snapshots = Snapshots(persister, files, report, self.settle_definitions)
         self._marking: asyncio.TimerHandle | None = None
@@ -37,6 +40,7 @@ class Housekeeping:
         self._stopped = False
 
     def start(self) -> None:
+        self.archiving.start()
         self.retention.start()
         self.snapshots.start()
 
@@ -47,6 +51,7 @@ class Housekeeping:
         self._timers.stop()
         if self._marking is not None:
             self._marking.cancel()
+        await self.archiving.stop()
         await self.snapshots.stop(take=snapshot)
 
     def settle_definitions(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections import deque
+from functools import partial
 from typing import Any
 
 from mstore import clock, faults
@@ -103,7 +104,7 @@ class Persister:
         self.pool.set_cap(self.config.memory_cap_bytes)
         report = opening.fill(
             self._spec, self._files, self.control, self.directory, self.pool, self._rings,
-            self.config.retention_s, lambda text: self._channel.send(["progress", text]),
+            self._loaded_s(), lambda text: self._channel.send(["progress", text]),
         )  # fmt: skip
         self._tell(report)
         wal_dir = persistence_files.wal_dir(self._spec.directory)
@@ -132,6 +133,10 @@ class Persister:
         self.follower.follow()
         if self.wal.failure:  # a full disk: what is there is served, and it is said before anybody asks
             self._hold(StorageError(self.wal.failure))
+
+    def _loaded_s(self) -> int:
+        """How old chunks of snapshots may be, seconds, 0 = any: what is not archived yet must not be left out."""
+        return 0 if self.config.archive.writes else self.config.retention_s
 
     def _goes_with(self, segment_id: int) -> None:
         """The memory belongs to the log whose newest segment this is."""
@@ -223,6 +228,7 @@ class Persister:
         seq = self.wal.write(index, start, stop, payload)
         faults.hit("drain.written")
         result = self.store.apply_block(payload)
+        self.housekeeping.archiving.departure.look_for_late(payload, seq)
         faults.hit("drain.applied")
         ring.set_drained(stop)
         # Only now may the commit thread publish the position: it frees these bytes of the ring, and an
@@ -344,6 +350,9 @@ class Persister:
             self._reload(settings.take(fd))
         elif packet[0] == "snapshot":
             self.housekeeping.snapshot(lambda details, error: self._answer(packet[1], details, error))
+        elif packet[0] == "archive":
+            answer = partial(self._answer, packet[1])
+            self.housekeeping.archiving.now(packet[2], packet[3], answer)
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
         elif packet[0] == "hold":
@@ -365,6 +374,7 @@ class Persister:
     def _reload(self, newer: Config) -> None:
         self.config = newer
         self._take_cap()
+        self.housekeeping.archiving.follow()
         self._apply_policy_as(self.control.config_version + 1)
 
     def _take_cap(self) -> None:
