@@ -29,7 +29,7 @@ def load(files: Files, root: Path, cluster: str) -> Manifest:
     try:
         found = read_manifest(files, root, cluster)
     except ArchiveError as error:
-        log.error("%s: it is made again from the files", error)
+        log.error("%s: it is made again from the files", error.message)
         return _made_again(files, root, cluster)
     if found is None and any(_numbers(files, root, cluster)):
         log.error("there is no manifest of cluster %s: it is made again from the files", cluster)
@@ -85,7 +85,7 @@ def _made_again(files: Files, root: Path, cluster: str) -> Manifest:
         try:
             part, said = _described(path, root, cluster, number, day)
         except (ArchiveError, StorageError) as error:
-            log.error("left out of the archive: %s", error)
+            log.error("left out of the archive: %s", error.message)
             continue
         found.setdefault(number, []).append((part, said))
     manifest = Manifest(cluster)

@@ -120,7 +120,7 @@ def run_pass(
                 one.run()
                 known |= one.refs
             except (ArchiveError, StorageError) as error:
-                log.error("cluster %s is not archived: %s", name, error)
+                log.error("cluster %s is not archived: %s", name, error.message)
                 result.failed.append(f"{name}: {error.message}")
                 continue
             result.n_rows += one.n_rows

@@ -28,7 +28,7 @@ from mstore.persistence.files import Files
 from mstore.shm import layout
 
 ROW_GROUP_ROWS = 1 << 18
-_SYNC_BYTES = 4 * MIB
+_WRITE_BYTES, _SYNC_BYTES = MIB // 4, 4 * MIB
 _PAUSE_S = 0.002
 _DICTIONARIES = [
     "cluster", "hostname", "metric", "scope", "scope_id", "parent_scope", "parent_scope_id", "column", "frequency",
@@ -47,7 +47,12 @@ class Sink(io.RawIOBase):
         self._files = files
         self._paced = paced
         self._fd = files.create(path)
-        self.n_bytes = self._n_synced = 0
+        self._waiting = bytearray()
+        self._n_written = self._n_synced = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return self._n_written + len(self._waiting)
 
     def writable(self) -> bool:
         return True
@@ -57,20 +62,28 @@ class Sink(io.RawIOBase):
 
     def write(self, content: Any) -> int:
         view = memoryview(content).cast("B")
-        self._files.pwritev(self._fd, [view], self.n_bytes)
-        self.n_bytes += len(view)
-        if self.n_bytes - self._n_synced >= _SYNC_BYTES:
+        self._waiting += view
+        if len(self._waiting) >= _WRITE_BYTES:
+            self._write_out()
+        if self._n_written - self._n_synced >= _SYNC_BYTES:
             self._sync()
             if self._paced:
                 time.sleep(_PAUSE_S)
         return len(view)
 
+    def _write_out(self) -> None:
+        """pyarrow writes a header of some bytes at a time; the file system is given more."""
+        self._files.pwritev(self._fd, [self._waiting], self._n_written)
+        self._n_written += len(self._waiting)
+        self._waiting = bytearray()
+
     def _sync(self) -> None:
         self._files.fdatasync(self._fd)
-        self._n_synced = self.n_bytes
+        self._n_synced = self._n_written
 
     def finish(self) -> None:
         """All of it is on the disk."""
+        self._write_out()
         self._sync()
         self.close()
 
