@@ -31,9 +31,13 @@ from mstore.shm.directory import MetricInfo
 
 _BATCH_ROWS = 1 << 16
 _FOOTERS_MAX = 256
-"""Files' footers that are kept: a month's of an archive with eight parts a day."""
+"""Files' footers that are kept, and small tables: a month's of an archive with eight parts a day."""
+_TABLE_ROWS_MAX = 20_000
 _TYPES = {name: code for code, name in layout.TYPE_NAMES.items()}
 _ORIGINS = {"configured": layout.ORIGIN_CONFIGURED, "registered": layout.ORIGIN_REGISTERED}
+
+
+_Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class ArchiveFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._manifests: dict[str, tuple[tuple[int, ...], Manifest]] = {}
-        self._footers: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
+        self._footers: OrderedDict[_Key, Any] = OrderedDict()
+        self._tables: OrderedDict[_Key, Any] = OrderedDict()
 
     def manifest(self, cluster: str) -> Manifest | None:
         """As it is now; None when nothing of the cluster is archived. raises ArchiveError, StorageError"""
@@ -130,11 +135,19 @@ class ArchiveFiles:
     def _table(self, cluster: str, part: Part, table: str, columns: Any) -> Any:
         path = names.part_path(self.root, cluster, part.day, part.number, table)
         with _told(path):
-            return self._open(path, part.footers.get(table)).read().cast(columns)
+            key = _key(path)
+            if (kept := self._tables.get(key)) is not None:
+                self._tables.move_to_end(key)
+                return kept
+            found = self._open(path, part.footers.get(table)).read().cast(columns)
+        if found.num_rows <= _TABLE_ROWS_MAX:
+            self._tables[key] = found
+            if len(self._tables) > _FOOTERS_MAX:
+                self._tables.popitem(last=False)
+        return found
 
     def _open(self, path: Path, checksum: int | None) -> Any:
-        status = path.stat()
-        key = str(path), status.st_ino, status.st_mtime_ns
+        key = _key(path)
         if key not in self._footers and checksum is not None and footer_checksum(path) != checksum:
             raise ValueError("the checksum of its footer does not fit the manifest's")
         file = pq.ParquetFile(
@@ -145,6 +158,12 @@ class ArchiveFiles:
         if len(self._footers) > _FOOTERS_MAX:
             self._footers.popitem(last=False)
         return file
+
+
+def _key(path: Path) -> _Key:
+    """What a file is known by as long as nobody replaces it. raises OSError"""
+    status = path.stat()
+    return str(path), status.st_ino, status.st_mtime_ns
 
 
 @contextlib.contextmanager

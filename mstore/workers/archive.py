@@ -29,7 +29,7 @@ from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals,
 
 _TELL_EVERY_S = 0.5
 _NICE = 10
-"""Nobody waits for it."""
+"""For passes that nobody waits for."""
 
 
 def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def main() -> int:
     set_name("mstore:archive")
     set_up_logging("archive")
     stacks.register(Path(str(job["store_dir"])), "archive")
-    os.nice(_NICE)
+    os.nice(0 if job["everything"] else _NICE)
     try:
         _tell({"done": take(job, _tell)})
     except MstoreError as error:

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
-_FIRST_S = 10.0
-"""After a start: a store that is restarted often is archived, too."""
+_FIRST_S_MAX = 60.0
+"""After a start: a store that is restarted more often than its interval is archived, too."""
 _RETRY_S_MIN, _RETRY_S_MAX = 5.0, 600.0
 _FREE_SERIES = 2048
 _FREE_PAUSE_S = 0.002
@@ -125,7 +125,7 @@ class Archiving(Leaving):
 
     def start(self) -> None:
         """Once the memory is filled."""
-        self._due_at_s = clock.monotonic_s() + _FIRST_S
+        self._due_at_s = clock.monotonic_s() + min(_FIRST_S_MAX, self._persister.config.archive.interval_s)
         self.follow()
         self._look()
 
@@ -219,14 +219,12 @@ class Archiving(Leaving):
                 failure = ArchiveError(f"the archive helper failed: {error}")
                 log.exception("nothing is archived")
             self._account(order, details, failure)
-            answer(
-                {name: details.get(name, 0) for name in _TOLD} | {"failed": details.get("failed", [])},
-                failure,
-            )
+            told: dict[str, Any] = {name: details.get(name, 0) for name in _TOLD}
+            answer({**told, "failed": details.get("failed", [])}, failure)
         self._task = None
-        for _, answer in self._waiting:
+        waiting, self._waiting = self._waiting, []
+        for _, answer in waiting:
             answer({}, ArchiveError("the store stops"))
-        self._waiting = []
 
     async def _archive(self, order: _Order) -> dict[str, Any]:
         """One pass; its counts. raises ArchiveError, StorageError"""
@@ -332,7 +330,7 @@ class Archiving(Leaving):
         kept_from_s = persister.directory.kept_from_s(clock.now_s(), persister.config.retention_s)
         limited = [(index, int(from_s)) for index, from_s in enumerate(kept_from_s) if from_s != KEEP_ALL_S]
         reached = [(self._archived_to(index), from_s) for index, from_s in limited]
-        return max((from_s - to_s for to_s, from_s in reached if to_s != NOTHING_S), default=0)
+        return max(0, *(from_s - to_s for to_s, from_s in reached if to_s != NOTHING_S), 0)
 
     async def _free(self, order: _Order) -> int:
         """Free the chunks of which everything is archived; their number."""
