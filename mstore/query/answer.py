@@ -127,6 +127,7 @@ def _taken_apart(plans: list[Plan], found: list[Gathered | None]) -> list[Answer
 
 def _of_function(gatherer: RetainedGatherer, group: Group, budget: Budget) -> Work[Gathered | None]:
     request, metric, refs = group.request, group.metric, group.refs
+    budget.spend(series=len(refs) or 1)
     if not len(refs):
         nothing = alone.empty(request, metric, group.why or NO_SERIES)
         return labelled(functions.applied(nothing, request.function, request.window, request.start), group)

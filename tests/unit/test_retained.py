@@ -135,9 +135,18 @@ def test_of_a_protected_host_everything_is_served_that_is_there_also_within_an_a
         assert both.coverage is not None
         assert both.coverage.tolist() == [0] * (60 - n) + [2] * n
     refs = np.concatenate([asking.gatherer.collect([made.writer.find_path("fritz")], 1)])  # all of flops
-    values, coverage, *_ = asking.gatherer.aggregate(refs, T0, now, False, False, 1000)  # type: ignore[misc]  # no status
+    found = asking.gatherer.gather(
+        refs,
+        np.array([0, len(refs)]),
+        np.array([T0]),
+        np.array([now]),
+        np.zeros(1, np.uint8),
+        np.array([1000]),
+    )
+    assert isinstance(found, tuple)
+    values, coverage, _ = found
     assert coverage.tolist() == [2] * 50 + [4] * 10
-    assert values.tolist() == [2.0] * 50 + [6.0] * 10
+    assert values.view(np.float64).tolist() == [2.0] * 50 + [6.0] * 10
     made.writer.protect(b"fritz", b"f1", False)
     assert (
         np.count_nonzero(
