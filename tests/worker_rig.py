@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import os
 import resource
 import socket
@@ -166,6 +168,12 @@ class Supervised:
         self.clients.append(Client(ours))
         return self.clients[-1]
 
+    async def framed(self, *, send_buffer: int = 0) -> Client:
+        """A connection that has said hello."""
+        client = self.connect(send_buffer=send_buffer)
+        await client.hello()
+        return client
+
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
         """Wait for something that has no event to wait for."""
         async with asyncio.timeout(PATIENCE_S):
@@ -285,15 +293,29 @@ class WorkerRig(Supervised):
 MakeRig = Callable[..., WorkerRig]
 
 
-def play(loop: str, scene: Callable[[], Awaitable[None]]) -> None:
-    """Run a test's coroutine on one kind of loop."""
+def scene(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Makes a test of a coroutine: played on each kind of loop, beside a worker made with these options, stopped afterwards.
 
-    async def main() -> None:
-        async with asyncio.timeout(3 * PATIENCE_S):
-            await scene()
+    The coroutine's first parameter is the WorkerRig, the others are fixtures and parameters as of any test.
+    """
 
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        runner.run(main())
+    def played(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @functools.wraps(body)
+        def test(make_rig: MakeRig, loop: str, **fixtures: Any) -> None:
+            async def play() -> None:
+                async with asyncio.timeout(3 * PATIENCE_S), make_rig(**options) as store:
+                    await body(store, **fixtures)
+
+            with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+                runner.run(play())
+
+        _, *own = inspect.signature(body).parameters.values()
+        ours = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("make_rig", "loop")]
+        kept = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        test.__signature__ = inspect.Signature([*ours, *kept])  # type: ignore[attr-defined]  # what pytest looks at
+        return test
+
+    return played
 
 
 @contextlib.contextmanager
