@@ -21,8 +21,8 @@ from typing import TypeVar
 from mstore import clock
 from mstore.apply.refill import Refill
 from mstore.apply.store import ROOM_STEP_BYTES, Store
-from mstore.config import format_size
 from mstore.errors import ConfigError
+from mstore.quantities import format_size
 from mstore.shm import layout
 from mstore.shm.segment import SHM_DIR
 

@@ -100,7 +100,7 @@ def part(text: str) -> float:
 
 def duration(text: str) -> int:
     """Argument type: seconds of 90s, 15m, 2h."""
-    from mstore.config import Refused, parse_duration
+    from mstore.quantities import Refused, parse_duration
 
     try:
         return parse_duration(text)
