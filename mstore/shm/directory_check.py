@@ -212,7 +212,7 @@ def _eras(state: _State) -> Iterator[str]:
         elif series[after]["era_start"] > state.directory.grids_changed_s() and any(
             series[after][field] != row[field] for field in ("type", "step_s")
         ):
-            yield f"the era after slot {slot} begins another grid after the last change there is said to be"
+            yield f"the era after slot {slot} has another grid, and grids_changed_s names no change that late"
 
 
 def _table(state: _State, name: str) -> dict[int, int]:
