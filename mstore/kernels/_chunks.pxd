@@ -54,6 +54,22 @@ cdef inline ms_chunk* find_chunk(char* base, ms_series* s, int64_t n) noexcept n
     chunk = <ms_chunk*>(base + MS_LINK_OFFSET(word))
     return chunk if chunk.n == n else NULL
 
+cdef struct span_bounds:       # of all series that ever had a chunk: they bound every link table without a look at it
+    int64_t earliest_s         # start of a grid chunk; above latest_s: there was none
+    int64_t latest_s           # end of a grid chunk
+    uint32_t least_step_s      # of a grid series
+    int64_t most_stamped       # chunks from the first to the last of a stamped series
+
+cdef inline void note_span(span_bounds* of, const ms_series* s) noexcept nogil:
+    """Count the chunks of a series, first_n to last_n."""
+    cdef int64_t span_s = <int64_t>s.step_s * MS_CHUNK_SLOTS
+    if s.kind == KIND_STAMPED:
+        of.most_stamped = max(of.most_stamped, s.last_n - s.first_n + 1)
+        return
+    of.earliest_s = min(of.earliest_s, s.anchor_s + s.first_n * span_s)
+    of.latest_s = max(of.latest_s, s.anchor_s + (s.last_n + 1) * span_s)
+    of.least_step_s = min(of.least_step_s, s.step_s)
+
 cdef uint32_t SIZES[CLASSES]
 cdef unsigned stamped_class(int64_t n, unsigned n_columns) noexcept nogil
 
@@ -77,11 +93,7 @@ cdef class Chunks:
     cdef uint64_t class_extents[CLASSES]
     cdef uint32_t stamp              # of the last link made, 24 bits
     cdef uint64_t n_out_of_span      # chunks dropped because a link table would have passed 2^15 words
-    # What bounds every link table without a look at it; of all series that ever had a chunk, so never too small.
-    cdef int64_t earliest_s          # start of a grid chunk; above latest_s: there was none
-    cdef int64_t latest_s            # end of a grid chunk
-    cdef uint32_t least_step_s       # of a grid series
-    cdef int64_t most_stamped        # chunks from the first to the last of a stamped series
+    cdef span_bounds spans
 
     cdef int commit_extent(self) noexcept nogil
     cdef uint64_t alloc(self, unsigned size_class) noexcept nogil
@@ -95,7 +107,6 @@ cdef class Chunks:
     cdef ms_chunk* new_chunk(self, uint32_t slot, ms_series* s, int64_t n, unsigned size_class, int* why) noexcept nogil
     cdef ms_chunk* promote(self, ms_series* s, int64_t n, unsigned size_class) noexcept nogil
     cdef int unlink(self, ms_series* s, int64_t n) noexcept nogil
-    cdef void note_span(self, ms_series* s) noexcept nogil
     cdef uint64_t drop_range(self, uint32_t slot, ms_series* s, int64_t first, int64_t last) noexcept nogil
     cdef ms_series* live(self, uint64_t slot) noexcept nogil
     cdef int _take_links(self, char* taken, uint64_t slot, ms_series* s, uint32_t* newest) except -1

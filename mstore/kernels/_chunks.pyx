@@ -156,7 +156,7 @@ cdef class Chunks:
             raise ValueError(f"{committed} bytes committed of a segment of {samples.length}")
         self.n_extents = <uint32_t>((committed - MS_SAMPLES_DATA) / MS_EXTENT_BYTES) if committed > MS_SAMPLES_DATA else 0
         self.stamp = 0
-        self.earliest_s, self.latest_s, self.least_step_s, self.most_stamped = INT64_MAX, I64_MIN, 0xffffffff, 0
+        self.spans.earliest_s, self.spans.latest_s, self.spans.least_step_s = INT64_MAX, I64_MIN, 0xffffffff
         if fresh:
             self.forget()
         else:
@@ -396,21 +396,11 @@ cdef class Chunks:
             ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
         elif n > s.last_n:
             ms_store_relaxed_u64(&s.last_n, <uint64_t>n)
-        self.note_span(s)
+        note_span(&self.spans, s)
         ms_store_relaxed_u32(&s.n_chunks, s.n_chunks + 1)
         link = self.make_link(offset, size_class)
         ms_store_release_u64(link_place(self.base, s, n), link)  # SYNC POINT (release) link: chunk before its link
         return chunk
-
-    cdef void note_span(self, ms_series* s) noexcept nogil:
-        """Count the chunks of a series, first_n to last_n, into what bounds all link tables."""
-        cdef int64_t span_s = <int64_t>s.step_s * MS_CHUNK_SLOTS
-        if s.kind == KIND_STAMPED:
-            self.most_stamped = max(self.most_stamped, s.last_n - s.first_n + 1)
-            return
-        self.earliest_s = min(self.earliest_s, s.anchor_s + s.first_n * span_s)
-        self.latest_s = max(self.latest_s, s.anchor_s + (s.last_n + 1) * span_s)
-        self.least_step_s = min(self.least_step_s, s.step_s)
 
     cdef ms_chunk* promote(self, ms_series* s, int64_t n, unsigned size_class) noexcept nogil:
         """Move chunk n of a grid series into a larger class: copy, then one link store. NULL = no room."""
@@ -584,7 +574,7 @@ cdef class Chunks:
         ms_store_relaxed_u64(&s.last_n, <uint64_t>last)
         ms_store_relaxed_u64(&s.last_t, <uint64_t>last_t)
         if found:
-            self.note_span(s)
+            note_span(&self.spans, s)
         ms_store_relaxed_u32(&s.n_chunks, found)
         s.cur_n, s.cur_link, s.n_seen, s.n_edge = (last if found else 0), last_word, 0, 0
         return 0

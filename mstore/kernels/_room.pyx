@@ -131,13 +131,14 @@ cdef class Room(Expiry):
 
         A chunk reaches at most a chunk's length beyond its samples. A series without chunks may have a step of a second.
         """
-        cdef int64_t low = max(min(first_s, self.earliest_s), -TIME_MAX), high = min(max(last_s, self.latest_s), TIME_MAX)
-        cdef int64_t chunks = self.most_stamped + <int64_t>n_rows if n_rows else 0
+        cdef int64_t low = max(min(first_s, self.spans.earliest_s), -TIME_MAX)
+        cdef int64_t high = min(max(last_s, self.spans.latest_s), TIME_MAX)
+        cdef int64_t chunks = self.spans.most_stamped + <int64_t>n_rows if n_rows else 0
         cdef unsigned log2 = TABLE_LOG2_MIN
         if last_s >= first_s:
             chunks = max(chunks, (min(last_s, TIME_MAX) - max(first_s, -TIME_MAX)) / MS_CHUNK_SLOTS + 3)
-            if self.latest_s > self.earliest_s:
-                chunks = max(chunks, (high - low) / (<int64_t>self.least_step_s * MS_CHUNK_SLOTS) + 3)
+            if self.spans.latest_s > self.spans.earliest_s:
+                chunks = max(chunks, (high - low) / (<int64_t>self.spans.least_step_s * MS_CHUNK_SLOTS) + 3)
         while log2 < TABLE_LOG2_MAX and chunks > <int64_t>1 << log2:
             log2 += TABLE_LOG2_STEP
         return table_class(log2)
