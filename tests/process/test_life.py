@@ -85,7 +85,13 @@ def test_each_metric_is_kept_by_its_own_retention_and_a_reload_changes_it_at_onc
             assert result.written == pytest.approx(written, abs=3), (cluster, metric)
             assert result.reasons.get("too_late", 0) == 1000 - result.written
         retention = {(one.cluster, one.name): one.retention_s for one in client.metrics()}
-        assert retention == {("c", "m"): -1, ("c", "short"): 600, ("quick", "m"): 300, ("quick", "long"): 0}
+        assert retention == {
+            ("c", "m"): -1,
+            ("c", "short"): 600,
+            ("quick", "m"): 300,
+            ("quick", "long"): 0,
+            ("quick", "short"): 600,
+        }
     assert kept_s(server, "h", "short") == pytest.approx(600, abs=3)
     (server.directory / "mstore.toml").write_text(
         RETENTIONS.replace('"600s"', '"120s"')
@@ -155,7 +161,6 @@ def test_a_protected_host_keeps_its_data_past_retention_through_a_kill(serve: Se
         assert (present(client, "kept"), present(client, "late")) == (0, 5), (
             "at once, whatever chunks are there"
         )
-        until(lambda: client.children("c") == ["late"], "the host that is left with nothing to vanish", 60)
 
 
 def test_a_file_names_protected_hosts_and_what_it_said_last_holds_when_it_is_gone(
@@ -243,7 +248,7 @@ def test_what_was_freed_does_not_come_back_after_any_restart(serve: Serve, how: 
         freed = client.free("c/a", start_s + 2 * SPAN_S)
         assert (freed.chunks, freed.samples, freed.series) == (2, 2 * SPAN_S, 1)
         freed = client.free(["c", ["x1", "x2", "b"]], "now", exclude=["c/b"])
-        assert (freed.chunks, freed.series) == (4, 2)
+        assert (freed.chunks, freed.series) == (6, 2)
         assert client.force_free("c/b").samples == SPAN_S
         before = {one.path: (one.chunks, one.samples) for one in client.sizes(depth=2)}
         assert before[("c", "a")] == (1, SPAN_S)
@@ -335,11 +340,12 @@ def test_info_predicts_the_memory_of_a_configuration_offline_and_of_the_running_
 ) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('retention = "24h"\n' + "".join(f"[metrics.m{n}]\n" for n in range(100)))
-    said = json.loads(cli(serve('[metrics.a]\nstep = 10\n'), "info", "--predict", "--config", str(path),
-                          "--nodes", "3000", "--json").stdout)  # fmt: skip
+    server = serve("[metrics.a]\nstep = 10\n")
+    said = json.loads(
+        cli(server, "info", "--predict", "--config", str(path), "--nodes", "3000", "--json").stdout
+    )
     assert (said["nodes"], said["series"]) == (3000, 300_000)
     assert 300_000 * 3 * 2112 < said["total_bytes"] < 300_000 * 5 * 2112
-    server = serve("[metrics.a]\nstep = 10\n")
     shown = cli(server, "info", "--predict").stdout
     assert "now" in shown
     assert "memory_cap and /dev/shm should allow for" in shown
