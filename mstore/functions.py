@@ -184,20 +184,18 @@ assert ("", *_NAMED) == choices.FUNCTIONS
 def applied(series: Series, function: str, window_s: int, start: int) -> Series:
     """A function by its name to a series that begins before `start`; its slots stay, `start` is what a delta counts from.
 
-    raises InvalidRequest
+    function  one of choices.FUNCTIONS
+    raises    InvalidRequest for a moving average without a window
     """
-    choices.refuse_unless("function", function, choices.FUNCTIONS)
     return _NAMED[function].apply(series, window_s, start) if function else series
 
 
 def reach(function: str, window_s: int, step_s: int) -> tuple[int, int]:
     """Seconds before and after a range whose samples a function needs to be right at the range's ends.
 
-    step_s  0 = stamped
-    raises  InvalidRequest
+    function  one of choices.FUNCTIONS
+    step_s    0 = stamped
     """
-    choices.refuse_unless("function", function, choices.FUNCTIONS)
-    _refuse_negative("window", window_s)
     if not function:
         return 0, 0
     named = _NAMED[function]

@@ -8,7 +8,6 @@ kernels/_statistics does the same to a whole array in one scan. Integers are add
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
@@ -84,29 +83,6 @@ def statistics(values: NDArray[Any], times_ms: NDArray[np.int64], found: Scan) -
     return Stats(
         found.min, found.max, mean, found.sum, found.n, values[found.first].item(), values[found.last].item(),
         int(times_ms[found.first]), int(times_ms[found.last]),
-    )  # fmt: skip
-
-
-def merged(parts: Sequence[Stats]) -> Stats:
-    """Statistics of the samples of all parts together; sums of floats are added in the order given.
-
-    Of several samples at the first (or last) of all times, it is the one of the earliest part.
-    """
-    parts = [part for part in parts if part.count]
-    if not parts:
-        return NO_STATS
-    total = parts[0].sum
-    for part in parts[1:]:
-        total += part.sum
-    count = sum(part.count for part in parts)
-    first = min(parts, key=lambda part: part.first_time_ms or 0)
-    last = max(parts, key=lambda part: part.last_time_ms or 0)
-    mean = total / count
-    if not math.isfinite(mean) and all(math.isfinite(part.avg) for part in parts):
-        mean = math.fsum(part.avg * (part.count / count) for part in parts)
-    return Stats(
-        min(part.min for part in parts), max(part.max for part in parts), mean, total, count,
-        first.first, last.last, first.first_time_ms, last.last_time_ms,
     )  # fmt: skip
 
 

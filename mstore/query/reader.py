@@ -116,7 +116,8 @@ class Reader(
             now_s = self._now_s()
             start, end = to_seconds(start, now_s), to_seconds(end, now_s)
         if not (
-            aggregate or resolution or function or max_gap or subtype is not None or subtype_ids is not None
+            aggregate or resolution or function or window or max_gap
+            or subtype is not None or subtype_ids is not None
         ) and algo == "average" and missing == "skip" and scale_by == 1.0 and fill == "none":  # fmt: skip
             found = self.single(cluster, host, metric, start, end, type, type_ids)
             if found is not None:

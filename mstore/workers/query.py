@@ -219,7 +219,8 @@ class QueryWorker:
 def _plain_query(q: m.Query) -> bool:
     """Whether it may ask for one series as it is stored."""
     return not (
-        q.aggregate or q.resolution or q.function or q.max_gap or q.subtype is not None or q.subtype_ids is not None
+        q.aggregate or q.resolution or q.function or q.window or q.max_gap
+        or q.subtype is not None or q.subtype_ids is not None
     ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
 
 

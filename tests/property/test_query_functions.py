@@ -20,7 +20,7 @@ from mstore.errors import InvalidRequest, InvalidStep, LimitExceeded, NotAggrega
 from mstore.frames import Series
 from mstore.query.budget import Budget, finished
 from mstore.query.plan import Request
-from tests.query_rig import T0, Store, one, plain, several
+from tests.query_rig import T0, Store, one, plain
 
 STEP = 10  # of ops, u64, sum
 Samples = dict[int, int]
@@ -191,10 +191,10 @@ def test_one_series_asked_for_as_it_is_stored_goes_the_short_way(
     assert asked == []
     for more in (
         {"function": "rate"}, {"algo": "lttb"}, {"fill": "linear"}, {"scale_by": 2}, {"missing": "propagate"},
-        {"max_gap": 5},
+        {"max_gap": 5}, {"window": 5},
     ):  # fmt: skip
         store.reader.query(*load, **more)
-    assert len(asked) == 6
+    assert len(asked) == 7
 
 
 # --- random trees
@@ -293,11 +293,9 @@ def test_a_function_of_many_series_is_worked_out_in_pieces(
     monkeypatch.setattr("mstore.query.functions.PIECE_SAMPLES", 1)
     request = Request("fritz", "f1", "ops", T0, T0 + 30, function="increase")
     budget = Budget()
-    work = store.reader.ask_work(request, budget)
+    work = store.reader.answering([request], budget)
     n_pieces = sum(1 for _ in work)
     assert n_pieces == 5
     assert budget.samples > 0
-    assert several([one(finished(store.reader.ask_work(request, Budget())))])[0].values.tolist()[1:] == [
-        10,
-        10,
-    ]
+    (whole,) = finished(store.reader.answering([request], Budget()))
+    assert one(whole).values.tolist()[1:] == [10, 10]

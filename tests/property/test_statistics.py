@@ -18,7 +18,6 @@ from mstore.errors import InvalidRequest
 from mstore.frames import U64_MISSING, Series, without_missing
 from mstore.kernels import _statistics, reference_statistics
 from mstore.kernels.reference_aggregate import present_of
-from mstore.query.statistics import stats_of
 from mstore.statistics import Stats
 
 
@@ -63,7 +62,6 @@ def test_series_stats_are_those_of_exact_arithmetic(raw: NDArray[Any]) -> None:
     series = series_of(raw)
     with np.errstate(all="ignore"):
         stats = series.stats
-        assert bits(_fields(stats)) == bits(_fields(stats_of(series)))
     places = np.flatnonzero(present_of(raw)).tolist()
     kept = [raw[place].item() for place in places]
     if not kept:
@@ -92,19 +90,7 @@ def _fields(stats: Stats) -> tuple[Any, ...]:
 def test_an_average_is_finite_where_only_the_sum_is_not() -> None:
     series = Series(np.full(3, 1.5e308), 0, 10)
     assert series.stats.avg == pytest.approx(1.5e308)
-    assert stats_of(series).avg == series.stats.avg
     assert series.stats.sum == math.inf
-
-
-def test_statistics_of_parts_are_those_of_the_whole() -> None:
-    values = np.array([5, 2**63, 7, 2**63 + 1], np.uint64)
-    whole = Series(values, 0, 10).stats
-    parts = [Series(values[:1], 0, 10).stats, Series(values[1:], 10, 10).stats]
-    assert statistics.merged([*parts, statistics.NO_STATS]) == whole
-    assert statistics.merged(parts[::-1]) == whole
-    assert statistics.merged([]) is statistics.NO_STATS
-    halves = [Series(np.full(2, 1.5e308), t, 10).stats for t in (0, 20)]
-    assert statistics.merged(halves).avg == pytest.approx(1.5e308)
 
 
 def test_statistics_of_columns_are_asked_one_by_one() -> None:

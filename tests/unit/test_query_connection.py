@@ -148,7 +148,7 @@ def test_functions_and_all_that_follows_them_are_asked_over_the_socket(rig: Make
                 {"function": "rate"}, {"resolution": 14400, "algo": "max"}, {"scale_by": 2, "resolution": 86400},
                 {"fill": "linear", "max_gap": 60, "missing": "propagate"},
                 {"scale_by": float("nan")}, {"scale_by": float("inf"), "function": "rate"}, {"function": "ratio"},
-                {"algo": "mode"}, {"fill": "guess"}, {"missing": "none"},
+                {"algo": "mode"}, {"fill": "guess"}, {"missing": "none"}, {"window": 60},
             ]  # fmt: skip
             questions = [m.Query("fritz", "f1", "load", T0, T0 + 60 * N, **more) for more in asked]
             await client.send(frames(*enumerate(questions, 2)))
@@ -157,7 +157,7 @@ def test_functions_and_all_that_follows_them_are_asked_over_the_socket(rig: Make
             assert values(replies[1]) == [float(i) for i in range(239, N, 240)]
             assert values(replies[2]) == [1439.0, 4319.0]
             assert values(replies[3]) == [float(i) for i in range(N)]
-            assert [code(reply) for reply in replies[4:]] == ["invalid_request"] * 6
+            assert [code(reply) for reply in replies[4:]] == ["invalid_request"] * 7
             assert store.counter("queries") == 4
 
     play(loop, scene)
