@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             tell=lambda n_done, n_all, _: bar.update(n_done, n_done, clock.monotonic_s()),
         ).run()  # fmt: skip
     seconds = clock.monotonic_s() - began_s
+    if source.damage:
+        streams.complain(f"mstore: the store is damaged, and what is lost is not exported: {source.damage}")
     if args.json:
         common.print_json({**done.to_plain(), "from": start, "to": end, "seconds": round(seconds, 3)})
     else:

@@ -35,6 +35,8 @@ class Source:
     samples: Callable[[Sequence[SeriesPath], int, int], list[Series]]
     oldest_s: Callable[[], int | None]
     """Start of the oldest chunk, Unix seconds; None when nothing is there. raises InvalidRequest when it cannot be known"""
+    damage: str = ""
+    """Of a store that was read back from its files: what could not be read."""
 
 
 def attached(reader: Reader) -> Source:

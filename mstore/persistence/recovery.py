@@ -188,7 +188,9 @@ def recover(
         durable_floor=floor, strict=strict, lossy=report.loaded.in_pieces,
     )  # fmt: skip
     report.log = reader.replay(
-        _counting(report, target.apply, sum(_log_bytes(files, directory, report.snapshot_seq)), progress)
+        _counting(
+            report, target.apply, sum(log_bytes_behind(files, directory, report.snapshot_seq)), progress
+        )
     )
     _finish(files, directory, report)
     report.seconds = monotonic_s() - began
@@ -225,7 +227,7 @@ def _counting(report: Report, apply: Apply, bytes_all: int, progress: Progress |
     return counted
 
 
-def _log_bytes(files: Files, directory: Path, behind_seq: int) -> list[int]:
+def log_bytes_behind(files: Files, directory: Path, behind_seq: int) -> list[int]:
     """Sizes of the segments that hold something behind a sequence, in order; the newest is mostly not full."""
     folder = wal_dir(directory)
     named = [
@@ -249,9 +251,9 @@ def _newest_unread(files: Files, directory: Path) -> Newest:
     for log_seq, path in list_snapshots(files, folder):
         with contextlib.suppress(CorruptRecord, LayoutMismatch, StorageError):
             created_ns = read_manifest(files, path, log_seq).created_ns
-            behind = sum(_log_bytes(files, directory, log_seq)[:-1])
+            behind = sum(log_bytes_behind(files, directory, log_seq)[:-1])
             return Newest(log_seq, created_ns, behind, tuple(sorted(unsound)))
-    return Newest(0, 0, sum(_log_bytes(files, directory, 0)[:-1]), tuple(sorted(unsound)))
+    return Newest(0, 0, sum(log_bytes_behind(files, directory, 0)[:-1]), tuple(sorted(unsound)))
 
 
 def take_notes(files: Files, directory: Path) -> list[str]:

@@ -15,7 +15,6 @@ files that a start reads with the same result, and a second repair ends the work
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,15 +22,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from mstore import clock
-from mstore.apply.refill import Refill
-from mstore.apply.store import Store
-from mstore.errors import MstoreError, StorageError, StoreFull
-from mstore.kernels._samples import Samples
-from mstore.kernels._segment import Segment
-from mstore.limits import MIB, SERIES_MAX
+from mstore.errors import MstoreError, StorageError
+from mstore.limits import MIB
 from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, Block, encode_header, encode_segment_header
 from mstore.persistence.files import (
     TMP_SUFFIX,
@@ -45,14 +38,12 @@ from mstore.persistence.files import (
     snapshot_name,
     wal_dir,
 )
-from mstore.persistence.recovery import recover
-from mstore.persistence.rehearsal import PrivateMemory
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import list_snapshots, write_snapshot
-from mstore.persistence.snapshot_files import Manifest, read_manifest
 from mstore.persistence.survey import Survey
-from mstore.shm import layout, segment
-from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
+from mstore.shm import segment
+from mstore.shm.directory import DirectoryReader
+from mstore.workers.read_back import read_back
 
 _SLICE_BYTES = 4 * MIB
 
@@ -216,54 +207,18 @@ class _Planner:
 
     def _write_anew(self, seq: int) -> None:
         """Recover into private memory, by the code and with the result of a start, and write that down."""
-        directory, samples = self._private_memory()
-        store = Store(DirectoryWriter(directory), Samples(directory, samples, -1, 0, True))
-        report = recover(ReadOnly(), self._dir, Refill(store))
-        if report.next_seq != seq:
+        found = read_back(self._dir, self._found.log.n_bytes)
+        if found.report.next_seq != seq:
             raise StorageError(
-                f"the files have changed: block {report.next_seq} would be next, planned was {seq}"
+                f"the files have changed: block {found.report.next_seq} would be next, planned was {seq}"
             )
-        store.directory.publish()
-        definitions = chain(DirectoryReader(directory).dump_definitions(), store.protection.records())
+        definitions = chain(
+            DirectoryReader(found.directory).dump_definitions(), found.store.protection.records()
+        )
         write_snapshot(
-            self._files, self._dir, seq, definitions, directory, samples,
+            self._files, self._dir, seq, definitions, found.directory, found.samples,
             written=lambda: seq, durable=lambda: seq, pause_s=0.0, verify=True,
         )  # fmt: skip
-
-    def _private_memory(self) -> tuple[Segment, Segment]:
-        """(directory, samples) that cost what is used of them. raises StoreFull when that is more than there is"""
-        needed = self._bytes_needed()
-        if needed > (free := _available_bytes()):
-            raise StoreFull(
-                f"this repair reads the whole store into memory: about {needed:,} bytes, {free:,} are free;"
-                " copy DIR to a larger machine and repair it there",
-                needed=needed, free=free,
-            )  # fmt: skip
-        max_series = min(SERIES_MAX, max(65_536, self._definition_bytes() // 40))
-        directory = PrivateMemory(directory_bytes(max_series))
-        create_directory(directory, max_series, secrets.randbits(63))
-        room = max(4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * needed)
-        n_bytes = layout.SAMPLES_DATA + room // layout.EXTENT_BYTES * layout.EXTENT_BYTES
-        samples = PrivateMemory(n_bytes)
-        np.frombuffer(samples.buffer, layout.SEGMENT_HEADER, 1)["committed_bytes"] = n_bytes
-        return directory.segment, samples.segment
-
-    def _definition_bytes(self) -> int:
-        """An upper bound of all records that could be definitions."""
-        log = sum((wal_dir(self._dir) / name).stat().st_size for name in self._segments().values())
-        return log + max((one.definitions().n_bytes for one in self._manifests()), default=0)
-
-    def _bytes_needed(self) -> int:
-        """Of chunks as the largest manifest tells, of the log as if every sample of 32 bytes began a small chunk."""
-        chunks = max((sum(one.memory_by_age) for one in self._manifests()), default=0)
-        return chunks + 4 * self._found.log.n_bytes
-
-    def _manifests(self) -> list[Manifest]:
-        found: list[Manifest] = []
-        for seq, path in list_snapshots(self._files, snapshot_dir(self._dir)):
-            with contextlib.suppress(MstoreError):
-                found.append(read_manifest(self._files, path, seq))
-        return found
 
     # --- rewrite
 
@@ -341,13 +296,6 @@ class _Planner:
 
 class _NeedsAnew(Exception):
     """What is damaged and what is needed are in one file."""
-
-
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 62
 
 
 def _segment_of(blocks: list[Block]) -> bytes:

@@ -161,6 +161,28 @@ def test_an_export_over_the_socket_is_the_same_as_from_memory(
     assert len(files["memory"]) >= 9
 
 
+def test_a_stopped_store_is_exported_from_its_files(
+    stores: Callable[..., Server], tmp_path: Path, now: int, seed: int
+) -> None:
+    server = stores()
+    start = (now - HOURS * 3600) // 3600 * 3600
+    with server.client() as client:
+        fill(client, start, seed)
+    ask = ("--from", str(start), "--to", str(now))
+    good("export", str(tmp_path / "running"), "--json", *ask, directory=server.directory)
+    assert server.stop() == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in (server.directory / "wal").iterdir())
+    good("export", str(tmp_path / "stopped"), "--json", *ask, directory=server.directory)
+    assert sorted((path, path.stat().st_mtime_ns) for path in (server.directory / "wal").iterdir()) == before
+    running, stopped = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.bin")}
+        for name in ("running", "stopped")
+    )
+    assert running == stopped
+    assert len(running) >= 9
+    server.start()
+
+
 def test_the_reference_s_own_files_become_answers(stores: Callable[..., Server], tmp_path: Path) -> None:
     """Checkpoint, snapshot and log of one host side by side, the log last."""
     host = tmp_path / "fritz" / "f0201"
