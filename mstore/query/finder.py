@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import InvalidRequest, Unavailable, UnknownMetric
@@ -22,10 +21,9 @@ from mstore.shm import layout
 
 At: TypeAlias = "tuple[str | None, tuple[str, ...], str | None, tuple[str, ...]]"
 """Levels below a host: type, its ids, subtype, its ids; None: there is no such part."""
-Levels: TypeAlias = "NDArray[np.uint32]"
 
 HOST: At = (None, (), None, ())
-NO_LEVEL = np.uint32(_select.NO_LEVEL)
+NO_LEVEL = _select.NO_LEVEL
 _NUMBERS = {name: number for number, name in layout.AGG_NAMES.items()}
 _TYPES = {name: number for number, name in layout.TYPE_NAMES.items()}
 
@@ -43,7 +41,7 @@ class Finder:
         self._config = config
         self._metrics: dict[str, Metric | UnknownMetric] = {}
         self._hosts: dict[str, int] = {}
-        self._levels: dict[tuple[str, At], Levels] = {}
+        self._levels: dict[tuple[str, At], list[int]] = {}
 
     def metric(self, name: str) -> Metric:
         """raises UnknownMetric"""
@@ -87,12 +85,11 @@ class Finder:
         """The level of a type and id below another, or -1."""
         return self.gatherer.directory.find_level(level, encoded(type), encoded(id)) if level >= 0 else -1
 
-    def levels(self, host: str, at: At) -> Levels:
-        """uint32[n]: the levels of a host at a place each, NO_LEVEL where there is none."""
+    def levels(self, host: str, at: At) -> list[int]:
+        """The levels of a host at a place each, -1 where there is none."""
         found = self._levels.get((host, at))
         if found is None:
-            ids = np.array(list(self._below_host(self.host(host), at)), np.int64)
-            found = self._levels[host, at] = np.where(ids < 0, NO_LEVEL, ids).astype(np.uint32)
+            found = self._levels[host, at] = list(self._below_host(self.host(host), at))
         return found
 
     def _below_host(self, host: int, at: At) -> Iterator[int]:
@@ -113,29 +110,32 @@ class Finder:
             metric = self.grid_metric(name)
         except (UnknownMetric, InvalidRequest) as error:
             return Row.failed(1 if together else len(levels), error)
-        if together:
+        if together or len(levels) == 1:
             return self._together(name, metric, host, levels)
         refs, sizes = NO_REFS, np.zeros(len(levels), np.int64)
-        if metric.index >= 0 and len(levels):
+        if metric.index >= 0 and levels:
             metrics = np.full(len(levels), metric.index, np.uint32)
-            refs, bounds = checked(_select.collect(self.gatherer, levels, metrics, QUERY_SERIES_MAX))
+            chosen = np.array([NO_LEVEL if level < 0 else level for level in levels], np.uint32)
+            refs, bounds = checked(_select.collect(self.gatherer, chosen, metrics, QUERY_SERIES_MAX))
             sizes = np.diff(bounds)
-        whys = np.where(sizes > 0, 0, self._whys(host, levels)).astype(np.uint8)
+        whys = np.zeros(len(levels), np.uint8)
+        for entry in np.flatnonzero(sizes == 0).tolist():
+            whys[entry] = self._why(host, levels[entry])
         return Row(len(levels), name, metric, refs, sizes, whys)
 
-    def _together(self, name: str, metric: Metric, host: str, levels: Levels) -> Row:
-        present = levels[levels != NO_LEVEL]
+    def _together(self, name: str, metric: Metric, host: str, levels: list[int]) -> Row:
+        present = [level for level in levels if level >= 0]
         refs = NO_REFS
-        if metric.index >= 0 and len(present):
-            refs = checked(self.gatherer.collect(present.tolist(), metric.index))
-        why = 0 if len(refs) else self._whys(host, levels).max(initial=0 if len(levels) else NO_ID)
+        if metric.index >= 0 and present:
+            refs = checked(self.gatherer.collect(present, metric.index))
+        why = 0 if len(refs) else self._why(host, present[0] if present else -1)
         return Row(1, name, metric, refs, np.array([len(refs)]), np.array([why], np.uint8))
 
-    def _whys(self, host: str, levels: Levels) -> NDArray[np.uint8]:
-        """Why there may be no series at levels of a host."""
+    def _why(self, host: str, level: int) -> int:
+        """Why there is no series at a level of a host."""
         if self.host(host) < 0:
-            return np.full(len(levels), NO_HOST, np.uint8)
-        return np.where(levels == NO_LEVEL, NO_ID, NO_SERIES).astype(np.uint8)
+            return NO_HOST
+        return NO_ID if level < 0 else NO_SERIES
 
     def row_of_host_itself(self, name: str, host: str) -> Row | None:
         """The series that the host itself holds of a metric; None if only levels below it do, or none does."""
