@@ -6,11 +6,13 @@ A float32 becomes the double whose shortest text has as few digits as the float3
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _DIGITS_MIN, _DIGITS_MAX = 6, 9
 _EXACT_POWER_MAX = 22
 """Up to here a power of ten is a double, so that digits times or through it are rounded only once: 1e-14 to 1e27."""
@@ -35,9 +37,11 @@ def numbers(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> lis
 
 def number(value: float, *, narrow: bool = False) -> float | None:
     """One value likewise. narrow: it is that of a float32"""
-    if value != value or value in (np.inf, -np.inf):
+    if not math.isfinite(value):
         return None
-    return float(str(np.float32(value))) if narrow else value
+    if not narrow or abs(value) > _FLOAT32_MAX:
+        return value
+    return float(str(np.float32(value)))
 
 
 def shortest(values: NDArray[np.float32]) -> NDArray[np.float64]:

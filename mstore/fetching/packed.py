@@ -2,7 +2,7 @@
 
     entries   one ENTRY a series                 64 bytes each
     values    raw little-endian values of all series, each begins at a multiple of 8 bytes
-    texts     units, reasons and aggregations, by number; 0 is ""
+    texts     units and aggregations, by number; 0 is ""
     errors    what is wrong with an entry, by number; 0 is nothing
 
 An entry whose slots are all missing has none of them in `values`.
@@ -10,7 +10,7 @@ An entry whose slots are all missing has none of them in `values`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mstore.errors import LimitExceeded, MstoreError, ProtocolError
 from mstore.frames import Series, without_missing
 from mstore.numerals import number, numbers
+from mstore.tables import WHYS
 
 ENTRY = np.dtype(
     [
@@ -43,10 +44,7 @@ ENTRY = np.dtype(
 
 HELD, EMPTY, NO_DATA = 0, 1, 2
 TEXTS_MAX = 0xFFFF
-_ENTRIES_AT_ONCE = 4096
-"""Made into an array at a time: a million at the end would keep others waiting for a second."""
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<u8")}
-_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
 assert ENTRY.itemsize == 64
 
@@ -110,7 +108,8 @@ class Packed:
         self.errors = errors
         if len(entries) and not (
             int(entries["error"].max()) <= len(errors)
-            and max(int(entries[name].max()) for name in ("unit", "why", "aggregation")) < max(len(texts), 1)
+            and max(int(entries[name].max()) for name in ("unit", "aggregation")) < max(len(texts), 1)
+            and int(entries["why"].max()) < len(WHYS)
             and int(entries["held"].max()) <= NO_DATA
             and 1 <= int(entries["type"].min()) <= int(entries["type"].max()) <= 3
         ):
@@ -150,7 +149,7 @@ class Packed:
         values, valid = self._values(dtype, n, held, int(self._offsets[index]))
         cluster, host, metric, type_, type_id, subtype, subtype_id = path
         found = BatchSeries(
-            values, start, step_s, texts[unit], valid, None, None, texts[why], cluster, host, metric, type_, type_id,
+            values, start, step_s, texts[unit], valid, None, None, WHYS[why], cluster, host, metric, type_, type_id,
             subtype, subtype_id, texts[aggregation], n_series,
         )  # fmt: skip
         found.min, found.max, found.avg, found.n_samples = low, high, mean, n_samples
@@ -172,80 +171,33 @@ class Packed:
 
 
 class Packing:
-    """A Packed that is being made, series after series."""
+    """A Packed that is being made, many entries at a time."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[Any, ...]] = []
-        self._done: list[NDArray[Any]] = []
+        self._entries: list[NDArray[Any]] = [np.empty(0, ENTRY)]
         self._parts: list[Any] = []
         self._texts: dict[str, int] = {"": 0}
-        self._errors: dict[tuple[str, str], int] = {}
-        self._found: list[MstoreError] = []
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._errors: list[MstoreError] = []
 
-    def add(
-        self,
-        start: int,
-        step_s: int,
-        n_slots: int,
-        values: NDArray[Any] | None,
-        dtype: np.dtype[Any],
-        held: int,
-        statistics: tuple[float, float, float, int] = (np.nan, np.nan, np.nan, 0),
-        unit: str = "",
-        why: str = "",
-        aggregation: str = "",
-        n_series: int = 0,
-    ) -> None:
-        """Another series. values: [n_slots] as stored (missing = NaN or 2^64-1), only with held == HELD;
-        statistics: min, max, avg, number of samples"""
-        low, high, mean, n_samples = statistics
-        texts = self._text(unit), self._text(why), self._text(aggregation)
-        self._note(
-            (
-                start,
-                step_s,
-                n_slots,
-                n_series,
-                0,
-                low,
-                high,
-                mean,
-                n_samples,
-                0,
-                _NUMBERS[dtype],
-                held,
-                *texts,
-            )
-        )
-        if held == HELD and values is not None:
-            self._parts.append(np.ascontiguousarray(values).view(np.uint8))
-            if odd := -values.nbytes % 8:
-                self._parts.append(bytes(odd))
+    def extend(self, entries: NDArray[Any], parts: Iterable[NDArray[np.uint8]]) -> None:
+        """Entries, and the bytes of those that are HELD, each up to a multiple of 8."""
+        self._entries.append(entries)
+        self._parts += parts
 
-    def fail(self, error: MstoreError) -> None:
-        """An entry that could not be answered."""
-        key = (error.code, error.message)
-        index = self._errors.setdefault(key, len(self._errors) + 1)
-        if index > len(self._found):
-            self._found.append(error)
-        nan = float("nan")
-        self._note((0, 0, 0, 0, index, nan, nan, nan, 0, 0, 1, NO_DATA, 0, 0, 0))
+    def text(self, text: str) -> int:
+        """The number of a text; raises LimitExceeded"""
+        number = self._texts.setdefault(text, len(self._texts))
+        if number > TEXTS_MAX:
+            raise LimitExceeded(f"a batch whose metrics have more than {TEXTS_MAX} units")
+        return number
+
+    def error(self, error: MstoreError) -> int:
+        """The number of an error; errors that say the same are one."""
+        number = self._numbers.setdefault((error.code, error.message), len(self._errors) + 1)
+        if number > len(self._errors):
+            self._errors.append(error)
+        return number
 
     def packed(self) -> Packed:
-        entries = np.concatenate([*self._done, np.array(self._entries, ENTRY)])
-        return Packed(entries, b"".join(self._parts), list(self._texts), self._found)
-
-    def _note(self, entry: tuple[Any, ...]) -> None:
-        self._entries.append(entry)
-        if len(self._entries) == _ENTRIES_AT_ONCE:
-            self._done.append(np.array(self._entries, ENTRY))
-            self._entries.clear()
-
-    def _text(self, text: str) -> int:
-        index = self._texts.get(text)
-        if index is None:
-            index = len(self._texts)
-            if index > TEXTS_MAX:
-                raise LimitExceeded(f"a batch whose metrics have more than {TEXTS_MAX} units")
-            self._texts[text] = index
-        return index
+        return Packed(np.concatenate(self._entries), b"".join(self._parts), list(self._texts), self._errors)

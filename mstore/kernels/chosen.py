@@ -24,4 +24,5 @@ def _chosen(name: str) -> ModuleType:
 aggregate = _chosen("aggregate")
 ccms_wal = _chosen("ccms_wal")
 resample = _chosen("resample")
+row_statistics = _chosen("row_statistics")
 statistics = _chosen("statistics")

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from mstore.config import Config
-from mstore.errors import InvalidRequest, UnknownMetric
+from mstore.errors import InvalidRequest
 from mstore.fetching.answer import Fetched, all_nodes
 from mstore.fetching.request import FetchQuery, FetchRequest, refuse_too_many
+from mstore.query.answering import Answering
 from mstore.query.budget import Budget, Work, finished
 from mstore.query.finder import Finder
-from mstore.query.finishing import Frame, Item, scale_of
 from mstore.query.gather import replanned
-from mstore.query.items import Answering
 from mstore.query.plan import natural_key
 from mstore.query.retained import RetainedGatherer
+from mstore.query.rows import Frame, Row, scale_of
 
 
 class FetchQuestions:
@@ -50,7 +50,7 @@ class FetchQuestions:
             request.algo, self._minimum_points(queries),
         )  # fmt: skip
         answering = Answering(
-            lambda: Finder(self.gatherer, request.cluster, self._config), _items, frame, budget
+            lambda: Finder(self.gatherer, request.cluster, self._config), _row, frame, budget
         )
         yield from answering.work(queries)
         return Fetched(request, hosts, np.array(answering.sizes, np.uint32), answering.packing.packed())
@@ -65,16 +65,17 @@ class FetchQuestions:
         return sorted((name for _, name in hosts), key=natural_key)
 
 
-def _items(finder: Finder, query: FetchQuery) -> list[Item]:
+def _row(finder: Finder, query: FetchQuery) -> Row:
     try:
-        metric, scale = finder.grid_metric(query.metric), scale_of(query.scale_by)
-    except (UnknownMetric, InvalidRequest) as error:
-        return [Item(error=error) for _ in range(1 if query.one_level else query.n_levels)]
-    if query.one_level:
-        refs, why = finder.series(metric, query.host, query.levels())
-        return [Item(metric, refs, why, query.metric, query.resolution, scale)]
-    items = []
-    for level in query.levels():
-        refs, why = finder.series(metric, query.host, (level,))
-        items.append(Item(metric, refs, why, query.metric, query.resolution, scale))
-    return items
+        scale = scale_of(query.scale_by)
+    except InvalidRequest as error:
+        return Row.failed(1 if query.one_level else query.n_levels, error)
+    type_ = None if query.type == "node" else query.type
+    row = finder.row(
+        query.metric,
+        query.host,
+        (type_, query.type_ids, query.subtype, query.subtype_ids),
+        together=query.one_level,
+    )
+    row.resolution_s, row.scale = query.resolution, scale
+    return row

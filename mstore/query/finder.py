@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import InvalidRequest, Unavailable, UnknownMetric
+from mstore.kernels import _select
+from mstore.limits import QUERY_SERIES_MAX
 from mstore.model import MetricSpec
 from mstore.query.gather import checked
-from mstore.query.plan import NO_HOST, NO_LEVEL, NO_SERIES, Metric, encoded, metric_of
+from mstore.query.plan import Metric, encoded, metric_of
+from mstore.query.resolve import NO_HOST, NO_ID, NO_SERIES
 from mstore.query.retained import RetainedGatherer
+from mstore.query.rows import NO_REFS, Row
 from mstore.shm import layout
 
-Refs = NDArray[np.uint64]
+At: TypeAlias = "tuple[str | None, tuple[str, ...], str | None, tuple[str, ...]]"
+"""Levels below a host: type, its ids, subtype, its ids; None: there is no such part."""
 
-_NOTHING: Refs = np.empty(0, np.uint64)
+HOST: At = (None, (), None, ())
+NO_LEVEL = _select.NO_LEVEL
 _NUMBERS = {name: number for number, name in layout.AGG_NAMES.items()}
 _TYPES = {name: number for number, name in layout.TYPE_NAMES.items()}
 
@@ -35,6 +41,7 @@ class Finder:
         self._config = config
         self._metrics: dict[str, Metric | UnknownMetric] = {}
         self._hosts: dict[str, int] = {}
+        self._levels: dict[tuple[str, At], list[int]] = {}
 
     def metric(self, name: str) -> Metric:
         """raises UnknownMetric"""
@@ -78,34 +85,64 @@ class Finder:
         """The level of a type and id below another, or -1."""
         return self.gatherer.directory.find_level(level, encoded(type), encoded(id)) if level >= 0 else -1
 
-    def series(
-        self, metric: Metric, host: str, levels: Iterable[tuple[str, str, str, str]]
-    ) -> tuple[Refs, str]:
-        """The series of a metric at levels of a host, all together, and why there is none.
+    def levels(self, host: str, at: At) -> list[int]:
+        """The levels of a host at a place each, -1 where there is none."""
+        found = self._levels.get((host, at))
+        if found is None:
+            found = self._levels[host, at] = list(self._below_host(self.host(host), at))
+        return found
 
-        levels  (type, type_id, subtype, subtype_id) each; one that does not hold the metric stands for what is below it
+    def _below_host(self, host: int, at: At) -> Iterator[int]:
+        type_, ids, subtype, subtype_ids = at
+        for level in [host] if type_ is None else [self.below(host, type_, one) for one in ids]:
+            if subtype is None:
+                yield level
+            else:
+                yield from (self.below(level, subtype, one) for one in subtype_ids)
+
+    def row(self, name: str, host: str, at: At, *, together: bool) -> Row:
+        """The series of a metric at some levels of a host, an entry for each or one for all; a bad name is its error.
+
+        A level that does not hold the metric stands for what is below it.
         """
-        at_host = self.host(host)
-        if at_host < 0:
-            return _NOTHING, NO_HOST
-        found = []
-        for type_, type_id, subtype, subtype_id in levels:
-            level = self.below(at_host, type_, type_id) if type_ or type_id else at_host
-            if subtype or subtype_id:
-                level = self.below(level, subtype, subtype_id)
-            if level >= 0:
-                found.append(level)
-        if not found or metric.index < 0:
-            return _NOTHING, NO_SERIES if found else NO_LEVEL
-        refs = checked(self.gatherer.collect(found, metric.index))
-        return refs, "" if len(refs) else NO_SERIES
+        levels = self.levels(host, at)
+        try:
+            metric = self.grid_metric(name)
+        except (UnknownMetric, InvalidRequest) as error:
+            return Row.failed(1 if together else len(levels), error)
+        if together or len(levels) == 1:
+            return self._together(name, metric, host, levels)
+        refs, sizes = NO_REFS, np.zeros(len(levels), np.int64)
+        if metric.index >= 0 and levels:
+            metrics = np.full(len(levels), metric.index, np.uint32)
+            chosen = np.array([NO_LEVEL if level < 0 else level for level in levels], np.uint32)
+            refs, bounds = checked(_select.collect(self.gatherer, chosen, metrics, QUERY_SERIES_MAX))
+            sizes = np.diff(bounds)
+        whys = np.zeros(len(levels), np.uint8)
+        for entry in np.flatnonzero(sizes == 0).tolist():
+            whys[entry] = self._why(host, levels[entry])
+        return Row(len(levels), name, metric, refs, sizes, whys)
 
-    def own_series(self, metric: Metric, host: str) -> Refs:
-        """The series that the host itself holds of a metric, none if only levels below it do."""
-        level = self.host(host)
+    def _together(self, name: str, metric: Metric, host: str, levels: list[int]) -> Row:
+        present = [level for level in levels if level >= 0]
+        refs = NO_REFS
+        if metric.index >= 0 and present:
+            refs = checked(self.gatherer.collect(present, metric.index))
+        why = 0 if len(refs) else self._why(host, present[0] if present else -1)
+        return Row(1, name, metric, refs, np.array([len(refs)]), np.array([why], np.uint8))
+
+    def _why(self, host: str, level: int) -> int:
+        """Why there is no series at a level of a host."""
+        if self.host(host) < 0:
+            return NO_HOST
+        return NO_ID if level < 0 else NO_SERIES
+
+    def row_of_host_itself(self, name: str, host: str) -> Row | None:
+        """The series that the host itself holds of a metric; None if only levels below it do, or none does."""
+        metric, level = self.grid_metric(name), self.host(host)
         if level < 0 or metric.index < 0 or self.gatherer.directory.find_series(level, metric.index) < 0:
-            return _NOTHING
-        return checked(self.gatherer.collect([level], metric.index))
+            return None
+        return self.row(name, host, HOST, together=True)
 
     def hosts(self) -> list[tuple[int, str]]:
         """Level and name of every host, in no order."""

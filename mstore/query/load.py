@@ -11,13 +11,13 @@ from mstore.jobs.loaded import Loaded
 from mstore.jobs.request import LoadRequest
 from mstore.jobs.views import JobData, JobStatistics, NodeData, NodeListData, ScopedStatistics
 from mstore.query import catalog
+from mstore.query.answering import Answering
 from mstore.query.budget import PIECE_SERIES, Budget, Work, finished
 from mstore.query.finder import Finder
-from mstore.query.finishing import Frame
 from mstore.query.gather import replanned
-from mstore.query.items import Answering
 from mstore.query.load_plan import LoadPlan
 from mstore.query.retained import RetainedGatherer
+from mstore.query.rows import Frame
 from mstore.shm.directory import DirectoryReader
 from mstore.times import TimeLike
 
@@ -121,6 +121,6 @@ class LoadQuestions:
             tasks.append(task)
             if len(tasks) % PIECE_SERIES == 0:
                 yield
-        answering = Answering(find, plan.items, frame, budget)
+        answering = Answering(find, plan.row, frame, budget)
         yield from answering.work(tasks)
         return (yield from plan.loaded(tasks, answering.packing.packed()))

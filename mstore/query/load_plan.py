@@ -22,8 +22,8 @@ from mstore.jobs.loaded import LABEL, Loaded, LoadedMetric
 from mstore.jobs.request import LoadRequest, refuse_too_much
 from mstore.query.budget import PIECE_SERIES, Work
 from mstore.query.finder import Finder
-from mstore.query.finishing import Item
 from mstore.query.plan import natural_key
+from mstore.query.rows import Row
 from mstore.scopes import FINE_TO_COARSE, ScopeQuery, scope_queries
 from mstore.topology import Cluster, Subcluster
 
@@ -117,17 +117,15 @@ class LoadPlan:
             return self._cluster.subclusters[self._request.subcluster]
         return self._by_host.get(host)
 
-    def items(self, finder: Finder, task: LoadTask) -> list[Item]:
+    def row(self, finder: Finder, task: LoadTask) -> Row:
         """What a question asks of the directory."""
         name, host, query = self._metrics[task.metric].name, self._resources[task.host].host, task.query
-        metric = finder.grid_metric(name)
-        items = []
-        for _, levels in query.answers():
-            refs, why = finder.series(metric, host, levels)
-            if not len(refs) and query.scope == "node" and query.type is not None:
-                refs = finder.own_series(metric, host)
-            items.append(Item(metric, refs, why, name, self._request.resolution))
-        return items
+        together = query.aggregate or query.type is None
+        row = finder.row(name, host, (query.type, query.ids, None, ()), together=together)
+        if not len(row.refs) and query.scope == "node" and query.type is not None:
+            row = finder.row_of_host_itself(name, host) or row
+        row.resolution_s = self._request.resolution
+        return row
 
     def loaded(self, tasks: Sequence[LoadTask], packed: Packed) -> Work[Loaded]:
         """The answer; packed: the series of all tasks, one after the other."""

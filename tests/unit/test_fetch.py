@@ -226,6 +226,14 @@ def test_a_negative_scale_turns_the_extremes_around(store: Store) -> None:
     assert (found.values.tolist(), found.min, found.max, found.avg) == ([-0.5, -1.0, -3.0], -3.0, -0.5, -1.5)
 
 
+def test_scaled_statistics_are_those_of_scaled_data_beyond_the_metrics_own_type_too(store: Store) -> None:
+    store.put(store.open("load", "f1"), T0, [1.0, 3.0])
+    for with_data in (True, False):
+        ((found,),) = fetch(store, {"scale-by": 1e300}, with_data=with_data)
+        assert (found.min, found.max, found.avg, found.n_samples) == (1e300, 3e300, 2e300, 2)
+        assert found.to_dict()["max"] == 3e300
+
+
 def test_what_was_not_asked_for_is_left_out(store: Store) -> None:
     store.put(store.open("load", "f1"), T0, [1.0, 3.0])
     assert fetch(store, {}, with_data=False).to_dict()["results"] == [
@@ -293,7 +301,7 @@ def test_rows_without_any_sample_can_be_left_empty_as_the_web_server_expects(sto
     assert [len(row) for row in found.to_dict()["results"]] == [2, 1, 1]
 
 
-def test_centuries_of_many_series_and_all_nodes_times_too_many_metrics_are_refused(store: Store) -> None:
+def test_centuries_and_all_nodes_times_too_many_metrics_are_refused(store: Store) -> None:
     for core in CORES:
         store.put(store.open("load", "f1", "core", core), T0, [1.0])
     with pytest.raises(LimitExceeded):

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstore.errors import LimitExceeded, MstoreError, NotAggregatable, ProtocolError, Unavailable
-from mstore.fetching.packed import EMPTY, HELD, NO_DATA, Packed, Packing
+from mstore.fetching.packed import EMPTY, ENTRY, HELD, NO_DATA, Packed, Packing
 from mstore.fetching.request import FetchRequest
 from mstore.ipc import messages as m
 from mstore.jobs.request import LoadRequest
-from mstore.query import items
-from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Slices
-from mstore.query.gather import Replan
+from mstore.kernels import _gather
+from mstore.query import answering
+from mstore.query.budget import Budget, Slices
 from tests.jobs_rig import filled, job, reader, store_name
 from tests.query_rig import T0, Store
 
@@ -44,19 +44,37 @@ def request(n: int = 3, **keys: Any) -> FetchRequest:
     )
 
 
+def entry(
+    packing: Packing, values: np.ndarray[Any, Any] | None = None, held: int = HELD, **fields: Any
+) -> None:
+    """Add one entry, with its values if they are held."""
+    one = np.zeros(1, ENTRY)
+    for name in ("min", "max", "avg"):
+        one[name] = math.nan
+    one["type"], one["held"] = 1, held
+    if values is not None:
+        one["type"], one["n_slots"] = {F32: 1, F64: 2, U64: 3}[values.dtype], len(values)
+    for name, value in fields.items():
+        one[name] = value
+    raw = np.empty(0, np.uint8) if values is None else values.view(np.uint8)
+    packing.extend(one, [np.concatenate([raw, np.zeros(-len(raw) % 8, np.uint8)])])
+
+
 def decoded(message: m.Message) -> Any:
     return m.decode(message.TAG, memoryview(m.encode_body(message)))
 
 
 def test_series_of_every_kind_are_unpacked_as_they_were_packed() -> None:
     packing = Packing()
-    packing.add(60, 60, 3, np.array([1, np.nan, 3], F32), F32, HELD, (1.0, 3.0, 2.0, 2), "W", "", "sum", 4)
-    packing.fail(NotAggregatable("no", metric="x"))
-    packing.add(0, 10, 2, np.array([7, 2**64 - 1], U64), U64, HELD)
-    packing.add(0, 10, 2, None, U64, EMPTY, why="no samples in range", n_series=1)
-    packing.add(0, 10, 2, None, F64, EMPTY, unit="W")
-    packing.add(0, 10, 1000, None, F64, NO_DATA, (1.0, 2.0, 1.5, 9))
-    packing.fail(NotAggregatable("no", metric="x"))
+    refusal = packing.error(NotAggregatable("no", metric="x"))
+    entry(packing, np.array([1, np.nan, 3], F32), start=60, step_s=60, min=1, max=3, avg=2, n_samples=2,
+          unit=packing.text("W"), aggregation=packing.text("sum"), n_series=4)  # fmt: skip
+    entry(packing, held=NO_DATA, error=refusal)
+    entry(packing, np.array([7, 2**64 - 1], U64), step_s=10)
+    entry(packing, held=EMPTY, type=3, n_slots=2, step_s=10, why=4, n_series=1)
+    entry(packing, held=EMPTY, type=2, n_slots=2, step_s=10)
+    entry(packing, held=NO_DATA, type=2, n_slots=1000, step_s=10, avg=1.5)
+    entry(packing, held=NO_DATA, error=packing.error(NotAggregatable("no", metric="x")))
     packed = packing.packed()
     found = [packed.series(i, PATH) for i in range(7)]
     first = found[0]
@@ -78,14 +96,6 @@ def test_series_of_every_kind_are_unpacked_as_they_were_packed() -> None:
     )
     assert math.isnan(found[4].values[1])
     assert (len(found[5]), found[5].stop, found[5].avg) == (0, 10_000, 1.5)
-
-
-def test_more_entries_than_are_packed_at_once_keep_their_order() -> None:
-    packing = Packing()
-    for k in range(10_000):
-        packing.add(k, 60, 1, np.array([k], F32), F32, HELD)
-    packed = packing.packed()
-    assert [packed.series(k, PATH).values[0] for k in (0, 4095, 4096, 9999)] == [0, 4095, 4096, 9999]
 
 
 def test_requests_go_through_messages_unchanged(store: Store) -> None:
@@ -130,8 +140,8 @@ def test_answers_do_not_change_when_the_next_message_is_received(store: Store) -
 def test_answers_that_are_none_are_protocol_errors(where: str, cut: int, at: int, byte: int) -> None:
     packing = Packing()
     for k in range(3):
-        packing.add(k, 60, 5, np.arange(5, dtype=F32), F32, HELD, unit="W")
-    packing.fail(NotAggregatable("no"))
+        entry(packing, np.arange(5, dtype=F32), start=k, step_s=60, unit=packing.text("W"))
+    entry(packing, held=NO_DATA, error=packing.error(NotAggregatable("no")))
     packed = packing.packed()
     asked = request(2)
     parts = {
@@ -160,20 +170,18 @@ def test_an_answer_to_another_question_is_a_protocol_error(store: Store) -> None
 # --- while the store changes, and within bounds
 
 
-def test_items_are_planned_again_from_where_the_store_changed(
+def test_rows_are_planned_again_from_where_the_store_changed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = store.reader.fetch(request(4)).to_json()
-    gathered, calls = items.gathered, []
+    gather, calls = store.reader.gatherer.gather, []
 
-    def sometimes(gatherer: Any, groups: Any) -> Any:
-        calls.append(len(groups))
-        if len(calls) in (1, 2, 4):
-            raise Replan
-        return gathered(gatherer, groups)
+    def sometimes(*args: Any) -> Any:
+        calls.append(len(args[0]))
+        return _gather.GONE if len(calls) in (1, 2, 4) else gather(*args)
 
-    monkeypatch.setattr(items, "gathered", sometimes)
-    monkeypatch.setattr(items, "PIECE_SAMPLES", 20)
+    monkeypatch.setattr(store.reader.gatherer, "gather", sometimes)
+    monkeypatch.setattr(answering, "PIECE_SAMPLES", 20)
     budget = Budget()
     slices = Slices(store.reader.fetch_work(request(4), budget), budget)
     while not slices.run(0):
@@ -187,24 +195,35 @@ def test_items_are_planned_again_from_where_the_store_changed(
 def test_a_store_that_never_stands_still_is_unavailable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: Any) -> Any:
-        raise Replan
-
-    monkeypatch.setattr(items, "gathered", never)
+    monkeypatch.setattr(store.reader.gatherer, "gather", lambda *_: _gather.GONE)
     with pytest.raises(Unavailable):
         store.reader.fetch(request())
 
 
 def test_work_is_done_in_pieces_of_bounded_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items, "PIECE_SERIES", 6)
+    monkeypatch.setattr(answering, "PIECE_SERIES", 6)
     assert len(list(store.reader.fetch_work(request(10), Budget()))) == 5
-    assert PIECE_SERIES * 300 < PIECE_SAMPLES
 
 
-def test_bytes_of_an_answer_are_bounded_before_anything_is_gathered(
+def test_very_many_samples_are_read_in_parts_to_the_same_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items, "gathered", lambda *_: pytest.fail("gathered"))
+    host = {"metric": "load", "host": "f1"}
+    asked = request(
+        2, queries=[{**host, "scale-by": 3}, {**host, "type": "core", "type-ids": ["1", "9"]}, host]
+    )
+    wanted = store.reader.fetch(asked).to_json()
+    monkeypatch.setattr(answering, "LARGE_SAMPLES", 0)
+    assert store.reader.fetch(asked).to_json() == wanted
+    monkeypatch.setattr(answering, "gathering", lambda *_: iter(()))
+    with pytest.raises(TypeError):  # it is by this way
+        store.reader.fetch(asked)
+
+
+def test_bytes_of_an_answer_are_bounded_before_anything_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.reader.gatherer, "gather", lambda *_: pytest.fail("read"))
     week = {"from": T0 - 7 * 86_400, "to": T0, "queries": [{"metric": "load", "host": "f9"}] * 20_000}
     with pytest.raises(LimitExceeded, match="bytes"):
         store.reader.fetch({"cluster": "fritz", **week})
@@ -237,10 +256,18 @@ def test_a_loads_answer_goes_through_its_message_unchanged() -> None:
 
 
 def test_tables_that_do_not_fit_together_are_refused() -> None:
-    entries = np.zeros(1, Packing().packed().entries.dtype)
+    entries = np.zeros(1, ENTRY)
     entries["type"] = 1
     assert len(Packed(entries, b"", [""], [])) == 1
-    for name, value in (("error", 1), ("unit", 1), ("held", 3), ("type", 0), ("type", 4), ("n_slots", 2)):
+    for name, value in (
+        ("error", 1),
+        ("unit", 1),
+        ("why", 5),
+        ("held", 3),
+        ("type", 0),
+        ("type", 4),
+        ("n_slots", 2),
+    ):
         wrong = entries.copy()
         wrong[name] = value
         with pytest.raises(ProtocolError):
