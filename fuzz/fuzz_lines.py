@@ -172,6 +172,7 @@ class Lockstep:
         if dice % 11 == 1:
             version = CONFIG_VERSION + (dice % 2)
             ref = (9 << 24 | version) << 32 | layout.IGNORE_SLOT
+            start_s, older = -(1 << 63), ()  # no series, no eras
         if dice % 17 == 1:
             self.known[key, 0 if b"cluster=" in key else self.cluster_id] = Target(UNPUBLISHED)
             self.others.append(Target(ref, type_, kind, step_s, start_s, older))

@@ -56,7 +56,7 @@ class Counter:
                    that changed, another counter of the same entry that fell
         """
         if values.dtype.kind == "f":
-            values = values.astype(np.float64)
+            values = values.astype(np.float64, copy=False)
         resets = np.zeros(len(values), np.bool_)
         grown = np.zeros_like(values)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -84,6 +84,12 @@ class Counter:
         with np.errstate(invalid="ignore", over="ignore"):
             return float(self._float_totals(np.array([anchor]), np.array([last]))[0])
 
+    def rates(self) -> Floats:
+        """What it grew by a second up to each sample, since the one before; float64[m], NaN for the first."""
+        found = np.full(len(self), np.nan)
+        found[1:] = _quotients(self.grown[1:].astype(np.float64), np.diff(self.times_ms))
+        return found
+
     def totals(self, anchors: Ints, lasts: Ints) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The growth from sample anchors[i] to lasts[i] >= anchors[i].
 
@@ -93,6 +99,9 @@ class Counter:
             if self.values.dtype.kind != "u":
                 found = self._float_totals(anchors, lasts)
                 return found, ~np.isnan(found)
+            if sum_of_integers(self.grown) <= U64_LARGEST:
+                sums = np.cumsum(self.grown)
+                return sums[lasts] - sums[anchors], np.ones(len(lasts), np.bool_)
             above, below = self._halves(anchors, lasts)
             carried = above + (below >> _32)
             total = (above << _32) + below
@@ -140,19 +149,12 @@ class Windows:
 def windows(counter: Counter, at_ms: Ints, window_ms: int) -> Windows:
     """The windows (t - window_ms, t] for each t of at_ms, each counted from the sample before it.
 
-    The window with the first sample of all is counted from that one. window_ms 0: only moments that have a sample, each
-    since the sample before.
+    The window with the first sample of all is counted from that one.
     """
+    firsts = np.searchsorted(counter.times_ms, at_ms - window_ms, side="right")
     lasts = np.searchsorted(counter.times_ms, at_ms, side="right") - 1
-    if window_ms:
-        first = np.searchsorted(counter.times_ms, at_ms - window_ms, side="right")
-        inside = first <= lasts
-    else:
-        first = lasts
-        inside = lasts >= 0
-        inside[inside] = counter.times_ms[lasts[inside]] == at_ms[inside]
-    anchors = np.maximum(first - 1, 0)
-    known = inside & (lasts > anchors)
+    anchors = np.maximum(firsts - 1, 0)
+    known = (firsts <= lasts) & (lasts > anchors)
     return Windows(np.where(known, anchors, 0), np.where(known, lasts, 0), known)
 
 
@@ -173,10 +175,9 @@ def rates(counter: Counter, at_ms: Ints, window_ms: int) -> Floats:
     found = windows(counter, at_ms, window_ms)
     if not len(counter):
         return np.full(len(at_ms), np.nan)
-    seconds = (counter.times_ms[found.lasts] - counter.times_ms[found.anchors]) / 1000.0
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        quotients = counter.totals_as_floats(found.anchors, found.lasts) / seconds
-    return np.where(found.known & (seconds > 0), quotients, np.nan)
+    times_ms = counter.times_ms[found.lasts] - counter.times_ms[found.anchors]
+    quotients = _quotients(counter.totals_as_floats(found.anchors, found.lasts), times_ms)
+    return np.where(found.known, quotients, np.nan)
 
 
 def deltas(counter: Counter, at_ms: Ints, start_ms: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -220,6 +221,12 @@ def extrapolated(counter: Counter, ends_ms: Ints, window_ms: int) -> Floats:
         front = np.minimum(front, to_zero)
         found[known] = grown * ((sampled + front + back) / sampled)
     return found
+
+
+def _quotients(grown: Floats, times_ms: Ints) -> Floats:
+    """A second; NaN where no time has passed."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.where(times_ms > 0, grown / (times_ms / 1000.0), np.nan)
 
 
 def window_sums(values: Floats, starts: Ints, ends: Ints) -> Floats:

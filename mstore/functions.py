@@ -209,20 +209,30 @@ def reach(function: str, window_s: int, step_s: int) -> tuple[int, int]:
 
 
 def _increase(series: Series, window_s: int, start: int | None, first: str) -> Series:
-    counter, times_ms = _windowed(series, window_s, start, first)
+    _refuse_window(window_s, first)
+    counter, _ = _counted(series, start, first)
     if first == "prometheus":
-        values: Any = counters.extrapolated(counter, times_ms, window_s * 1000)
+        values: Any = counters.extrapolated(counter, series.times_ms, window_s * 1000)
         return _answer(series, values, ~np.isnan(values))
-    return _answer(series, *counters.increases(counter, times_ms, window_s * 1000))
+    if window_s:
+        return _answer(series, *counters.increases(counter, series.times_ms, window_s * 1000))
+    known = counter.grown == counter.grown  # infinite samples may differ by NaN
+    known[:1] = False
+    return _by_sample(series, counter, counter.grown, known)
 
 
 def _rate(series: Series, window_s: int, start: int | None, first: str) -> Series:
-    counter, times_ms = _windowed(series, window_s, start, first)
+    _refuse_window(window_s, first)
+    counter, _ = _counted(series, start, first)
     if first == "prometheus":
-        values = counters.extrapolated(counter, times_ms, window_s * 1000) / window_s
+        values = counters.extrapolated(counter, series.times_ms, window_s * 1000) / window_s
+        found = _answer(series, values, ~np.isnan(values))
+    elif window_s:
+        values = counters.rates(counter, series.times_ms, window_s * 1000)
+        found = _answer(series, values, ~np.isnan(values))
     else:
-        values = counters.rates(counter, times_ms, window_s * 1000)
-    found = _answer(series, values, ~np.isnan(values))
+        values = counter.rates()
+        found = _by_sample(series, counter, values, ~np.isnan(values))
     found.unit = f"{series.unit}/s" if series.unit else ""
     return found
 
@@ -257,11 +267,10 @@ def _scaled(series: Series, factor: float) -> Series:
     return series.like(values)
 
 
-def _windowed(series: Series, window_s: int, start: int | None, first: str) -> tuple[Counter, counters.Ints]:
+def _refuse_window(window_s: int, first: str) -> None:
     _refuse_negative("window", window_s)
     if first == "prometheus" and window_s == 0:
         raise InvalidRequest('first="prometheus" stretches growth to the edges of a window: give one')
-    return _counted(series, start, first)[0], series.times_ms
 
 
 def _counted(series: Series, start: int | None, first: str) -> tuple[Counter, int]:
@@ -291,6 +300,14 @@ def _answer(series: Series, values: Any, valid: Any) -> Series:
     found = series.like(values if values.dtype.kind == "u" else np.where(valid, values, np.nan), valid)
     found.why = series.why or ("" if valid.any() else TOO_FEW)
     return found
+
+
+def _by_sample(series: Series, counter: Counter, values: Any, known: Any) -> Series:
+    """Values of a counter's samples in the slots they come from; one that was put before the first has no slot."""
+    n = len(counter) - int(np.count_nonzero(series.valid))
+    found, valid = np.zeros(len(series), values.dtype), np.zeros(len(series), np.bool_)
+    found[series.valid], valid[series.valid] = values[n:], known[n:]
+    return _answer(series, found, valid)
 
 
 def _from(start: int | None, series: Series) -> Series:

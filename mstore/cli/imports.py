@@ -149,11 +149,10 @@ def _table(report: Report) -> list[str]:
 
 def _summary(report: Report, dry_run: bool, seconds: float) -> list[str]:
     n = sum(tally.n_samples for tally in report.clusters.values())
+    n = n if dry_run else report.result.written
+    verb, end = ("read", "; nothing was written") if dry_run else ("written", "")
     speed = f"{render.si(n / max(seconds, 1e-9))} samples/s"
-    if dry_run:
-        lines = [f"{render.count(n, 'sample')} read in {seconds:.2f} s ({speed}); nothing was written"]
-    else:
-        lines = [f"{render.count(report.result.written, 'sample')} written in {seconds:.2f} s ({speed})"]
+    lines = [f"{render.count(n, 'sample')} {verb} in {seconds:.2f} s ({speed}){end}"]
     if report.n_done_before:
         lines.append(f"{render.count(report.n_done_before, 'file')} imported before, passed over")
     if report.unknown_metrics:

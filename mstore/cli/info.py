@@ -7,8 +7,8 @@ import os
 import time
 from typing import Any
 
-from mstore.cli import common, render
-from mstore.errors import MstoreError
+from mstore.cli import common, prediction, render
+from mstore.errors import InvalidRequest, MstoreError
 
 NAMES = ("info",)
 START_S_MAX = 5.0
@@ -38,6 +38,7 @@ _EVENTS = {
     "eras_started": "series continued on a new grid",
     "chunks_freed": "chunks freed by retention",
     "chunks_evicted": "chunks evicted at the memory cap",
+    "protection_errors": "times that a provider of protected hosts failed",
     "files_lost": "files of log and snapshots that somebody removed or changed",
     "cancelled": "requests cancelled",
 }
@@ -48,14 +49,19 @@ def add(commands: common.Commands) -> None:
         commands,
         "info",
         "show what the store holds, how it runs and what was refused",
-        "mstore info\nmstore info --json",
+        "mstore info\nmstore info --json\nmstore info --predict --config mstore.toml --nodes 3000",
         f"Looks twice, {LOOK_S} s apart, to tell the present rates; --json prints one look, with every counter.",
     )
     common.json_option(info)
+    prediction.add(info)
     info.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.predict:
+        return prediction.run(args)
+    if args.config is not None or args.nodes is not None:
+        raise InvalidRequest("--config and --nodes belong to --predict")
     if found := _while_it_starts(args):
         if args.json:
             common.print_json(found, indent=2)
@@ -202,7 +208,13 @@ def _memory(found: dict[str, Any]) -> list[str]:
     ]
     total = sum(sizes["allocated_bytes"] for sizes in segments.values())
     rows.append(["in all", "", render.size(total), ""])
-    return render.table(("segment", "used", "allocated", "reserved"), rows, "<>>>")
+    lines = render.table(("segment", "used", "allocated", "reserved"), rows, "<>>>")
+    counters = found.get("counters", {})
+    if counters.get("protected_hosts") or counters.get("protection_heard_s"):
+        heard = counters.get("protection_heard_s", 0)
+        age = f", told {render.span(max(0, found.get('now_s', 0) - heard))} ago" if heard else ""
+        lines.append(f"{render.count(counters['protected_hosts'], 'host')} protected from retention{age}")
+    return lines
 
 
 def _log(found: dict[str, Any]) -> list[str]:

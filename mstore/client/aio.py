@@ -159,8 +159,8 @@ class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
     async def config(self) -> Config:
         return await self._run(self._ops.config())
 
-    async def info(self, *, starting: bool = False) -> dict[str, Any]:
-        return await self._run(self._ops.info(starting))
+    async def info(self, *, starting: bool = False, predict: bool = False) -> dict[str, Any]:
+        return await self._run(self._ops.info(starting, predict))
 
     async def ping(self) -> None:
         await self._run(self._ops.ping())

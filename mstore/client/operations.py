@@ -114,9 +114,9 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
         reply = yield from self._ask(messages.Clusters(), messages.ClusterList)
         return heard(reply.toml, reply.clusters)
 
-    def info(self, starting: bool = False) -> Steps[dict[str, Any]]:
+    def info(self, starting: bool = False, predict: bool = False) -> Steps[dict[str, Any]]:
         role = "control" if starting else "query"
-        reply = yield from self._ask(messages.Info(), messages.InfoReply, role=role)
+        reply = yield from self._ask(messages.Info(predict=predict), messages.InfoReply, role=role)
         return reply.info
 
     def ping(self) -> Steps[None]:

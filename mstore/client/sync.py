@@ -214,12 +214,13 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
         """What answers depend on of the store's configuration: topologies, definitions of metrics, minimum_points."""
         return run(self._ops.config())
 
-    def info(self, *, starting: bool = False) -> dict[str, Any]:
+    def info(self, *, starting: bool = False, predict: bool = False) -> dict[str, Any]:
         """The store's own figures: version, state, counters, memory.
 
         starting  ask at control.sock, which answers while the store still reads its files; for its own user only
+        predict   also "prediction": what the configuration will take of the memory
         """
-        return run(self._ops.info(starting))
+        return run(self._ops.info(starting, predict))
 
     def ping(self) -> None:
         """Ask for a sign of life. raises Unavailable"""

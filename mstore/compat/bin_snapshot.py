@@ -4,6 +4,8 @@
     LEVEL:  u32 n  { u16 length, name | i64 frequency | i64 start | u32 n, n x f32 } x n
             u32 n  { u16 length, name | LEVEL } x n
 
+An earlier form, which is only read, begins with "CCMS" and u32 1 instead, and its values are f64.
+
 Nothing in it tells damage but its own shape: lengths that leave the file, names that are no UTF-8, steps and times
 that cannot be, bytes behind the end. Each length is held against what is left of the file before it is believed.
 """
@@ -22,6 +24,8 @@ from mstore.errors import CorruptRecord, InvalidRequest
 MAGIC = 0xCC5B0001
 
 _HEAD = struct.Struct("<Iqq")
+_EARLIER = b"CCMS" + struct.pack("<I", 1)
+_EARLIER_HEAD = struct.Struct("<8sqq")
 _COUNT = struct.Struct("<I")
 _LENGTH = struct.Struct("<H")
 _GRID = struct.Struct("<qqI")
@@ -32,8 +36,11 @@ _NAME_BYTES_MAX = 0xFFFF
 
 
 def read_bin(data: bytes | memoryview, path: str = "") -> Checkpoint:
-    """The whole file; values are float32 views of `data`. raises CorruptRecord with path and offset"""
-    start, end = _window(data, path)
+    """The whole file; values are float32 views of `data`, of the earlier form float64.
+
+    raises CorruptRecord with path and offset
+    """
+    start, end, _ = _window(data, path)
     return Checkpoint(start, end, list(stretches(data, path)))
 
 
@@ -43,9 +50,8 @@ def stretches(data: bytes | memoryview, path: str = "") -> Iterator[Stretch]:
     What came before damage may be wrong, too: a length that was changed shows only behind it.
     raises CorruptRecord with path and offset
     """
-    _window(data, path)
-    reader = _Reader(data, path)
-    yield from reader.level((), _HEAD.size)
+    *_, reader = _window(data, path)
+    yield from reader.level((), reader.at)
     if reader.at != len(data):
         reader.refuse(reader.at, f"{len(data) - reader.at} bytes behind the end of the tree")
 
@@ -60,27 +66,30 @@ def write_bin(checkpoint: Checkpoint) -> bytes:
     return b"".join(parts)
 
 
-def _window(data: bytes | memoryview, path: str) -> tuple[int, int]:
-    reader = _Reader(data, path)
+def _window(data: bytes | memoryview, path: str) -> tuple[int, int, _Reader]:
+    """Start and end of the window, and a reader at the tree."""
+    reader = _Reader(data, path, bytes(data[:8]) == _EARLIER)
     if len(data) > limits.CHECKPOINT_BYTES_MAX:
         reader.refuse(0, f"{len(data)} bytes: at most {limits.CHECKPOINT_BYTES_MAX} are read")
-    if len(data) < _HEAD.size:
-        reader.refuse(0, f"{len(data)} bytes: a binary snapshot begins with {_HEAD.size}")
-    magic, start, end = _HEAD.unpack_from(data)
-    if magic != MAGIC:
+    if len(data) < reader.at:
+        reader.refuse(0, f"{len(data)} bytes: a binary snapshot begins with {reader.at}")
+    magic, start, end = reader.head.unpack_from(data)
+    if magic not in (MAGIC, _EARLIER):
         reader.refuse(0, f"it begins with {magic:#010x}, a binary snapshot with {MAGIC:#010x}")
     if end and end < start:
-        reader.refuse(12, f"its window ends at {end}, before it begins at {start}")
-    return int(start), int(end)
+        reader.refuse(reader.at - 8, f"its window ends at {end}, before it begins at {start}")
+    return int(start), int(end), reader
 
 
 class _Reader:
     """A place in the file, moved forward."""
 
-    def __init__(self, data: bytes | memoryview, path: str) -> None:
+    def __init__(self, data: bytes | memoryview, path: str, earlier: bool) -> None:
         self.data = memoryview(data)
         self.path = path
-        self.at = 0
+        self.head = _EARLIER_HEAD if earlier else _HEAD
+        self.at = self.head.size
+        self._value = np.dtype("<f8") if earlier else _VALUE
 
     def refuse(self, offset: int, why: str) -> None:
         raise CorruptRecord(
@@ -101,10 +110,10 @@ class _Reader:
         name = self._name()
         at = self.at
         step_s, start, n = self._unpack(_GRID)
-        if n * _VALUE.itemsize > len(self.data) - self.at:
+        if n * self._value.itemsize > len(self.data) - self.at:
             self.refuse(at + 16, f"{n} values announced, {len(self.data) - self.at} bytes are left")
         check_times(name, start, step_s, n, self.path, at)
-        values = np.frombuffer(self.data, _VALUE, n, self.at)
+        values = np.frombuffer(self.data, self._value, n, self.at)
         self.at += values.nbytes
         return Stretch(levels, name, start, step_s, values)
 

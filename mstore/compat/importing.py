@@ -3,9 +3,7 @@
 Samples are written as any sender writes them: the store's rules hold, retention and definitions included, and what it
 refuses is counted by reason. The same file twice changes nothing: the same samples go to the same slots.
 
-A checkpoint's times can be up to half a step off, and not by the import: where a series was there before its window
-began, the reference writes the second of the request as `start`, and each value stands for the slot it fell into.
-Logs, and series that began within the window, have the samples' own times.
+Times of checkpoints that are half a step off are put back where the files tell (phases.py).
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from numpy.typing import NDArray
 from mstore.client.results import Metric, WriteResult
 from mstore.compat.imported import Journal, Report
 from mstore.compat.names import Part
-from mstore.compat.reading import Samples, Splitter, Troubles, samples_of, splitter
-from mstore.compat.walk import PARQUET, Found
+from mstore.compat.reading import Host, Samples, Troubles, samples_of, splitter
+from mstore.compat.walk import BIN, JSON, PARQUET, WAL_NAME, Found
 from mstore.config import Config
 from mstore.errors import CorruptRecord
 from mstore.model import MetricSpec, Reason, SeriesPath
@@ -90,7 +88,7 @@ class Import:
         self._handles: dict[SeriesPath, int] = {}
         self._n_handles = 0
         self._whose = ("", "")
-        self._split: Splitter = splitter(None, wanted.types)
+        self._host = Host()
         self._unflushed: list[str] = []
         self._n_unflushed = 0
         self._steps: dict[tuple[str, str], int] = {}
@@ -123,7 +121,7 @@ class Import:
         n, troubles = 0, Troubles()
         clusters: set[str] = set()
         try:
-            for piece in samples_of(found, self._split, troubles, salvage=self._wanted.salvage):
+            for piece in samples_of(found, self._host, troubles, salvage=self._wanted.salvage):
                 kept = [one for one in map(self._within, piece) if one is not None]
                 self._take(kept)
                 n += sum(len(one.times) for one in kept)
@@ -149,7 +147,9 @@ class Import:
         if self._client is not None and found.kind != PARQUET:
             there = self._client.host_series(found.cluster, found.host)
             known = {path.type + path.type_id: (path.type, path.type_id) for path in there}
-        self._split = splitter(known, self._wanted.types)
+        self._host = Host(splitter(known, self._wanted.types))
+        if found.kind in (JSON, BIN):
+            self._host.learn(found.path.parent / WAL_NAME)
 
     def _within(self, found: Samples) -> Samples | None:
         """What of it is wanted."""

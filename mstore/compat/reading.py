@@ -5,8 +5,10 @@ Samples   one series: where it hangs, times and values; what is missing is left 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,8 +19,9 @@ from mstore.compat.contents import Points, Stretch
 from mstore.compat.json_checkpoint import read_json
 from mstore.compat.names import Part, split
 from mstore.compat.parquet import Rows, read_parquet
+from mstore.compat.phases import Phases
 from mstore.compat.wal import LogReader
-from mstore.compat.walk import BIN, JSON, PARQUET, Found
+from mstore.compat.walk import JSON, PARQUET, WAL, Found
 from mstore.errors import CorruptRecord
 from mstore.model import SeriesPath
 
@@ -50,6 +53,14 @@ class Troubles:
     n_levels: int = 0
     """Series of levels that no store can have."""
 
+    def of_log(self, log: LogReader) -> None:
+        """What a log that was read to its end has shown."""
+        if log.n_unusable:
+            self.texts.append(f"{log.n_unusable:,} records whose names do not fit them")
+        self.texts += [
+            f"{one.n_bytes:,} bytes at {one.offset} are no records: {one.why}" for one in log.damage
+        ]
+
     def told(self) -> list[str]:
         """One line for each kind of trouble."""
         levels = (
@@ -74,8 +85,22 @@ def splitter(known: Mapping[str, Part] | None = None, types: Iterable[str] = ())
     return parts
 
 
+@dataclass(slots=True)
+class Host:
+    """What is known of one host while its files are read, the oldest first."""
+
+    split: Splitter = field(default_factory=splitter)
+    phases: Phases = field(default_factory=Phases)
+
+    def learn(self, log: Path) -> None:
+        """Take the times of samples from the host's log, if it has one that can be read."""
+        with contextlib.suppress(OSError, CorruptRecord):
+            for points in LogReader(log.read_bytes()).pieces():
+                self.phases.learn(points)
+
+
 def samples_of(
-    found: Found, split: Splitter, troubles: Troubles, *, salvage: bool = False
+    found: Found, host: Host, troubles: Troubles, *, salvage: bool = False
 ) -> Iterator[list[Samples]]:
     """The samples of a file, in pieces of bounded size.
 
@@ -85,70 +110,65 @@ def samples_of(
     if found.kind == PARQUET:
         for piece in read_parquet(found.path, found.cluster):
             yield [one for rows in piece if (one := _of_rows(rows, troubles)) is not None]
-        return
+    elif found.kind == WAL:
+        log = LogReader(found.path.read_bytes(), str(found.path))
+        for points in log.pieces():
+            made = (_samples(found, host, one, 0, one.times, troubles) for one in points)
+            yield [one for one in made if one is not None]
+        troubles.of_log(log)
+    else:
+        made = (_placed(found, host, one, troubles) for one in _stretches(found, salvage, troubles))
+        yield [one for one in made if one is not None]
+
+
+def _stretches(found: Found, salvage: bool, troubles: Troubles) -> Iterable[Stretch]:
     data, path = found.path.read_bytes(), str(found.path)
     if found.kind == JSON:
-        yield _all(read_json(data, path).stretches, found, split, troubles)
-    elif found.kind == BIN:
-        yield _all(_snapshot(data, path, troubles) if salvage else bin_snapshot.read_bin(data, path).stretches,
-                   found, split, troubles)  # fmt: skip
-    else:
-        log = LogReader(data, path)
-        for points in log.pieces():
-            yield _all(points, found, split, troubles)
-        if log.n_unusable:
-            troubles.texts.append(f"{log.n_unusable:,} records whose names do not fit them")
-        troubles.texts += [
-            f"{one.n_bytes:,} bytes at {one.offset} are no records: {one.why}" for one in log.damage
-        ]
+        return read_json(data, path).stretches
+    return _until_damage(data, path, troubles) if salvage else bin_snapshot.read_bin(data, path).stretches
 
 
-def _snapshot(data: bytes, path: str, troubles: Troubles) -> Iterator[Stretch]:
+def _until_damage(data: bytes, path: str, troubles: Troubles) -> Iterator[Stretch]:
     try:
         yield from bin_snapshot.stretches(data, path)
     except CorruptRecord as error:
         troubles.texts.append(f"{error.message}; what stands before was taken")
 
 
-def _all(
-    found: Iterable[Stretch | Points], file: Found, split: Splitter, troubles: Troubles
-) -> list[Samples]:
-    taken = []
-    for one in found:
-        times = (
-            one.times
-            if isinstance(one, Points)
-            else one.start + one.step_s * np.arange(len(one.values), dtype=np.int64)
-        )
-        step_s = 0 if isinstance(one, Points) else one.step_s
-        made = _samples(
-            file.cluster, file.host, split(one.levels), one.metric, step_s, times, one.values, troubles
-        )
-        if made is not None:
-            taken.append(made)
-    return taken
+def _placed(found: Found, host: Host, one: Stretch, troubles: Troubles) -> Samples | None:
+    start = host.phases.start_of(one, found.start)
+    times = start + one.step_s * np.arange(len(one.values), dtype=np.int64)
+    return _samples(found, host, one, one.step_s, times, troubles)
+
+
+def _samples(
+    found: Found, host: Host, one: Stretch | Points, step_s: int, times: NDArray[np.int64], troubles: Troubles
+) -> Samples | None:
+    """None for nothing, and for a level that no store can have."""
+    parts = host.split(one.levels)
+    if len(parts) > PARTS_MAX or ("", "") in parts:
+        troubles.n_levels += 1
+        return None
+    return _present(path_of(found.cluster, found.host, parts, one.metric), step_s, times, one.values)
 
 
 def _of_rows(rows: Rows, troubles: Troubles) -> Samples | None:
     if not rows.step_s:
         troubles.n_rows += len(rows.times)
         return None
-    return _samples(
-        rows.cluster, rows.host, rows.levels, rows.metric, rows.step_s, rows.times, rows.values, troubles
-    )
+    path = path_of(rows.cluster, rows.host, rows.levels, rows.metric)
+    return _present(path, rows.step_s, rows.times, rows.values)
 
 
-def _samples(cluster: str, host: str, parts: tuple[Part, ...], metric: str, step_s: int,
-             times: NDArray[np.int64], values: NDArray[Any], troubles: Troubles) -> Samples | None:  # fmt: skip
-    """None for nothing, and for a level that no store can have."""
-    if len(parts) > PARTS_MAX or ("", "") in parts:
-        troubles.n_levels += 1
-        return None
+def path_of(cluster: str, host: str, parts: tuple[Part, ...], metric: str) -> SeriesPath:
+    """The path of a series at a level that a store can have."""
+    return SeriesPath(cluster, host, metric, *(text for part in parts for text in part))
+
+
+def _present(path: SeriesPath, step_s: int, times: NDArray[np.int64], values: NDArray[Any]) -> Samples | None:
+    """Without the missing ones; None when all are."""
     if values.dtype.kind == "f":
-        present = ~np.isnan(values)
-        if not present.all():
-            times, values = times[present], values[present]
-    if not len(times):
-        return None
-    flat = [text for part in parts for text in part]
-    return Samples(SeriesPath(cluster, host, metric, *flat), step_s, times, values)
+        there = ~np.isnan(values)
+        if not there.all():
+            times, values = times[there], values[there]
+    return Samples(path, step_s, times, values) if len(times) else None

@@ -8,11 +8,13 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mstore import limits
+from mstore.config.cockpit import Translator, decode, is_cockpit
 from mstore.config.schema import (
     CLUSTER_KEYS,
     METRIC_KEYS,
@@ -31,6 +33,8 @@ from mstore.topology import Cluster, load_cluster
 def load(path: Path | str | None) -> Config:
     """The configuration in a file; None = no configuration (unknown metrics are registered).
 
+    A name that ends in .json is ClusterCockpit's config.json (cockpit.py); what it says that mstore does not follow is
+    in the warnings.
     raises ConfigError: unreadable, not TOML, an unknown key, a value that is not allowed, a bad topology file
     """
     if path is None:
@@ -41,7 +45,7 @@ def load(path: Path | str | None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read the configuration {path}: {reason}", path=str(path)) from None
-    return parse(text, path)
+    return _parse_cockpit(text, path) if is_cockpit(path) else parse(text, path)
 
 
 def parse(text: str, source: Path | None = None) -> Config:
@@ -51,6 +55,23 @@ def parse(text: str, source: Path | None = None) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: not valid TOML: {error}", path=where) from None
+    return _config_of(document, where, source)
+
+
+def _parse_cockpit(text: str, source: Path) -> Config:
+    """The text of a config.json -> Config."""
+    where = str(source)
+    try:
+        given = decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid JSON: {error}", path=where) from None
+    translator = Translator(partial(_checked, where), SECTIONS, source.parent)
+    translator.read(given)
+    config = _config_of(translator.document, where, source)
+    return replace(config, warnings=(*translator.warnings, *config.warnings))
+
+
+def _config_of(document: dict[str, Any], where: str, source: Path | None) -> Config:
     found: dict[str, Any] = {}
     for key, value in document.items():
         if key in SETTINGS:

@@ -1,6 +1,6 @@
 """Thousands of series in a few flat arrays: what the answer to a batch is made of, in memory and in a message.
 
-    entries   one ENTRY a series                 56 bytes each
+    entries   one ENTRY a series                 64 bytes each
     values    raw little-endian values of all series, each begins at a multiple of 8 bytes
     texts     units, reasons and aggregations, by number; 0 is ""
     errors    what is wrong with an entry, by number; 0 is nothing
@@ -30,6 +30,8 @@ ENTRY = np.dtype(
         ("min", "<f8"),
         ("max", "<f8"),
         ("avg", "<f8"),
+        ("n_samples", "<u4"),
+        ("reserved", "<u4"),
         ("type", "u1"),
         ("held", "u1"),
         ("unit", "<u2"),
@@ -46,22 +48,24 @@ _ENTRIES_AT_ONCE = 4096
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<u8")}
 _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
-assert ENTRY.itemsize == 56
+assert ENTRY.itemsize == 64
 
 
 class BatchSeries(Series):
     """One series of a batch's answer: a Series with its statistics, or with what is wrong with it.
 
     min, max, avg   over the samples of the range at native step; NaN = there is none, or they were not asked for
+    n_samples       how many these are; 0 = none, or not asked for
     stop            start + its number of slots * step, also where the data was not asked for
     error           None, or why this series could not be answered while others were
     """
 
-    __slots__ = ("avg", "error", "max", "min", "stop")
+    __slots__ = ("avg", "error", "max", "min", "n_samples", "stop")
 
     min: float
     max: float
     avg: float
+    n_samples: int
     stop: int
     error: MstoreError | None
 
@@ -124,9 +128,24 @@ class Packed:
 
     def series(self, index: int, path: tuple[str, str, str, str, str, str, str]) -> BatchSeries:
         """One of them. path: cluster, host, metric, type, type_id, subtype, subtype_id"""
-        (start, step_s, n, n_series, error, low, high, mean, value_type, held, unit, why, aggregation) = (
-            self.entries[index].item()
-        )
+        entry = self.entries[index].item()
+        (
+            start,
+            step_s,
+            n,
+            n_series,
+            error,
+            low,
+            high,
+            mean,
+            n_samples,
+            _,
+            value_type,
+            held,
+            unit,
+            why,
+            aggregation,
+        ) = entry
         dtype, texts = _DTYPES[value_type], self.texts
         values, valid = self._values(dtype, n, held, int(self._offsets[index]))
         cluster, host, metric, type_, type_id, subtype, subtype_id = path
@@ -134,7 +153,7 @@ class Packed:
             values, start, step_s, texts[unit], valid, None, None, texts[why], cluster, host, metric, type_, type_id,
             subtype, subtype_id, texts[aggregation], n_series,
         )  # fmt: skip
-        found.min, found.max, found.avg = low, high, mean
+        found.min, found.max, found.avg, found.n_samples = low, high, mean, n_samples
         found.stop = start + n * step_s
         found.error = self.errors[error - 1] if error else None
         return found
@@ -171,16 +190,33 @@ class Packing:
         values: NDArray[Any] | None,
         dtype: np.dtype[Any],
         held: int,
-        statistics: tuple[float, float, float] = (np.nan, np.nan, np.nan),
+        statistics: tuple[float, float, float, int] = (np.nan, np.nan, np.nan, 0),
         unit: str = "",
         why: str = "",
         aggregation: str = "",
         n_series: int = 0,
     ) -> None:
-        """values [n_slots] as stored (missing = NaN or 2^64-1), only with held == HELD; statistics: min, max, avg."""
-        low, high, mean = statistics
+        """Another series. values: [n_slots] as stored (missing = NaN or 2^64-1), only with held == HELD;
+        statistics: min, max, avg, number of samples"""
+        low, high, mean, n_samples = statistics
         texts = self._text(unit), self._text(why), self._text(aggregation)
-        self._note((start, step_s, n_slots, n_series, 0, low, high, mean, _NUMBERS[dtype], held, *texts))
+        self._note(
+            (
+                start,
+                step_s,
+                n_slots,
+                n_series,
+                0,
+                low,
+                high,
+                mean,
+                n_samples,
+                0,
+                _NUMBERS[dtype],
+                held,
+                *texts,
+            )
+        )
         if held == HELD and values is not None:
             self._parts.append(np.ascontiguousarray(values).view(np.uint8))
             if odd := -values.nbytes % 8:
@@ -193,7 +229,7 @@ class Packing:
         if index > len(self._found):
             self._found.append(error)
         nan = float("nan")
-        self._note((0, 0, 0, 0, index, nan, nan, nan, 1, NO_DATA, 0, 0, 0))
+        self._note((0, 0, 0, 0, index, nan, nan, nan, 0, 0, 1, NO_DATA, 0, 0, 0))
 
     def packed(self) -> Packed:
         entries = np.concatenate([*self._done, np.array(self._entries, ENTRY)])

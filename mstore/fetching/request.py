@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mstore import times
+from mstore.choices import ALGORITHMS, refuse_unless
 from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded
 from mstore.limits import FETCH_QUERIES_MAX, QUERY_SERIES_MAX
 
-ALGORITHMS = ("lttb", "average", "simple", "min", "max", "last")
 RESOLUTION_S_MAX = 2**31 - 1
 
 _QUERY_KEYS = (
@@ -110,8 +110,7 @@ class FetchRequest:
                 start=self.start,
                 end=self.end,
             )
-        if self.algo not in ALGORITHMS:
-            raise InvalidRequest(f"resample-algo={self.algo!r}: allowed are {', '.join(ALGORITHMS)}")
+        refuse_unless("resample-algo", self.algo, ALGORITHMS)
         refuse_too_many(len(self.queries))
         n_entries = sum(query.n_levels for query in self.queries)
         if n_entries > QUERY_SERIES_MAX:

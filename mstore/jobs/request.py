@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mstore import times
+from mstore.choices import ALGORITHMS, refuse_unless
 from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded
-from mstore.fetching.request import ALGORITHMS, RESOLUTION_S_MAX
+from mstore.fetching.request import RESOLUTION_S_MAX
 from mstore.jobs.job import Job, Resource
 from mstore.limits import FETCH_QUERIES_MAX
 from mstore.scopes import FINE_TO_COARSE
@@ -46,8 +47,7 @@ class LoadRequest:
             )
         if unknown := [scope for scope in self.scopes if scope not in FINE_TO_COARSE]:
             raise InvalidRequest(f"{unknown[0]!r} is no scope: expected {', '.join(FINE_TO_COARSE)}")
-        if self.algo not in ALGORITHMS:
-            raise InvalidRequest(f"algo={self.algo!r}: allowed are {', '.join(ALGORITHMS)}")
+        refuse_unless("algo", self.algo, ALGORITHMS)
         if not 0 <= self.resolution <= RESOLUTION_S_MAX:
             raise InvalidRequest(f"resolution={self.resolution!r}: expected 0 to {RESOLUTION_S_MAX} seconds")
         refuse_too_much(len(self.resources or ()), len(self.metrics or ()), len(self.scopes))

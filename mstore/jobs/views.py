@@ -25,6 +25,8 @@ from mstore.numerals import number
 
 V = TypeVar("V")
 
+_NAMES_SHOWN = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -33,12 +35,13 @@ class Statistics:
     min: float
     max: float
     avg: float
+    n_samples: int = 0
     narrow: bool = field(default=False, repr=False, compare=False)
     """Of float32 samples: printed with as few digits as these need."""
 
     @classmethod
     def of(cls, series: BatchSeries) -> Statistics:
-        return cls(series.min, series.max, series.avg, series.values.dtype == np.float32)
+        return cls(series.min, series.max, series.avg, series.n_samples, series.values.dtype == np.float32)
 
     def to_dict(self) -> dict[str, float]:
         """The metric store's: three zeros where one is missing."""
@@ -105,9 +108,10 @@ class View(Mapping[str, V], Generic[V]):
 
     def __repr__(self) -> str:
         told = f", {len(self.errors)} errors" if self.errors else ""
-        return (
-            f"<{type(self).__name__} of {self.cluster}: {', '.join(self)}; {len(self._loaded)} series{told}>"
-        )
+        names = list(self)
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+        head = f"<{type(self).__name__} of {self.cluster}: {len(names)} ({shown})"
+        return f"{head}, {len(self._loaded)} series{told}>"
 
     def to_dict(self) -> dict[str, Any]:
         """The metric store's JSON shape."""
@@ -158,15 +162,8 @@ class JobStatistics(View[dict[str, Statistics]]):
         return found
 
     def of_job(self) -> dict[str, Statistics]:
-        """Of the whole job, by metric: smallest and largest value, and the mean of the hosts' means."""
-        return {
-            metric: Statistics(
-                min(one.min for one in hosts.values()), max(one.max for one in hosts.values()),
-                sum(one.avg for one in hosts.values()) / len(hosts),
-            )
-            for metric, hosts in self.items()
-            if hosts
-        }  # fmt: skip
+        """Of all samples of the job, by metric."""
+        return {metric: _united(list(hosts.values())) for metric, hosts in self.items() if hosts}
 
     def to_dict(self) -> dict[str, Any]:
         """{metric: {host: {"avg", "min", "max"}}}"""
@@ -226,6 +223,14 @@ class NodeListData(View[dict[str, dict[str, MetricData]]]):
     def to_dict(self) -> dict[str, Any]:
         """{host: {metric: {scope: {"unit", "timestep", "series"}}}}, without scopes that have no sample."""
         return {host: _by_scope(metrics) for host, metrics in self.items()}
+
+
+def _united(parts: list[Statistics]) -> Statistics:
+    n_samples = sum(one.n_samples for one in parts)
+    mean = sum(one.avg * one.n_samples for one in parts) / n_samples
+    return Statistics(
+        min(one.min for one in parts), max(one.max for one in parts), mean, n_samples, parts[0].narrow
+    )
 
 
 def _by_scope(metrics: Mapping[str, Mapping[str, MetricData]]) -> dict[str, Any]:

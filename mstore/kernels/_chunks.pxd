@@ -77,6 +77,11 @@ cdef class Chunks:
     cdef uint64_t class_extents[CLASSES]
     cdef uint32_t stamp              # of the last link made, 24 bits
     cdef uint64_t n_out_of_span      # chunks dropped because a link table would have passed 2^15 words
+    # What bounds every link table without a look at it; of all series that ever had a chunk, so never too small.
+    cdef int64_t earliest_s          # start of a grid chunk; above latest_s: there was none
+    cdef int64_t latest_s            # end of a grid chunk
+    cdef uint32_t least_step_s       # of a grid series
+    cdef int64_t most_stamped        # chunks from the first to the last of a stamped series
 
     cdef int commit_extent(self) noexcept nogil
     cdef uint64_t alloc(self, unsigned size_class) noexcept nogil
@@ -90,6 +95,7 @@ cdef class Chunks:
     cdef ms_chunk* new_chunk(self, uint32_t slot, ms_series* s, int64_t n, unsigned size_class, int* why) noexcept nogil
     cdef ms_chunk* promote(self, ms_series* s, int64_t n, unsigned size_class) noexcept nogil
     cdef int unlink(self, ms_series* s, int64_t n) noexcept nogil
+    cdef void note_span(self, ms_series* s) noexcept nogil
     cdef uint64_t drop_range(self, uint32_t slot, ms_series* s, int64_t first, int64_t last) noexcept nogil
     cdef ms_series* live(self, uint64_t slot) noexcept nogil
     cdef int _take_links(self, char* taken, uint64_t slot, ms_series* s, uint32_t* newest) except -1

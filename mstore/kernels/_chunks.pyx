@@ -10,17 +10,16 @@ nothing and damages nothing.
 
 What a reader does, and why every change below is safe for it (`docs/format/wal-samples.md` draws the orders):
 
-    1. load the table word (acquire), the link word (acquire)
-    2. link 0: no such chunk, provided the table word is still the same; else start again
-    3. bounds, header (series, generation, n), copy the values
-    4. fence (acquire), load link and table word again: both unchanged, or start again
+    1. load the table word (acquire), the link word (acquire); 0: no such chunk, if the table word is still the same
+    2. bounds, header (series, generation, n), copy the values
+    3. fence (acquire), load link and table word again: both unchanged, or start again
 
 A chunk's bytes are complete before a link shows them, and are overwritten only after the link has gone.
 """
 
 from collections import namedtuple
 
-from libc.stdint cimport INT64_MIN
+from libc.stdint cimport INT64_MAX, INT64_MIN
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.fcntl cimport posix_fallocate
@@ -29,11 +28,6 @@ from mstore.kernels._eras cimport ERAS_MAX
 cdef extern from *:
     """
     #define ms_prefetch_link(p) __builtin_prefetch((p), 0, 3)
-    """
-    void ms_prefetch_link(const void *p) noexcept nogil
-
-cdef extern from *:
-    """
     #include <sys/mman.h>
     #ifndef MADV_POPULATE_WRITE
     #define MADV_POPULATE_WRITE 23
@@ -42,6 +36,7 @@ cdef extern from *:
        cannot (before Linux 5.14), they are mapped one by one as they are touched. */
     static inline void ms_map_pages(char *at, size_t n) { (void)madvise(at, n, MADV_POPULATE_WRITE); }
     """
+    void ms_prefetch_link(const void *p) noexcept nogil
     void ms_map_pages(char* at, size_t n) noexcept nogil
 
 cdef extern from "<errno.h>" nogil:
@@ -58,11 +53,7 @@ cdef enum:
     NEAR = 8
 
 cdef int64_t I64_MIN = INT64_MIN
-cdef uint64_t FILL[4]
-FILL[0] = 0
-FILL[TYPE_F32] = 0x7fc000007fc00000u
-FILL[TYPE_F64] = 0x7ff8000000000000u
-FILL[TYPE_U64] = 0xffffffffffffffffu
+cdef uint64_t[4] FILL = [0, 0x7fc000007fc00000u, 0x7ff8000000000000u, 0xffffffffffffffffu]  # by TYPE_*: missing values
 
 for _i, _size in enumerate((128, 512, 2112, 4160, 64, 256, 1024, 4096, 16384, 65536, 262144)):
     SIZES[_i] = _size
@@ -156,6 +147,7 @@ cdef class Chunks:
             raise ValueError(f"{committed} bytes committed of a segment of {samples.length}")
         self.n_extents = <uint32_t>((committed - MS_SAMPLES_DATA) / MS_EXTENT_BYTES) if committed > MS_SAMPLES_DATA else 0
         self.stamp = 0
+        self.earliest_s, self.latest_s, self.least_step_s, self.most_stamped = INT64_MAX, I64_MIN, 0xffffffff, 0
         if fresh:
             self.forget()
         else:
@@ -395,10 +387,21 @@ cdef class Chunks:
             ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
         elif n > s.last_n:
             ms_store_relaxed_u64(&s.last_n, <uint64_t>n)
+        self.note_span(s)
         ms_store_relaxed_u32(&s.n_chunks, s.n_chunks + 1)
         link = self.make_link(offset, size_class)
         ms_store_release_u64(link_place(self.base, s, n), link)  # SYNC POINT (release) link: chunk before its link
         return chunk
+
+    cdef void note_span(self, ms_series* s) noexcept nogil:
+        """Count the chunks of a series, first_n to last_n, into what bounds all link tables."""
+        cdef int64_t span_s = <int64_t>s.step_s * MS_CHUNK_SLOTS
+        if s.kind == KIND_STAMPED:
+            self.most_stamped = max(self.most_stamped, s.last_n - s.first_n + 1)
+            return
+        self.earliest_s = min(self.earliest_s, s.anchor_s + s.first_n * span_s)
+        self.latest_s = max(self.latest_s, s.anchor_s + (s.last_n + 1) * span_s)
+        self.least_step_s = min(self.least_step_s, s.step_s)
 
     cdef ms_chunk* promote(self, ms_series* s, int64_t n, unsigned size_class) noexcept nogil:
         """Move chunk n of a grid series into a larger class: copy, then one link store. NULL = no room."""
@@ -571,6 +574,8 @@ cdef class Chunks:
         ms_store_relaxed_u64(&s.first_n, <uint64_t>first)
         ms_store_relaxed_u64(&s.last_n, <uint64_t>last)
         ms_store_relaxed_u64(&s.last_t, <uint64_t>last_t)
+        if found:
+            self.note_span(s)
         ms_store_relaxed_u32(&s.n_chunks, found)
         s.cur_n, s.cur_link, s.n_seen, s.n_edge = (last if found else 0), last_word, 0, 0
         return 0

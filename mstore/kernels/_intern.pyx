@@ -8,10 +8,8 @@ A change has two halves, so that nothing is visible that the log does not hold:
     publish()                                                -> LIVE, counts, eras, key refs, in this order
 
 From the first half to the end of the second the word `critical` is odd: a writer that dies in between leaves a directory
-that must be rebuilt from snapshots and log, never adopted. remove_finish is the exception that shows at once: it takes away
-a series that nobody uses any more.
+that must be rebuilt, never adopted. remove_finish alone shows at once: it takes away a series that nobody uses.
 """
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MIN, uint16_t
 from libc.string cimport memcmp, memcpy, memset

@@ -21,4 +21,5 @@ cdef class Room(Expiry):
     cdef void want_chunk(self, uint32_t slot, ms_series* s, int64_t n, unsigned size_class) noexcept nogil
     cdef void want_grid(self, uint32_t slot, uint32_t generation, int64_t t) noexcept nogil
     cdef void want_stamped(self, uint32_t slot, uint32_t generation, const int64_t* row, uint32_t count) noexcept nogil
+    cdef unsigned largest_table(self, int64_t first_s, int64_t last_s, uint64_t n_rows) noexcept nogil
     cdef void dry_run(self, const char* records, uint64_t size) noexcept nogil

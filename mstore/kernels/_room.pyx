@@ -126,16 +126,33 @@ cdef class Room(Expiry):
             count -= min(count, capacity)
             n += 1
 
+    cdef unsigned largest_table(self, int64_t first_s, int64_t last_s, uint64_t n_rows) noexcept nogil:
+        """Class of the largest link table that samples of times from first_s to last_s, and n_rows stamped rows, can make.
+
+        A chunk reaches at most a chunk's length beyond its samples. A series without chunks may have a step of a second.
+        """
+        cdef int64_t low = max(min(first_s, self.earliest_s), -TIME_MAX), high = min(max(last_s, self.latest_s), TIME_MAX)
+        cdef int64_t chunks = self.most_stamped + <int64_t>n_rows if n_rows else 0
+        cdef unsigned log2 = TABLE_LOG2_MIN
+        if last_s >= first_s:
+            chunks = max(chunks, (min(last_s, TIME_MAX) - max(first_s, -TIME_MAX)) / MS_CHUNK_SLOTS + 3)
+            if self.latest_s > self.earliest_s:
+                chunks = max(chunks, (high - low) / (<int64_t>self.least_step_s * MS_CHUNK_SLOTS) + 3)
+        while log2 < TABLE_LOG2_MAX and chunks > <int64_t>1 << log2:
+            log2 += TABLE_LOG2_STEP
+        return table_class(log2)
+
     def need(self, records, uint64_t limit) -> int:
         """Bytes of extents that applying these records takes at most, for comparison with `free_bytes()`.
 
-        The bound that needs no look at the series is returned if it is within `limit`, else that of a dry run. It holds for
-        link tables of up to 32 words in the first case; records of other kinds need nothing.
+        The bound that needs no look at the series is returned if it is within `limit`, else that of a dry run; records of
+        other kinds need nothing.
         raises ValueError as `apply`
         """
         cdef Py_buffer view
         cdef const ms_run* run
-        cdef uint64_t offset, length, bound = 0, n, per
+        cdef uint64_t offset, length, bound = 0, n, n_rows = 0, per
+        cdef int64_t first = TIME_MAX, last = -TIME_MAX, dt
         cdef bint bad = False
         cdef unsigned size_class
         PyObject_GetBuffer(records, &view, PyBUF_SIMPLE)
@@ -148,12 +165,24 @@ cdef class Room(Expiry):
                     if length == 0:
                         bad = True
                         break
-                    if MS_REC_ROW <= run.type <= MS_REC_SCATTER:
-                        n += run.count
                     offset += length
+                    if not MS_REC_ROW <= run.type <= MS_REC_SCATTER:
+                        continue
+                    n += run.count
+                    if run.type == MS_REC_STAMPED:
+                        n_rows += run.count
+                    elif -TIME_MAX < run.t < TIME_MAX:  # else it is of no series
+                        first, last = min(first, run.t), max(last, run.t)
+                        dt = 0
+                        if run.type == MS_REC_COLUMN:
+                            memcpy(&dt, <const char*>run + sizeof(ms_run), 8)
+                        if -(DT_MAX) <= dt <= DT_MAX:
+                            first = min(first, run.t + <int64_t>run.count * dt)
+                            last = max(last, run.t + <int64_t>run.count * dt)
                 if n:
                     bound = CLASSES + n / (MS_EXTENT_BYTES / SIZES[CLASS_FULL_8])
-                    bound = (bound + n / (MS_EXTENT_BYTES / SIZES[CLASS_TABLE_8 + 1])) * MS_EXTENT_BYTES
+                    size_class = self.largest_table(first, last, n_rows)
+                    bound = (bound + n / (MS_EXTENT_BYTES / SIZES[size_class])) * MS_EXTENT_BYTES
                 if bound > limit and not bad:
                     self.dry_run(<const char*>view.buf, <uint64_t>view.len)
                     bound = 0

@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from mstore.errors import InvalidRequest, InvalidStep, MstoreError, NotAggregatable
 from mstore.fetching.packed import EMPTY, HELD, NO_DATA, Packing
 from mstore.frames import U64_MISSING, Series, with_missing
+from mstore.kernels.chosen import statistics as kernel
 from mstore.query.finder import Refs
 from mstore.query.gather import DTYPES
 from mstore.query.plan import Metric
 from mstore.query.resample import factor_of, resample
 
 Gathered = Series | NotAggregatable | None
-Statistics = tuple[float, float, float]
-"""min, max, avg."""
+Statistics = tuple[float, float, float, int]
+"""min, max, avg, number of samples."""
 
 _NOTHING: Refs = np.empty(0, np.uint64)
-_NO_STATISTICS: Statistics = (math.nan, math.nan, math.nan)
+_NO_STATISTICS: Statistics = (math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(slots=True)
@@ -66,6 +67,14 @@ class Frame:
         if factor > 1 and self.algo == "lttb":
             return min(n_slots, max(n_slots // factor, 2))
         return -(-n_slots // factor)
+
+    def n_bytes(self, item: Item) -> int:
+        """What the values of an entry will take; also of one whose slots are all missing, where it is looked at."""
+        if not self.data or item.metric is None:
+            return 0
+        as_stored = len(item.refs) <= 1 and item.scale == 1.0
+        n_points = self.n_slots(max(item.metric.step_s, item.resolution_s))
+        return n_points * (DTYPES[item.metric.type].itemsize if as_stored else 8)
 
     def window(self, step_s: int) -> tuple[int, int]:
         """A range of nominal times: its n_slots slots, whatever their phase, are those that contain start + k * step."""
@@ -138,24 +147,22 @@ def as_stored(series: Series) -> NDArray[Any]:
 
 
 def statistics_of(values: NDArray[Any]) -> Statistics:
-    """min, max and mean of the samples, as doubles; the mean is added up in float64.
+    """min, max and mean of the samples, as doubles, and their number.
 
     values   float32, float64 or uint64 [n]; missing = NaN or 2^64-1
     """
-    present = values[values != U64_MISSING] if values.dtype.kind == "u" else values[values == values]
-    if not len(present):
-        return _NO_STATISTICS
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(present.min()), float(present.max()), float(present.mean(dtype=np.float64))
+    n_samples, _, _, low, high, total = kernel.scan(values)
+    return (float(low), float(high), total / n_samples, n_samples) if n_samples else _NO_STATISTICS
 
 
 def _scaled(values: NDArray[Any], statistics: Statistics, scale: float) -> tuple[NDArray[Any], Statistics]:
     wide = values.astype(np.float64)
     if values.dtype.kind == "u":
         wide[values == U64_MISSING] = np.nan
-    low, high, mean = (one * scale for one in statistics)
+    *numbers, n_samples = statistics
+    low, high, mean = (one * scale for one in numbers)
     with np.errstate(over="ignore"):
-        return wide * scale, (min(low, high), max(low, high), mean)
+        return wide * scale, (min(low, high), max(low, high), mean, n_samples)
 
 
 def _extent(values: NDArray[Any]) -> tuple[int, int]:

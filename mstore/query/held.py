@@ -86,9 +86,10 @@ class HeldQuestions:
             text = yield from dump.level(levels[0])
         else:
             parts = []
-            for level in levels:
-                told = yield from dump.level(level)
-                parts.append(f"{json.dumps('/'.join(_names(self.directory, level)))}: {told}")
+            paths = {_names(self.directory, level): level for level in levels}
+            for path in sorted(paths, key=lambda path: [natural_key(name) for name in path]):
+                told = yield from dump.level(paths[path])
+                parts.append(f"{json.dumps('/'.join(path))}: {told}")
             text = "{" + ", ".join(parts) + "}"
         return '{"data": ' + text + "}\n"
 

@@ -94,7 +94,7 @@ class Answering(Generic[Task]):
                 refuse_too_large(n_slots, 0)
                 series += max(len(item.refs), 1)
                 samples += n_slots * len(item.refs)
-                n_bytes += n_slots * 8 if self._frame.data else 0
+                n_bytes += self._frame.n_bytes(item)
         self._budget.spend(series=series, samples=samples, n_bytes=n_bytes)
 
     # --- samples
@@ -128,6 +128,8 @@ class Answering(Generic[Task]):
                 window = self._frame.window(item.metric.step_s)
                 request = requests[item.metric.index] = Request(self._finder.cluster, "", item.name, *window)
             groups.append(Group(request, item.metric, item.refs))
+        if not groups:
+            return found
         for index, group, series in zip(asked, groups, gathered(self._finder.gatherer, groups), strict=True):
             if isinstance(series, Series) and series.step != group.metric.step_s:
                 found[index] = self._of_another_step(group, series.step)

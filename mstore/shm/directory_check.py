@@ -215,10 +215,12 @@ def _eras(state: _State) -> Iterator[str]:
             yield f"the era after slot {slot} does not exist"
         elif (series[after]["prev_slot"], series[after]["prev_generation"]) != (slot + 1, row["generation"]):
             yield f"the era after slot {slot} does not lead back"
-        elif series[after]["era_start"] > state.directory.grids_changed_s() and any(
-            series[after][field] != row[field] for field in ("type", "step_s")
+        elif (
+            series[after]["kind"] == layout.KIND_GRID
+            and series[after]["era_start"] > state.directory.grids_changed_s()
+            and any(series[after][field] != row[field] for field in ("type", "step_s"))
         ):
-            yield f"the era after slot {slot} begins another grid after the last change there is said to be"
+            yield f"the era after slot {slot} has another grid, and grids_changed_s names no change that late"
 
 
 def _table(state: _State, name: str) -> dict[int, int]:

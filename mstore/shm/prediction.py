@@ -10,7 +10,9 @@ A series that is younger than its retention takes less. Stamped metrics have no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from mstore.config import Config
 from mstore.model import MetricSpec
@@ -51,8 +53,8 @@ class Prediction:
     levels: int = 0
     samples_per_s: float = 0.0
     metrics: list[MetricMemory] = field(default_factory=list)
-    samples_bytes: int = 0
-    peak_bytes: int = 0
+    samples_bytes: int = layout.SAMPLES_DATA
+    peak_bytes: int = layout.SAMPLES_DATA
     """Of samples, when all series are about to lose their oldest chunk at once."""
     directory_bytes: int = 0
     fixed_bytes: int = 0
@@ -61,6 +63,18 @@ class Prediction:
     """Metrics that are kept for ever: what a day of them takes is counted."""
     unknown: list[str] = field(default_factory=list)
     """Stamped metrics: not counted."""
+
+    def plain(self) -> dict[str, Any]:
+        """Plain names and numbers, for JSON; the largest metrics first."""
+        return {
+            "nodes": self.nodes, "series": self.series, "levels": self.levels,
+            "samples_per_s": round(self.samples_per_s, 3),
+            "samples_bytes": self.samples_bytes, "samples_peak_bytes": self.peak_bytes,
+            "directory_bytes": self.directory_bytes, "fixed_bytes": self.fixed_bytes,
+            "total_bytes": self.total_bytes, "total_peak_bytes": self.total_peak_bytes,
+            "metrics": [asdict(one) for one in sorted(self.metrics, key=lambda one: -one.n_bytes)],
+            "endless": list(self.endless), "unknown": list(self.unknown),
+        }  # fmt: skip
 
     @property
     def total_bytes(self) -> int:
@@ -79,15 +93,14 @@ def predict(config: Config, n_cores: int, n_nodes: int | None = None) -> Predict
     n_nodes  instead of the topologies' own: these are scaled to so many; without a topology, nodes that send every
              configured metric once
     """
-    found = Prediction()
-    regions = _Regions()
+    found, regions, places = Prediction(), _Regions(), _Places()
     n_known = sum(
         len(sub.hosts) for cluster in config.clusters.values() for sub in cluster.subclusters.values()
     )
     for cluster in config.clusters.values():
         scale = 1.0 if n_nodes is None or not n_known else n_nodes / n_known
         for sub in cluster.subclusters.values():
-            _add_subcluster(found, regions, config, cluster, sub, scale)
+            _add_subcluster(found, regions, places, config, cluster, sub, scale)
     if not n_known and n_nodes:
         names = dict.fromkeys(
             [*config.metrics, *(name for of in config.cluster_metrics.values() for name in of)]
@@ -96,14 +109,12 @@ def predict(config: Config, n_cores: int, n_nodes: int | None = None) -> Predict
         regions.host("cluster", "node0000", n_nodes)
         found.nodes += n_nodes
         for spec in specs:
-            _add_metric(found, regions, config, "", spec, "node", n_nodes)
+            _add_metric(found, regions, places, config, "", spec, "node", n_nodes)
     for memory in found.metrics:
         found.series += memory.series
         found.samples_per_s += memory.series / memory.step_s
-        found.samples_bytes += memory.n_bytes
-        found.peak_bytes += memory.peak_bytes
-    found.samples_bytes += layout.SAMPLES_DATA
-    found.peak_bytes += layout.SAMPLES_DATA
+    found.samples_bytes += places.n_bytes(places.average)
+    found.peak_bytes += places.n_bytes(places.peak)
     found.levels = regions.n_levels
     found.directory_bytes = regions.n_bytes()
     n_rings, _ = config.worker_counts(n_cores)
@@ -119,7 +130,13 @@ def _spec_anywhere(config: Config, name: str) -> MetricSpec | None:
 
 
 def _add_subcluster(
-    found: Prediction, regions: _Regions, config: Config, cluster: Cluster, sub: Subcluster, scale: float
+    found: Prediction,
+    regions: _Regions,
+    places: _Places,
+    config: Config,
+    cluster: Cluster,
+    sub: Subcluster,
+    scale: float,
 ) -> None:
     n_nodes = round(len(sub.hosts) * scale)
     if not n_nodes:
@@ -137,7 +154,7 @@ def _add_subcluster(
             scopes.add(scope)
             regions.parts(scope, sub.topology.ids(scope), n_nodes)
         ids = _ids(known, sub)
-        _add_metric(found, regions, config, cluster.name, spec, scope, n_nodes * ids)
+        _add_metric(found, regions, places, config, cluster.name, spec, scope, n_nodes * ids)
 
 
 def _ids(metric: Metric | None, sub: Subcluster) -> int:
@@ -147,6 +164,7 @@ def _ids(metric: Metric | None, sub: Subcluster) -> int:
 def _add_metric(
     found: Prediction,
     regions: _Regions,
+    places: _Places,
     config: Config,
     cluster: str,
     spec: MetricSpec,
@@ -162,39 +180,64 @@ def _add_metric(
     if not period_s and name not in found.endless:
         found.endless.append(name)
     regions.series(spec.name, scope, n_series)
-    average, peak = series_bytes(spec.step_s, period_s, spec.type)
-    found.metrics.append(
-        MetricMemory(
-            cluster,
-            spec.name,
-            n_series,
-            spec.step_s,
-            period_s,
-            round(n_series * average),
-            round(n_series * peak),
-        )
-    )
+    one = SeriesMemory.of(spec.step_s, period_s, spec.type)
+    places.add(one, n_series)
+    average, peak = round(n_series * one.n_bytes), round(n_series * one.peak_bytes)
+    found.metrics.append(MetricMemory(cluster, spec.name, n_series, spec.step_s, period_s, average, peak))
 
 
-def series_bytes(step_s: int, retention_s: int, value_type: str) -> tuple[float, float]:
-    """(average, peak) bytes of samples that one grid series takes once it is as old as its retention.
+@dataclass(frozen=True, slots=True)
+class SeriesMemory:
+    """What one grid series takes once it is as old as its retention."""
 
-    retention_s  0 = for ever: of one day
-    """
-    span_s = layout.CHUNK_SLOTS * step_s
-    period_s = retention_s or _DAY_S
-    chunk = _place_bytes(layout.SIZE_CLASS_BYTES[_FULL[value_type]])
-    if not retention_s:
-        return period_s / span_s * chunk, period_s / span_s * chunk
-    most = period_s // span_s + 2
-    log2 = next(log2 for log2 in _TABLE_LOG2 if most <= 1 << log2 or log2 == _TABLE_LOG2[-1])
-    table = _place_bytes(8 << log2)
-    return (period_s / span_s + 1) * chunk + table, most * chunk + table
+    chunk_class: int
+    average: float
+    """Chunks."""
+    peak: int
+    table_class: int
+
+    @classmethod
+    def of(cls, step_s: int, retention_s: int, value_type: str) -> SeriesMemory:
+        """retention_s: 0 = for ever: what a day brings"""
+        span_s = layout.CHUNK_SLOTS * step_s
+        chunk_class = _FULL[value_type]
+        if not retention_s:
+            return cls(chunk_class, _DAY_S / span_s, -(-_DAY_S // span_s), layout.CLASS_TABLE_8)
+        most = retention_s // span_s + 2  # one that is about to go, and one that has just begun
+        step = next((n for n, log2 in enumerate(_TABLE_LOG2) if most <= 1 << log2), len(_TABLE_LOG2) - 1)
+        return cls(chunk_class, retention_s / span_s + 1, most, layout.CLASS_TABLE_8 + step)
+
+    @property
+    def n_bytes(self) -> float:
+        return self.average * layout.SIZE_CLASS_BYTES[self.chunk_class] + self._table_bytes
+
+    @property
+    def peak_bytes(self) -> float:
+        return self.peak * layout.SIZE_CLASS_BYTES[self.chunk_class] + self._table_bytes
+
+    @property
+    def _table_bytes(self) -> int:
+        return layout.SIZE_CLASS_BYTES[self.table_class]
 
 
-def _place_bytes(n_bytes: int) -> float:
-    """What a chunk of so many bytes takes of its extent, which holds whole ones only."""
-    return layout.EXTENT_BYTES / (layout.EXTENT_BYTES // n_bytes)
+class _Places:
+    """Chunks of each size class: memory is handed out in extents of one class."""
+
+    def __init__(self) -> None:
+        self.average = [0.0] * len(layout.SIZE_CLASS_BYTES)
+        self.peak = [0.0] * len(layout.SIZE_CLASS_BYTES)
+
+    def add(self, one: SeriesMemory, n: int) -> None:
+        self.average[one.chunk_class] += n * one.average
+        self.peak[one.chunk_class] += n * one.peak
+        for counts in (self.average, self.peak):
+            counts[one.table_class] += n
+
+    @staticmethod
+    def n_bytes(counts: list[float]) -> int:
+        """Of whole extents."""
+        each = (layout.EXTENT_BYTES // n_bytes for n_bytes in layout.SIZE_CLASS_BYTES)
+        return sum(math.ceil(count / n) for count, n in zip(counts, each, strict=True)) * layout.EXTENT_BYTES
 
 
 class _Regions:

@@ -103,8 +103,9 @@ def main() -> int:
             if reader.instance != job.instance:
                 raise Unavailable("the store was started again")
             done = write(job, attached(reader), _tell, time.sleep)
-        note = {**asdict(job), "at_s": clock.now_s(), **done.to_plain()}
-        Files().replace(export_note_path(Path(job.store_dir)), json.dumps(note).encode())
+        if done.n_samples:  # an empty store has nothing that a later export could build on
+            note = {**asdict(job), "at_s": clock.now_s(), **done.to_plain()}
+            Files().replace(export_note_path(Path(job.store_dir)), json.dumps(note).encode())
         _tell({"done": done.to_plain()})
     except MstoreError as error:
         _tell({"failed": str(error)})

@@ -29,6 +29,8 @@ _LOOK_EVERY_S = 10.0
 _GRACE_S = 60
 """After an interval has ended: senders are allowed to be a little late."""
 _RETRY_S_MIN, _RETRY_S_MAX = 10.0, 600.0
+_EMPTY_S = 600.0
+"""Where there was nothing to export, so long until the next look."""
 _SPAN_S = 48 * 3600
 """How far the first export goes back where neither `keep` nor retention says."""
 
@@ -77,28 +79,26 @@ class Exports:
         slot, began_s = self._persister.slot, clock.monotonic_s()
         slot.set("export_began_s", clock.now_s())
         failure: MstoreError | None = None
+        done: dict[str, Any] = {"samples": 0}
         try:
             done = await self._write(start, end)
-            slot.add("exports")
-            slot.add("export_bytes", done["bytes"])
-            log.info(
-                "exported %d files, %d bytes in %.1f s",
-                done["files"],
-                done["bytes"],
-                clock.monotonic_s() - began_s,
-            )
         except MstoreError as error:
             failure = error
         except Exception as error:
             failure = StorageError(f"the export helper failed: {error}")
             log.exception("no export")
-        if failure is None:
-            self._retry_wait_s = 0.0
-        elif not self._stopped:
+        wait_s = 0.0 if done["samples"] else _EMPTY_S
+        if failure is not None and not self._stopped:
             slot.add("export_errors")
-            self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
-            log.error("no export: %s; it is tried again in %.0f s", failure, self._retry_wait_s)
-        self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
+            wait_s = self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
+            log.error("no export: %s; it is tried again in %.0f s", failure, wait_s)
+        elif done["samples"]:
+            self._retry_wait_s = 0.0
+            slot.add("exports")
+            slot.add("export_bytes", done["bytes"])
+            took_s = clock.monotonic_s() - began_s
+            log.info("exported %d files, %d bytes in %.1f s", done["files"], done["bytes"], took_s)
+        self._retry_at_s = clock.monotonic_s() + wait_s
         for name in ("export_permille", "export_began_s"):
             slot.set(name, 0)
         self._task = self._helper = None

@@ -25,6 +25,7 @@ from mstore.query.reader import Reader
 from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
+from mstore.shm.prediction import predict
 from mstore.workers import memory, selecting, settings, states
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
@@ -172,8 +173,11 @@ class QueryWorker:
         hosts = self._reader.protected()
         return m.Names([[cluster, host] for cluster, names in hosts.items() for host in names])
 
-    def _info(self, _message: m.Info, _: Budget) -> m.Message:
-        return m.InfoReply(store_info(self._spec, self._control, self._reader.directory, self._samples))
+    def _info(self, message: m.Info, _: Budget) -> m.Message:
+        found = store_info(self._spec, self._control, self._reader.directory, self._samples)
+        if message.predict:
+            found["prediction"] = predict(self._config, os.cpu_count() or 1).plain()
+        return m.InfoReply(found)
 
     def _ping(self, _message: m.Ping, _: Budget) -> m.Message:
         return m.Done({})

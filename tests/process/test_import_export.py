@@ -15,7 +15,7 @@ import pytest
 import mstore
 from mstore import SeriesPath
 from mstore.frames import Series
-from tests.process.test_cli_store import good, run
+from tests.process.test_cli_store import bad, good, run
 from tests.stores import Server, until
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "compat"
@@ -194,18 +194,19 @@ def test_the_reference_s_own_files_become_answers(stores: Callable[..., Server],
 
 def test_a_checkpoint_becomes_rows_of_the_archive(stores: Callable[..., Server], tmp_path: Path) -> None:
     """The reference's own case: two metrics of a host and one of a socket, three values each, are nine rows."""
+    start = 1_600_001_000
     host = tmp_path / "in" / "testcluster" / "node001"
     host.mkdir(parents=True)
 
     def metric(*values: float) -> dict[str, object]:
-        return {"frequency": 60, "start": 1000, "data": list(values)}
+        return {"frequency": 60, "start": start, "data": list(values)}
 
-    below = {"metrics": {"mem_bw": metric(100, 110, 200)}, "children": {}, "from": 1000, "to": 1060}
+    below = {"metrics": {"mem_bw": metric(100, 110, 200)}, "children": {}, "from": start, "to": start + 60}
     document = {
         "metrics": {"cpu_load": metric(0.5, 0.7, 0.9), "mem_used": metric(45, 46, 47)},
-        "children": {"socket0": below}, "from": 1000, "to": 1060,
+        "children": {"socket0": below}, "from": start, "to": start + 60,
     }  # fmt: skip
-    (host / "1000.json").write_text(json.dumps(document))
+    (host / f"{start}.json").write_text(json.dumps(document))
     server = stores('retention = "0"\n')
     good("import", str(tmp_path / "in"), directory=server.directory)
     good("export", str(tmp_path / "out"), "--format", "parquet", directory=server.directory)
@@ -214,7 +215,7 @@ def test_a_checkpoint_becomes_rows_of_the_archive(stores: Callable[..., Server],
     assert len(rows) == 9
     assert {(row["cluster"], row["hostname"]) for row in rows} == {("testcluster", "node001")}
     assert sorted((row["metric"], row["scope"], row["scope_id"], row["timestamp"], row["value"]) for row in rows) == [
-        (name, scope, scope_id, 1000 + 60 * k, np.float32(value))
+        (name, scope, scope_id, start + 60 * k, np.float32(value))
         for name, scope, scope_id, values in (
             ("cpu_load", "node", "", (0.5, 0.7, 0.9)), ("mem_bw", "socket", "0", (100, 110, 200)),
             ("mem_used", "node", "", (45, 46, 47)),
@@ -254,6 +255,19 @@ def test_what_is_sound_is_imported_and_the_rest_is_reported(
     assert told["written"] == 12 + 8
 
 
+def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "1.bin").write_bytes(b"x")
+    nothing = str(tmp_path / "nothing")
+    for argv, said in (
+        (("import", str(tmp_path), "--as", "fritz"), "expected CLUSTER/HOST"),
+        (("import", str(tmp_path), "--from", "-1h", "--to", "-2h"), "--from -1h is after --to -2h"),
+        (("import", nothing), "no such file or directory"),
+    ):
+        assert said in bad(*argv, status=2, directory=tmp_path)
+    assert "no store runs in" in bad("export", nothing, directory=tmp_path)
+    assert not Path(nothing).exists()
+
+
 def test_old_samples_are_refused_and_it_is_said_what_to_do(
     stores: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -290,33 +304,36 @@ def test_a_second_run_passes_over_what_the_state_file_names(
     assert list(first["clusters"]) == ["fritz"]
 
 
+def reloaded(server: Server, table: str) -> None:
+    """The store goes on with a table of its configuration more."""
+    (server.directory / "mstore.toml").write_text(f"{CONFIG}{table}\n")
+    good("reload", directory=server.directory)
+
+
 def test_a_store_exports_by_itself_when_an_interval_has_ended(
     stores: Callable[..., Server], now: int
 ) -> None:
-    """The first one goes back as far as `keep`; `mstore info` tells; the files are those of an export by hand."""
-    config = f'{CONFIG}[export]\ndirectory = "out"\nformat = "bin"\ninterval = "1h"\nkeep = "6h"\n'
-    server = stores(config)
-    start = (now - HOURS * 3600) // 3600 * 3600
+    """The first one goes back as far as `keep`; `mstore info` tells, and an import reads the files."""
+    server = stores()
     with server.client() as client:
-        fill(client, start, 1)
-    wanted = {str(now // 3600 * 3600 - 3600 * k) for k in range(1, 6)}
-    host = server.directory / "out" / "fritz" / "f2"
-    note = until(lambda: server.info()["export"].get("last"), "an export", 60)
-    if now % 3600 < 60:
-        pytest.skip("the hour has just begun")
-    assert {path.stem for path in host.iterdir()} >= wanted
+        fill(client, (now - HOURS * 3600) // 3600 * 3600, 1)
+    reloaded(server, '[export]\ndirectory = "out"\nformat = "bin"\ninterval = "1h"\nkeep = "6h"')
+    note = until(lambda: server.info()["export"].get("last"), "an export", 90)
+    files = {path.stem for path in (server.directory / "out" / "fritz" / "f2").iterdir()}
+    assert files == {str(start) for start in range(note["start"], note["end"], 3600)}
+    assert len(files) in (5, 6)
     assert (note["format"], note["directory"]) == ("bin", str(server.directory / "out"))
-    assert server.info()["counters"]["exports"] == 1
-    shown = good("info", directory=server.directory)
-    assert f"as bin in {server.directory / 'out'}" in shown
-    took = json.loads(run("import", str(server.directory / "out"), "--dry-run", "--json").stdout)
-    assert took["clusters"]["fritz"]["samples"] > 0
+    until(lambda: server.info()["counters"]["exports"] == 1, "the export's count")
+    assert f"as bin in {server.directory / 'out'}" in good("info", directory=server.directory)
+    took = json.loads(good("import", str(server.directory / "out"), "--dry-run", "--json"))
+    assert took["clusters"]["fritz"]["samples"] + took["clusters"]["alex"]["samples"] == note["samples"]
 
 
 def test_an_export_that_fails_is_told_and_holds_nobody_up(stores: Callable[..., Server], now: int) -> None:
-    server = stores(f'{CONFIG}[export]\ndirectory = "/proc/nowhere"\ninterval = "1m"\n')
+    server = stores()
     with server.client() as client:
         fill(client, now - HOURS * 3600, 1)
+    reloaded(server, '[export]\ndirectory = "/proc/nowhere"\ninterval = "1h"')
     until(lambda: server.info()["counters"]["export_errors"], "a failed export", 90)
     assert "no export: the export helper failed: cannot make directory" in server.log_text()
     assert "failed exports" in good("info", directory=server.directory)

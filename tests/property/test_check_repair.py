@@ -146,14 +146,21 @@ def check_announced(
     cut = plain["cut_from"] or 1 << 63
     gone = [s for s in lost if s.seq in blocks or s.seq >= cut]
     others = [s for s in lost if s.seq not in blocks and s.seq < cut]
-    if not announced["chunks"]:
-        # Sound blocks whose series lost its definition; the same number was told.
-        assert len(others) == announced["orphaned_samples"], told
+    # Where both generations are hurt what is lost is told in words: the numbers are those of each file by itself.
+    hurt = {fault["generation"] for fault in plain["faults"] if fault["kind"] == "snapshot"}
+    unnumbered = len(hurt) > 1
+    if not announced["chunks"] and not unnumbered:
+        # Sound blocks whose series lost its definition; the same number was told. A block that is refused for what was
+        # lost before it is named: what it held is lost from some byte on, and before that counted like all others.
+        refused = set(announced["refused_blocks"])
+        elsewhere = [s for s in others if s.seq not in refused]
+        assert len(elsewhere) <= announced["orphaned_samples"] <= len(others), told
         behind = {s for s in files.known if (s.seq in blocks and s.seq > newest) or s.seq >= cut} - beyond
         assert behind <= set(lost), f"{told}: announced as lost, and there"
     if not gone and not others:
         return
-    assert blocks or plain["cut_from"] or announced["chunks"], f"{told}: lost without a word"
+    spoken = blocks or plain["cut_from"] or announced["chunks"] or announced["refused_blocks"] or unnumbered
+    assert spoken, f"{told}: lost without a word"
     if plain["status"] == SOUND:
         assert all(s.seq >= cut for s in lost), told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -178,3 +179,44 @@ def test_need_is_never_less_than_what_apply_takes(before: list[bytes], block: li
         taken = free - rig.kernel.free_bytes()
         assert taken <= tight
         assert taken <= loose
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+@pytest.mark.parametrize("step_s", [1, 60])
+@pytest.mark.parametrize("far_chunks", [3, 40, 600, 9000, 30_000])
+def test_need_counts_the_link_tables_of_many_series_at_once(
+    step_s: int, far_chunks: int, adopt: bool
+) -> None:
+    """Series that all began together outgrow their tables together; the bound without a look must know of that."""
+    n_series = 200
+    span_s = step_s * layout.CHUNK_SLOTS
+    refs = np.stack([np.arange(n_series), np.ones(n_series, int)], axis=1)
+    with Rig(n_series, extents=n_series + 40) as rig:
+        rig.add(step_s, count=n_series)
+        rig.kernel.apply(scatter(refs, 0, np.ones(n_series)))
+        for t in (far_chunks // 2 * span_s, far_chunks * span_s):
+            if adopt:
+                rig.kernel = rig.open(fresh=False)
+            block = scatter(refs, t, np.ones(n_series))
+            free = rig.kernel.free_bytes()
+            bounds = [rig.kernel.need(block, limit) for limit in (0, 1 << 40)]
+            assert rig.kernel.apply(block).why == 0
+            taken = free - rig.kernel.free_bytes()
+            assert all(taken <= bound for bound in bounds), (taken, bounds)
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+def test_need_counts_the_link_tables_of_stamped_series(adopt: bool) -> None:
+    n_series = 100
+    with Rig(n_series, extents=3000) as rig:
+        rig.add(0, count=n_series, n_columns=63)
+        for first in range(0, 300, 60):
+            rows = [(1000 * k, [7] * 63) for k in range(first, first + 60)]
+            block = b"".join(stamped(slot, rows) for slot in range(n_series))
+            if adopt:
+                rig.kernel = rig.open(fresh=False)
+            free = rig.kernel.free_bytes()
+            bounds = [rig.kernel.need(block, limit) for limit in (0, 1 << 40)]
+            assert rig.kernel.apply(block).why == 0
+            taken = free - rig.kernel.free_bytes()
+            assert all(taken <= bound for bound in bounds), (taken, bounds)

@@ -82,9 +82,11 @@ def test_a_damaged_newest_snapshot_is_skipped_and_more_of_the_log_is_copied(
 
 
 def test_a_log_that_is_damaged_makes_no_backup(store: StoreFiles, tmp_path: Path) -> None:
-    segment = max(wal_dir(store.directory).glob("*.wal"))
+    first = slice(4096 + 64, 4096 + 128)  # payload of a segment's first block; a marker has none
+    segments = sorted(wal_dir(store.directory).glob("*.wal"), reverse=True)
+    segment = next(path for path in segments if any(path.read_bytes()[first]))
     text = bytearray(segment.read_bytes())
-    text[4096 + 80] ^= 1
+    text[first.start + 16] ^= 1
     segment.write_bytes(text)
     with pytest.raises(CorruptRecord, match="is damaged"):
         backup(store.directory, tmp_path / "copy")

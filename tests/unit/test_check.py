@@ -116,7 +116,8 @@ def test_a_torn_end_is_no_fault_and_repair_cuts_it(store: StoreFiles) -> None:
     assert any("a torn end" in note for note in found.survey.notes)
     _, plan, done = repair(store.directory, lambda *_: True)
     assert done
-    assert [step.verb for step in plan.steps] == ["copy", "rewrite"]
+    # The marker's segment is written anew without it, or goes when it held nothing else.
+    assert [step.verb for step in plan.steps] in (["copy", "rewrite"], ["copy", "remove"])
     assert "a torn end" not in "".join(check(store.directory).survey.notes)
 
 

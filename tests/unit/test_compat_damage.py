@@ -59,6 +59,18 @@ def test_a_binary_snapshot_that_cannot_be_is_refused_with_its_place(
     assert said in message
 
 
+def test_snapshots_of_the_earlier_form_are_read_with_their_f64_values() -> None:
+    head = b"CCMS" + struct.pack("<Iqq", 1, 100, 200)
+    whole = head + ONE + grid(60, 100, 2) + struct.pack("<dd", 0.1, 2.5) + b"\0" * 4
+    found = read_bin(whole)
+    assert (found.start, found.end) == (100, 200)
+    assert [(one.metric, one.start, one.values.tolist()) for one in found.stretches] == [
+        ("m", 100, [0.1, 2.5])
+    ]
+    assert "values announced" in refused(read_bin, whole[:-8])[1]
+    assert "it begins with" in refused(read_bin, b"CCMS" + struct.pack("<Iqq", 2, 100, 200))[1]
+
+
 def test_levels_without_end_are_refused() -> None:
     level = b"\0\0\0\0" + struct.pack("<I", 1) + b"\x01\x00x"
     assert "levels below" in refused(read_bin, HEAD + level * 50_000 + b"\0" * 8)[1]

@@ -293,13 +293,13 @@ def test_rows_without_any_sample_can_be_left_empty_as_the_web_server_expects(sto
     assert [len(row) for row in found.to_dict()["results"]] == [2, 1, 1]
 
 
-def test_a_century_of_many_series_and_all_nodes_times_too_many_metrics_are_refused(store: Store) -> None:
+def test_centuries_of_many_series_and_all_nodes_times_too_many_metrics_are_refused(store: Store) -> None:
     for core in CORES:
         store.put(store.open("load", "f1", "core", core), T0, [1.0])
     with pytest.raises(LimitExceeded):
-        fetch(store, {}, start=T0 - 100 * 365 * 86400, end=T0)
+        fetch(store, {}, start=T0 - 200 * 365 * 86400, end=T0)
     with pytest.raises(LimitExceeded):
-        fetch(store, *[{"host": "f9"}] * 3, start=T0 - 100 * 365 * 86400, end=T0)
+        fetch(store, *[{"host": "f9"}] * 3, start=T0 - 200 * 365 * 86400, end=T0)
     with pytest.raises(LimitExceeded):
         fetch(store, for_all_nodes=["load"] * (FETCH_QUERIES_MAX + 1))
 
@@ -310,3 +310,25 @@ def test_more_queries_than_one_slice_are_answered_in_order(store: Store) -> None
     asked = [str(core % 40) for core in range(2000)]
     found = fetch(store, *[{"type": "core", "type-ids": [core]} for core in asked], end=T0 + 60)
     assert [row[0].values[0] for row in found] == [float(core) for core in asked]
+
+
+@pytest.mark.parametrize(
+    ("algo", "want"),
+    [
+        ("average", [1.5, 9.0, 2.0, 4.0]), ("simple", [1.0, None, 2.0, 4.0]), ("min", [1.0, 9.0, 2.0, 4.0]),
+        ("max", [2.0, 9.0, 2.0, 4.0]), ("last", [2.0, 9.0, 2.0, 4.0]), ("lttb", [1.0, 2.0, 4.0]),
+        ("", [1.0, 2.0, 4.0]),
+    ],
+)  # fmt: skip
+def test_points_are_made_by_the_algorithm_that_is_asked_for(
+    store: Store, algo: str, want: list[float | None]
+) -> None:
+    store.put(store.open("load", "f1"), T0, [1.0, 2.0, NAN, 9.0, 2.0, 2.0, 4.0])
+    found = fetch(
+        store, {"resolution": 120}, {"host": "f9", "resolution": 120}, end=T0 + 420, resample_algo=algo
+    )
+    ((one,), (nothing,)) = found
+    assert (plain(one.values), one.step, one.stop) == (want, 120, T0 + 120 * len(want))
+    assert (len(nothing), nothing.step) == (len(want), 120)
+    ((statistics,),) = fetch(store, {"resolution": 120}, end=T0 + 420, resample_algo=algo, with_data=False)
+    assert (statistics.stop, statistics.max, statistics.avg) == (one.stop, 9.0, 20 / 6)

@@ -46,7 +46,7 @@ def taken_apart(found: Any) -> list[tuple[Any, ...]]:
     return groups
 
 
-def check(memory: Memory, groups: list[GroupOf]) -> None:
+def check_agreement(memory: Memory, groups: list[GroupOf]) -> None:
     want = reference_query.gather(memory.twin(), groups)
     for mine, naive in zip(taken_apart(gather(memory, groups)), want, strict=True):
         assert same_bits(mine[0], naive[0])
@@ -72,7 +72,7 @@ def batches(draw: st.DrawFn) -> tuple[Memory, list[GroupOf]]:
 @settings(max_examples=60, deadline=None)
 @given(batches())
 def test_a_batch_and_its_naive_twin_agree_bit_for_bit(batch: tuple[Memory, list[GroupOf]]) -> None:
-    check(*batch)
+    check_agreement(*batch)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -90,8 +90,8 @@ def test_many_series_of_one_shape_are_added_as_if_each_group_were_alone(seed: in
         ([memory.ref(slot) for slot in slots[i::19]], 100 + 10 * (i // 10), 9000, True, i % 5 == 0)
         for i in range(19)
     ]
-    check(memory, groups)
-    check(memory, [([memory.ref(slot)], 0, 20_000, False, False) for slot in slots])
+    check_agreement(memory, groups)
+    check_agreement(memory, [([memory.ref(slot)], 0, 20_000, False, False) for slot in slots])
 
 
 def test_no_groups_are_no_answers() -> None:

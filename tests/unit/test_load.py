@@ -205,7 +205,7 @@ def test_what_cannot_be_answered_is_an_error_of_its_own_beside_the_rest(read: Re
     errors = [(type(one.error), one.metric, one.scope, one.host) for one in data.errors]
     assert errors == [(UnknownMetric, "nope", "", ""), (NotAggregatable, "clock", "node", "n1")]
     assert "clock of n1/node" in str(data.errors[1])
-    assert "2 errors" in repr(data)
+    assert repr(data) == "<JobData of tiny: 2 (clock, cpu_load), 4 series, 2 errors>"
     n1, n9 = data["cpu_load"]["node"].series
     assert (n1.why, n9.why, len(n9), plain(n9.values)) == ("", "no such host", len(n1), [None] * len(n1))
 
@@ -248,9 +248,9 @@ def test_questions_that_make_no_sense_are_refused_as_a_whole(read: Reader) -> No
 
 def test_statistics_of_a_job_by_host_scope_and_as_a_whole(read: Reader) -> None:
     stats = read.job_statistics(job("n1", "n2", "n9"), ["cpu_load", "mem_bw", "clock"])
-    assert stats["cpu_load"] == {host: Statistics(4.0, 20.0, 12.0) for host in ("n1", "n2")}
-    assert stats["mem_bw"]["n1"] == Statistics(3.0, 15.0, 9.0)
-    assert stats.of_job()["mem_bw"] == Statistics(3.0, 15.0, 9.0)
+    assert stats["cpu_load"] == {host: Statistics(4.0, 20.0, 12.0, N) for host in ("n1", "n2")}
+    assert stats["mem_bw"]["n1"] == Statistics(3.0, 15.0, 9.0, N)
+    assert stats.of_job()["mem_bw"] == Statistics(3.0, 15.0, 9.0, 2 * N)
     assert stats.to_dict()["mem_bw"]["n2"] == {"avg": 9.0, "min": 3.0, "max": 15.0}
     assert (stats["clock"], [type(one.error) for one in stats.errors]) == ({}, [NotAggregatable] * 2)
     assert "clock" not in stats.of_job()

@@ -54,11 +54,31 @@ EXAMPLES: list[m.Message] = [
     m.Fetch(
         "c", 0, 60, [["m", "h", 0, "core", ["0"], None, [], 2.0, True]], ["m"], True, False, True, "last", 3
     ),
-    m.FetchAnswer(b"\1\0\0\0", b"\0" * 56, b"", b"\x80"),
+    m.FetchAnswer(b"\1\0\0\0", b"\0" * 64, b"", b"\x80"),
     m.Load("c", 0, 60, [["h", [0, 1], None], ["g", [], ["0:01"]]], "main", None, ["node"], 60),
-    m.LoadAnswer(b"\0" * 16, b"\0" * 56, b"", b"\x80"),
+    m.LoadAnswer(b"\0" * 16, b"\0" * 64, b"", b"\x80"),
     m.CheckHealth("c", None, ["m"]),
     m.HealthAnswer(["h"], ["m"], b"\1", b"\2"),
+    m.Protect("fritz", ["f0201"], 2**63 - 1),
+    m.Free(["fritz/*"], 1_700_000_000, ["fritz/f0201"]),
+    m.ForceFree(["*"], []),
+    m.Protected(),
+    m.Sizes("", 2),
+    m.SizeList([["fritz", "f0201"]], b"\1" * 32),
+    m.DebugDump("fritz/f0201"),
+    m.Text(b"{}"),
+    m.Select("fritz/f02[01-64]", "cpu_load"),
+    m.Levels(b"fritz\tf0201\n"),
+    m.SelectLatest("fritz/*", ["cpu_load"], "series", 300),
+    m.SelectAbove("fritz", "cpu_load", 80.5, 300, True, 1_700_000_000),
+    m.SelectStats("fritz/*", "cpu_load", 0, 60, [50, 95.5], "series"),
+    m.SelectTop("fritz/*", "cpu_load", 0, 60, 3, "p95", False, "series"),
+    m.SelectSeries(
+        "fritz/*", "cpu_load", 0, 60, True, 240, "max", "rate", 300, "propagate", 2.5, "previous", 60
+    ),
+    m.QueryMany([["c", "h", "m", 0, 60]], 7),
+    m.Stacked(b"\1" * 8, b"\2" * 48, b"a", b"\3" * 8, b"", b"\4" * 8, b"x:<f8"),
+    m.Tables([["Latest", {"metric": "m"}, b"c\th\n", [["<f8", [], b"\0" * 8]]]]),
     m.HostSeries("fritz", "f0201"),
     m.SeriesPaths([["fritz", "f0201", "mem_bw", "socket", "0", "", ""]]),
 ]
@@ -93,7 +113,7 @@ def test_every_field_of_a_wrong_type_is_a_protocol_error_that_names_it(message: 
     for i, one in enumerate(fields(message)):
         if str(one.type) == "list[Any]":
             continue
-        wrong = [*values[:i], 1.5, *values[i + 1 :]]
+        wrong = [*values[:i], "?" if str(one.type) == "float" else 1.5, *values[i + 1 :]]
         with pytest.raises(errors.ProtocolError, match=f"{type(message).__name__}.{one.name}"):
             m.decode(message.TAG, msgpack.packb(wrong))
 

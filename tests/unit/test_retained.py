@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mstore.frames import Series
 from mstore.query import Reader, Request
+from mstore.query.batch import Group, gathered
+from mstore.query.plan import plan
 from mstore.shm.directory import KEEP_ALL_S
 from tests.query_rig import SPECS, T0, Store, one, several
 
@@ -135,18 +138,13 @@ def test_of_a_protected_host_everything_is_served_that_is_there_also_within_an_a
         assert both.coverage is not None
         assert both.coverage.tolist() == [0] * (60 - n) + [2] * n
     refs = np.concatenate([asking.gatherer.collect([made.writer.find_path("fritz")], 1)])  # all of flops
-    found = asking.gatherer.gather(
-        refs,
-        np.array([0, len(refs)]),
-        np.array([T0]),
-        np.array([now]),
-        np.zeros(1, np.uint8),
-        np.array([1000]),
-    )
-    assert isinstance(found, tuple)
-    values, coverage, _ = found
-    assert coverage.tolist() == [2] * 50 + [4] * 10
-    assert values.view(np.float64).tolist() == [2.0] * 50 + [6.0] * 10
+    request = Request("fritz", "f1", "flops", T0, now)
+    metric = plan(asking.gatherer, request).metric
+    (every,) = gathered(asking.gatherer, [Group(request, metric, refs)])
+    assert isinstance(every, Series)
+    assert every.coverage is not None
+    assert every.coverage.tolist() == [2] * 50 + [4] * 10
+    assert every.values.tolist() == [2.0] * 50 + [6.0] * 10
     made.writer.protect(b"fritz", b"f1", False)
     assert (
         np.count_nonzero(

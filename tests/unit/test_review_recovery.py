@@ -54,6 +54,8 @@ class Rig:
         self.samples = store.store.samples
         self.slot = Slot()
         self.spec = SimpleNamespace(store_dir=str(store.dir), directory=store.dir, instance=1, segments={})
+        self.segment_fds: dict[str, int] = {}
+        self.evictions = SimpleNamespace(note=lambda _records: None)
         self.config = SimpleNamespace(
             retention_s=3600, retentions_s=lambda: {3600}, snapshot_interval_s=0, wal_bytes=1,
             snapshot_stop_limit_s=10,

@@ -237,3 +237,66 @@ def test_stats_count_chunks_by_their_size(memories: list[Memory]) -> None:
     stats = memory.store.stats()
     assert stats["chunks"] == {128: 0, 512: 0, 2112: 3, 4160: 0}
     assert stats["chunk_bytes"] == 3 * 2112 + 64
+
+
+@pytest.mark.parametrize("far_chunks", [1, 40, 700, 9000])
+def test_a_block_that_room_was_made_for_is_applied_whole_or_refused_whole(
+    memories: list[Memory], far_chunks: int
+) -> None:
+    """The live store and a start from its log then hold the same: no block is in the log that memory holds a part of."""
+    live, replayed = memories
+    refs = live.intern(200)
+    slot, generation = int(refs[0]) & 0xFFFFFFFF, int(refs[0]) >> 32
+    t = 2**31  # in the future: never idle, so no newest chunk may be evicted
+    live.write(row(slot, t, np.ones(200), generation=generation))
+    n_whole = n_refused = 0
+    for extents in range(1, 17):
+        live.store.samples.set_cap(layout.SAMPLES_DATA + extents * layout.EXTENT_BYTES)
+        block = row(slot, t + extents * far_chunks * SPAN, np.full(200, extents), generation=generation)
+        before = live.samples()
+        try:
+            live.store.make_room(block, live.write)
+        except StoreFull:
+            n_refused += 1
+            assert live.samples() == before
+            continue
+        live.log.append(block)
+        done = live.store.apply_block(block)
+        assert (done.n_samples, done.n_evicted) == (200, 0)
+        n_whole += 1
+    assert (n_whole > 0) == (far_chunks < 700)
+    assert n_refused
+    for block in live.log:
+        replayed.store.apply_block(block)
+    assert replayed.samples() == live.samples()
+
+
+def test_a_block_cut_by_others_who_filled_dev_shm_is_whole_once_it_is_tried_again(
+    memories: list[Memory],
+) -> None:
+    """Between the look and the apply somebody may take the last of /dev/shm. The block is in the log by then, so it is
+    applied again, from its beginning, until there is room: nothing of it is acknowledged before."""
+    live, replayed = memories
+    refs = live.intern(200)
+    slot, generation = int(refs[0]) & 0xFFFFFFFF, int(refs[0]) >> 32
+    block = b"".join(
+        row(slot + i, 2**31 + 60 * k, np.full(50, k), generation=generation)
+        for k in (1, 20, 200)
+        for i in range(0, 200, 50)
+    )
+    live.store.make_room(block, live.write)
+    live.log.append(block)
+    live.store.samples.set_cap(layout.SAMPLES_DATA + 1 * layout.EXTENT_BYTES)
+    with pytest.raises(StoreFull) as caught:
+        live.store.apply_block(block)
+    assert 0 < caught.value.details["stopped_at"] < len(block)
+    held = sum(map(len, live.samples().values()))
+    assert 0 < held < 600
+    live.store.samples.set_cap(0)
+    live.store.make_room(block, live.write)
+    live.log.append(block)
+    live.store.apply_block(block)
+    assert sum(map(len, live.samples().values())) == 600
+    for one in live.log:
+        replayed.store.apply_block(one)
+    assert replayed.samples() == live.samples()

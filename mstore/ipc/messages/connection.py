@@ -65,8 +65,11 @@ class Done(Message):
 
 @message
 class Info(Message):
+    """What a store says of itself. predict: also what its configuration will take of the memory."""
+
     TAG: ClassVar[int] = 23
     deadline_ms: int = 0
+    predict: bool = False
 
 
 @message
