@@ -11,7 +11,7 @@ On a socket a Series is the list of to_wire(): raw little-endian columns, missin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,15 @@ U64_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 Times: TypeAlias = NDArray[np.int64]
 
 _DTYPES = {name: np.dtype(name) for name in ("<f4", "<f8", "<u8")}
-_TEXT_FIELDS = (
+TEXT_FIELDS = (
     "unit", "why", "cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "aggregation",
 )  # fmt: skip
+
+
+class Texts(Protocol):
+    """Texts that came over a socket, by the name of their field."""
+
+    def get(self, name: str, default: str, /) -> Any: ...
 
 
 class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
@@ -46,7 +52,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
     n_series     how many series were asked to contribute; 0 = nothing found
     """
 
-    _meta: dict[str, Any]
+    _meta: Texts
 
     __slots__ = (
         "_meta", "_stamps_ms", "_times", "_valid", "aggregation", "cluster", "coverage", "host", "metric", "n_series",
@@ -96,7 +102,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
 
         def __getattr__(self, name: str) -> str:
             """Texts that came over a socket, when they are asked for first: most never are."""
-            if name not in _TEXT_FIELDS:
+            if name not in TEXT_FIELDS:
                 raise AttributeError(f"a Series has no {name!r}", name=name, obj=self)
             text = str(self._meta.get(name, ""))
             setattr(self, name, text)
@@ -206,7 +212,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
         stamps_ms: Times | None,
     ) -> Series:
         """Another series under the same labels."""
-        kept = {field: getattr(self, field) for field in _TEXT_FIELDS}
+        kept = {field: getattr(self, field) for field in TEXT_FIELDS}
         return Series(
             values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms, n_series=self.n_series,
             **kept,
@@ -214,7 +220,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
 
     def to_wire(self) -> list[Any]:
         """[meta, values, dtype, start, step, coverage | None, stamps | None]: what an Answer carries."""
-        meta: dict[str, Any] = {field: text for field in _TEXT_FIELDS if (text := getattr(self, field))}
+        meta: dict[str, Any] = {field: text for field in TEXT_FIELDS if (text := getattr(self, field))}
         if self.n_series != 1:
             meta["n_series"] = self.n_series
         dtype = self.values.dtype
@@ -251,8 +257,24 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
             if column is not None and len(column) != len(values):
                 name = "coverage" if column is coverage else "stamps"
                 raise ProtocolError(f"an answer with {len(values)} values but {len(column)} {name}")
+        kept, valid = without_missing(values)
+        return Series.of_parts(kept, valid, start, step, coverage, stamps_ms, n_series, meta)
+
+    @staticmethod
+    def of_parts(
+        values: NDArray[Any],
+        valid: NDArray[np.bool_] | None,
+        start: int,
+        step: int,
+        coverage: NDArray[np.uint32] | None,
+        stamps_ms: Times | None,
+        n_series: int,
+        meta: Texts,
+    ) -> Series:
+        """A Series whose texts are asked for later."""
         series = Series.__new__(Series)
-        series.values, series._valid = without_missing(values)
+        series.values = values
+        series._valid = valid
         series.start = start
         series.step = step
         series.coverage = coverage

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mstore import paths
 from mstore.client.aio_answers import AsyncAnswerCalls
 from mstore.client.aio_life import AsyncLifeCalls
+from mstore.client.aio_selecting import AsyncSelectorCalls
 from mstore.client.lines import Source
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
@@ -50,7 +51,7 @@ async def connect_async(
     return client
 
 
-class AsyncClient(AsyncAnswerCalls, AsyncLifeCalls):
+class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
     """Client for asyncio: same calls, same promises; tasks of one loop share it, threads do not.
 
     A cancelled task ends its call at once, and the store is told to drop the request. A write so ended may

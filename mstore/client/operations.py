@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mstore import clock, limits, times
 from mstore.client import lines
-from mstore.client.answers import AnswerOperations
+from mstore.client.answers import AnswerOperations, deadline_ms
 from mstore.client.life import LifeOperations
 from mstore.client.pool import Pool, Settings
 from mstore.client.questions import Question, answered, series_of
 from mstore.client.results import Metric, WriteResult
+from mstore.client.selecting import SelectorOperations
 from mstore.client.window import Window
 from mstore.errors import InvalidRequest, ProtocolError
 from mstore.ipc import messages
@@ -37,7 +38,7 @@ _CONTROL: dict[str, Callable[[str], messages.Message]] = {
 }
 
 
-class Operations(AnswerOperations, LifeOperations):
+class Operations(SelectorOperations, AnswerOperations, LifeOperations):
     """Steps for each method of a client; `pool` is shared by all of them."""
 
     def __init__(self, settings: Settings) -> None:
@@ -70,10 +71,12 @@ class Operations(AnswerOperations, LifeOperations):
         self, questions: Iterable[Question], timeout_s: float | None
     ) -> Steps[list[Series | list[Series]]]:
         now_s = clock.now_s()
-        asked = [question.message(now_s, timeout_s) for question in questions]
+        asked = [question.message(now_s, None) for question in questions]
         session = self.pool.take("query")
         try:
-            return (yield from answered(session, asked, lambda: self.until_s(timeout_s)))
+            return (
+                yield from answered(session, asked, deadline_ms(timeout_s), lambda: self.until_s(timeout_s))
+            )
         finally:
             self.pool.give(session, "query")
 

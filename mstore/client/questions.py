@@ -1,17 +1,16 @@
 """Questions for samples: what a client asks of one metric, and many of them on one connection.
 
-Questions that are asked together are sent while answers to earlier ones are still to come, so that store and
-client work at the same time and nobody waits for a round trip:
+Questions that are asked together go as few messages, the next one while the answer to the one before is still to come:
+so that store and client work at the same time, and nobody waits for a round trip.
 
-    client   q1 q2 q3 q4 ..........  q5 q6 ....
-    store          a1   a2   a3   a4   a5   a6
-                                ^ half of what may be under way is answered: more is sent
+    client   q1..q250  q251..q500        .......  q501..q750
+    store                        a1..a250   a251..a500
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -28,11 +27,11 @@ Id: TypeAlias = "str | int"
 Ids: TypeAlias = "Id | Sequence[Id] | None"
 """One id asks for one series, a sequence (of one, too) for a list of series."""
 
-UNDER_WAY_BYTES_MAX = 32 * limits.KIB
+MESSAGE_BYTES_MAX = 16 * limits.KIB
+"""Of the questions in one message, about; a single one may be larger."""
+UNDER_WAY_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 """Of questions without an answer. A store that waits for us to take answers reads no questions: these always fit
 into the socket, so that sending them never waits for the store, nor the store for us, for ever."""
-SENT_AT_ONCE_MAX = 256
-"""Questions a system call, each a buffer of its own; the system allows 1024."""
 
 
 class Question(NamedTuple):
@@ -83,33 +82,62 @@ def series_of(answer: messages.Message) -> Series | list[Series]:
 
 
 def answered(
-    session: Session, asked: Iterable[messages.Query], until_s: Callable[[], float]
+    session: Session, asked: Sequence[messages.Query], deadline_ms: int, until_s: Callable[[], float]
 ) -> Steps[list[Series | list[Series]]]:
     """The answers to questions, in their order.
 
     until_s  gives the monotonic time by which the next answer must have come: time-outs are for progress
     raises   the first error that the store answers; what is then under way is left to the session's owner
     """
-    found: list[Series | list[Series]] = []
-    waiting: deque[tuple[int, int]] = deque()  # request id, bytes
+    found: list[Series | list[Series] | None] = [None] * len(asked)
+    left: deque[range] = deque(_portions(asked))
+    waiting: deque[tuple[int, range, int]] = deque()  # request id, questions, bytes
     n_bytes = 0
-    left = deque(asked)
     while left or waiting:
-        batch: list[int] = []
-        while left and len(batch) < SENT_AT_ONCE_MAX:
-            size = _size(left[0])
+        while left:
+            portion = left[0]
+            size = sum(_size(asked[index]) for index in portion)
             if waiting and n_bytes + size > UNDER_WAY_BYTES_MAX:
                 break
-            batch.append(session.post(left.popleft()))
-            waiting.append((batch[-1], size))
+            left.popleft()
+            fields = [messages.fields_of(asked[index]) for index in portion]
+            request_id = session.post(messages.QueryMany(fields, deadline_ms))
+            waiting.append((request_id, portion, size))
             n_bytes += size
-        if batch:
-            yield from session.transmit(batch, until_s())
-        while waiting and (not left or n_bytes > UNDER_WAY_BYTES_MAX // 2):
-            request_id, size = waiting.popleft()
-            n_bytes -= size
-            found.append(series_of((yield from session.reply(request_id, until_s()))))
-    return found
+            yield from session.transmit([request_id], until_s())
+        request_id, portion, size = waiting.popleft()
+        n_bytes -= size
+        answers = answers_of((yield from session.reply(request_id, until_s())))
+        if not 0 < len(answers) <= len(portion):
+            raise ProtocolError(f"{len(answers)} answers to {len(portion)} questions")
+        for index, answer in zip(portion, answers, strict=False):
+            found[index] = answer
+        if len(answers) < len(portion):  # all together would have been too much for one message
+            left.appendleft(portion[len(answers) :])
+    return [answer for answer in found if answer is not None]
+
+
+def answers_of(reply: messages.Message) -> list[Series | list[Series]]:
+    """What Stacked says. raises ProtocolError when it is none"""
+    if not isinstance(reply, messages.Stacked):
+        raise ProtocolError(f"QueryMany was answered by {type(reply).__name__}")
+    from mstore.stacked import Stack, answers  # with it comes numpy
+
+    stack = Stack(reply.table, reply.texts, reply.values, reply.coverage, reply.stamps, reply.columns)
+    return answers(reply.counts, stack)
+
+
+def _portions(asked: Sequence[messages.Query]) -> Iterator[range]:
+    """The questions of each message."""
+    first, n_bytes = 0, 0
+    for index, question in enumerate(asked):
+        size = _size(question)
+        if index > first and n_bytes + size > MESSAGE_BYTES_MAX:
+            yield range(first, index)
+            first, n_bytes = index, 0
+        n_bytes += size
+    if first < len(asked):
+        yield range(first, len(asked))
 
 
 def _size(message: messages.Query) -> int:

@@ -16,6 +16,7 @@ from mstore.client.questions import Ids, Question
 from mstore.client.results import Metric, WriteResult
 from mstore.client.sync_answers import AnswerCalls
 from mstore.client.sync_life import LifeCalls
+from mstore.client.sync_selecting import SelectorCalls
 from mstore.ipc.transport import run
 from mstore.model import MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
@@ -51,7 +52,7 @@ def connect(
     return client
 
 
-class Client(AnswerCalls, LifeCalls):
+class Client(SelectorCalls, AnswerCalls, LifeCalls):
     """Talks to a store over its Unix sockets; connects when needed.
 
     Threads     may share a client: every call has a connection to itself (kept for later calls).

@@ -22,13 +22,13 @@ ANSWER_PARTS = 7
 _BIN_TYPES = frozenset((bytes, bytearray, memoryview))
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     return "nil" if value is None else type(value).__name__
 
 
 def _exactly(wanted: type, called: str) -> Check:
     def check(value: Any) -> str:
-        return "" if type(value) is wanted else f"{_kind(value)}, expected {called}"
+        return "" if type(value) is wanted else f"{kind(value)}, expected {called}"
 
     return check
 
@@ -42,7 +42,7 @@ def between(low: int, high: int) -> Check:
 
     def check(value: Any) -> str:
         if type(value) is not int:
-            return f"{_kind(value)}, expected an integer"
+            return f"{kind(value)}, expected an integer"
         return "" if low <= value <= high else f"{value}, expected {low} to {high}"
 
     return check
@@ -56,17 +56,17 @@ def one_of(*allowed: str) -> Check:
 
 
 def _number(value: Any) -> str:
-    return "" if type(value) in (int, float) else f"{_kind(value)}, expected a number"
+    return "" if type(value) in (int, float) else f"{kind(value)}, expected a number"
 
 
 def _bin(value: Any) -> str:
-    return "" if type(value) in _BIN_TYPES else f"{_kind(value)}, expected bin"
+    return "" if type(value) in _BIN_TYPES else f"{kind(value)}, expected bin"
 
 
 def _list_of(wanted: type, called: str) -> Check:
     def check(value: Any) -> str:
         if type(value) is not list:
-            return f"{_kind(value)}, expected an array"
+            return f"{kind(value)}, expected an array"
         return "" if set(map(type, value)) <= {wanted} else f"expected an array of {called}"
 
     return check
@@ -74,7 +74,7 @@ def _list_of(wanted: type, called: str) -> Check:
 
 def _dict_of_counts(value: Any) -> str:
     if type(value) is not dict:
-        return f"{_kind(value)}, expected a map"
+        return f"{kind(value)}, expected a map"
     if set(map(type, value)) <= {str} and set(map(type, value.values())) <= {int}:
         return ""
     return "expected a map from names to integers"
@@ -82,7 +82,7 @@ def _dict_of_counts(value: Any) -> str:
 
 def _dict(value: Any) -> str:
     if type(value) is not dict:
-        return f"{_kind(value)}, expected a map"
+        return f"{kind(value)}, expected a map"
     return "" if set(map(type, value)) <= {str} else "expected names as keys"
 
 
@@ -93,7 +93,7 @@ def _ids(value: Any) -> str:
 def paths(value: Any) -> str:
     """[cluster, host, metric, type, type_id, subtype, subtype_id] each."""
     if type(value) is not list:
-        return f"{_kind(value)}, expected an array"
+        return f"{kind(value)}, expected an array"
     if not set(map(type, value)) <= {list} or not set(map(len, value)) <= {PATH_PARTS}:
         return f"expected an array of arrays of {PATH_PARTS}"
     return "" if set(map(type, chain.from_iterable(value))) <= {str} else "expected strings as path parts"
@@ -116,7 +116,7 @@ def specs(value: Any) -> str:
     if value is None:
         return ""
     if type(value) is not list:
-        return f"{_kind(value)}, expected an array or nil"
+        return f"{kind(value)}, expected an array or nil"
     if all(map(_spec, value)):
         return ""
     return "expected nil or [step_s, aggregation, type, unit, [[column, type], ...]] for each"
@@ -124,7 +124,7 @@ def specs(value: Any) -> str:
 
 def open_errors(value: Any) -> str:
     if type(value) is not list:
-        return f"{_kind(value)}, expected an array"
+        return f"{kind(value)}, expected an array"
     good = all(
         type(one) is list and len(one) == 2 and type(one[0]) is int and type(one[1]) is str for one in value
     )
@@ -148,7 +148,7 @@ def _answer_entry(value: Any) -> bool:
 
 def answer_entries(value: Any) -> str:
     if type(value) is not list:
-        return f"{_kind(value)}, expected an array"
+        return f"{kind(value)}, expected an array"
     if all(map(_answer_entry, value)):
         return ""
     return "expected [meta, values, dtype, start, step, coverage, stamps] each"

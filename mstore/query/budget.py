@@ -61,6 +61,19 @@ class Budget:
         if self.n_bytes > limits.ANSWER_BYTES_MAX:
             _refuse("bytes", "is answered by", "bytes", self.n_bytes, limits.ANSWER_BYTES_MAX)
 
+    def spent(self) -> tuple[int, int, int]:
+        """Series, samples and bytes so far."""
+        return self.series, self.samples, self.n_bytes
+
+    def spend_again_from(self, spent: tuple[int, int, int]) -> None:
+        """What was spent since then is to be done in another way."""
+        self.series, self.samples, self.n_bytes = spent
+
+    def half_time_s(self) -> float:
+        """Monotonic seconds at which half of the time that is left now will have passed."""
+        now_s = clock.monotonic_s()
+        return float("inf") if self._due_s is None else now_s + (self._due_s - now_s) / 2
+
     def cancel(self) -> None:
         """Its sender does not want the answer any more."""
         self._cancelled = True

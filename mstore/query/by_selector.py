@@ -7,6 +7,7 @@ selector -> levels -> series (resolve.py) -> one pass of a kernel over all of th
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -116,11 +117,7 @@ def stats(
     """What the samples of [start, end) of all series at or below each level come to."""
     refuse_unknown(per)
     refuse_backwards(start, end)
-    asked = tuple(float(percent) for percent in percents)
-    if not all(0.0 <= percent <= 100.0 for percent in asked) or len(asked) > limits.PERCENTILES_MAX:
-        raise InvalidRequest(
-            f"percentiles={list(percents)!r}: expected at most {limits.PERCENTILES_MAX} numbers from 0 to 100"
-        )
+    asked = _percents_of(percents)
 
     def attempt() -> Work[Stats]:
         selected = yield from selecting(gatherer, selector, metric, budget)
@@ -205,6 +202,19 @@ def beyond(value: float, below: bool) -> Beyond:
     if not math.isfinite(level):
         raise InvalidRequest(f"value={value!r}: expected a finite number")
     return Beyond(level, below, 0)
+
+
+def _percents_of(percents: Sequence[float]) -> tuple[float, ...]:
+    """raises InvalidRequest"""
+    numbers = len(percents) <= limits.PERCENTILES_MAX and all(
+        isinstance(one, int | float) for one in percents
+    )
+    found = tuple(float(one) for one in percents) if numbers else (math.nan,)
+    if not all(0.0 <= one <= 100.0 for one in found):
+        raise InvalidRequest(
+            f"percentiles={reprlib.repr(percents)}: expected at most {limits.PERCENTILES_MAX} numbers from 0 to 100"
+        )
+    return found
 
 
 def refuse_unknown(per: str) -> None:

@@ -21,19 +21,18 @@ from mstore.persistence.files import wal_dir
 from mstore.query.budget import Budget, Work
 from mstore.query.catalog import MetricInfo
 from mstore.query.following import Following
-from mstore.query.plan import Request
 from mstore.query.reader import Reader
 from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
 from mstore.shm.prediction import predict
-from mstore.times import to_seconds
-from mstore.workers import memory, settings, states
+from mstore.workers import memory, selecting, settings, states
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
 from mstore.workers.info import store_info
 from mstore.workers.process import run_worker
 from mstore.workers.query_connection import QueryConnection
+from mstore.workers.selecting import request_of
 from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.subscriber import Subscriber
@@ -81,6 +80,7 @@ class QueryWorker:
             m.Protected: self._protected,
             m.Info: self._info,
             m.Ping: self._ping,
+            **selecting.answers(self._reader, clock.now_s),
         }
 
     def opened(self, connection: QueryConnection) -> None:
@@ -131,7 +131,7 @@ class QueryWorker:
         return self._planned_query(q, budget)
 
     def _planned_query(self, q: m.Query, budget: Budget) -> Work[m.Message]:
-        (found,) = yield from self._reader.answering([_request(q)], budget)
+        (found,) = yield from self._reader.answering([request_of(q)], budget)
         many = isinstance(found, list)
         return m.Answer(many, [one.to_wire() for one in (found if isinstance(found, list) else [found])])
 
@@ -222,15 +222,6 @@ def _plain_query(q: m.Query) -> bool:
         q.aggregate or q.resolution or q.function or q.window or q.max_gap
         or q.subtype is not None or q.subtype_ids is not None
     ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
-
-
-def _request(q: m.Query) -> Request:
-    """raises InvalidTimeRange for what is outside the years 1 to 9999"""
-    start, end = to_seconds(q.start, 0), to_seconds(q.end, 0)
-    return Request(
-        q.cluster, q.host, q.metric, start, end, q.type, q.type_ids, q.subtype, q.subtype_ids, q.aggregate,
-        q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by,
-    )  # fmt: skip
 
 
 def _plain(metric: MetricInfo) -> dict[str, Any]:

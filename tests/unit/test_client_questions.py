@@ -23,6 +23,7 @@ from mstore.client.sync import Client
 from mstore.frames import Series
 from mstore.ipc import framing, transport
 from mstore.ipc import messages as m
+from mstore.workers.selecting import stack_of
 from tests.unit.test_client_store import FakeStore, fake_store
 
 
@@ -120,6 +121,9 @@ class SlowStore:
             case m.Query():
                 series = Series(self.values, message.start, 60, metric=message.metric)
                 return m.Answer(False, [series.to_wire()])
+            case m.QueryMany():
+                asked = [m.of_fields(m.Query, fields) for fields in message.questions]
+                return stack_of([Series(self.values, one.start, 60, metric=one.metric) for one in asked])
             case _:
                 return m.Done({})
 
@@ -295,11 +299,17 @@ def test_questions_under_way_stay_below_their_bound(store: FakeStore, client: Cl
     under_way: list[int] = []
 
     def until_s() -> float:
-        under_way.append(sum(questions._size(message) for message in session.unanswered.values()))
+        under_way.append(
+            sum(
+                questions._size(m.of_fields(m.Query, fields))
+                for message in session.unanswered.values() if isinstance(message, m.QueryMany)
+                for fields in message.questions
+            )
+        )  # fmt: skip
         return time.monotonic() + 5
 
     asking = [question.message(0, None) for question in asked(3000)]
-    assert len(transport.run(questions.answered(session, asking, until_s))) == 3000
+    assert len(transport.run(questions.answered(session, asking, 0, until_s))) == 3000
     client._ops.pool.give(session, "query")
     assert questions.UNDER_WAY_BYTES_MAX / 4 < max(under_way) <= questions.UNDER_WAY_BYTES_MAX
 
@@ -356,3 +366,29 @@ def test_client_closed_among_threads_leaves_no_connection_and_says_so(store: Fak
     while store._connections and time.monotonic() < until:
         time.sleep(0.005)
     assert not store._connections
+
+
+def test_a_store_that_answers_only_some_of_the_questions_is_asked_the_others_again(
+    store: FakeStore, client: Client
+) -> None:
+    sizes: list[int] = []
+
+    def answer(message: m.Message) -> Any:
+        return store.usual(message)
+
+    def some(message: m.QueryMany) -> Any:
+        sizes.append(len(message.questions))
+        return whole(m.QueryMany(message.questions[: max(1, len(message.questions) // 3)]))
+
+    whole, store._many, store.answer = store._many, some, answer  # type: ignore[method-assign]
+    assert metrics_of(client.query_many(asked(40))) == [f"m{i}" for i in range(40)]
+    assert sizes[0] == 40
+    assert sizes[-1] == 1
+
+
+@pytest.mark.parametrize("n", [0, 41])
+def test_as_many_answers_as_no_question_has_are_an_error(store: FakeStore, client: Client, n: int) -> None:
+    series = Series(np.zeros(1, np.float32), 0, 60)
+    store._many = lambda _: stack_of([series] * n)  # type: ignore[method-assign]
+    with pytest.raises(errors.ProtocolError, match=f"{n} answers to 40"):
+        client.query_many(asked(40))

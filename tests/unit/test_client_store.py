@@ -16,6 +16,7 @@ from mstore import paths
 from mstore.frames import Series
 from mstore.ipc import framing
 from mstore.ipc import messages as m
+from mstore.workers.selecting import stack_of
 
 Answer = Callable[[m.Message], "m.Message | str | None"]
 
@@ -92,6 +93,17 @@ class FakeStore:
             case _:
                 return m.Done({"did": type(message).__name__})
 
+    def _many(self, message: m.QueryMany) -> "m.Message | str | None":
+        """Each question as the script answers it; the first that is not answered decides."""
+        found: list[Series | list[Series]] = []
+        for fields in message.questions:
+            reply = self.answer(m.of_fields(m.Query, fields))
+            if not isinstance(reply, m.Answer):
+                return reply
+            series = [Series.from_wire(entry) for entry in reply.series]
+            found.append(series if reply.many else series[0])
+        return stack_of(found)
+
     def _query(self, query: m.Query) -> m.Message:
         n = (query.end - query.start) // 60
         ids = query.type_ids if isinstance(query.type_ids, list) else [query.type_ids or ""]
@@ -137,6 +149,8 @@ class FakeStore:
             self.hellos.append(message)
             return m.Welcome(1, 42, {"frame_bytes": 1 << 24}, message.ack, [], "fake")
         self.received.append((number, message))
+        if isinstance(message, m.QueryMany):
+            return self._many(message)
         if isinstance(message, m.Open) and self.answer == self.usual:
             return self._opened(number, message)
         return self.answer(message)

@@ -67,6 +67,18 @@ EXAMPLES: list[m.Message] = [
     m.SizeList([["fritz", "f0201"]], b"\1" * 32),
     m.DebugDump("fritz/f0201"),
     m.Text(b"{}"),
+    m.Select("fritz/f02[01-64]", "cpu_load"),
+    m.Levels(b"fritz\tf0201\n"),
+    m.SelectLatest("fritz/*", ["cpu_load"], "series", 300),
+    m.SelectAbove("fritz", "cpu_load", 80.5, 300, True, 1_700_000_000),
+    m.SelectStats("fritz/*", "cpu_load", 0, 60, [50, 95.5], "series"),
+    m.SelectTop("fritz/*", "cpu_load", 0, 60, 3, "p95", False, "series"),
+    m.SelectSeries(
+        "fritz/*", "cpu_load", 0, 60, True, 240, "max", "rate", 300, "propagate", 2.5, "previous", 60
+    ),
+    m.QueryMany([["c", "h", "m", 0, 60]], 7),
+    m.Stacked(b"\1" * 8, b"\2" * 48, b"a", b"\3" * 8, b"", b"\4" * 8, b"x:<f8"),
+    m.Tables([["Latest", {"metric": "m"}, b"c\th\n", [["<f8", [], b"\0" * 8]]]]),
     m.HostSeries("fritz", "f0201"),
     m.SeriesPaths([["fritz", "f0201", "mem_bw", "socket", "0", "", ""]]),
 ]

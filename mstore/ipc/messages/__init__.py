@@ -4,7 +4,7 @@
     following.py    query.sock, subscriptions
     asking.py       query.sock                           control.py   control.sock, an operator's requests
     interning.py    control.sock, between processes      codec.py     messages <-> frames
-    jobs.py         query.sock, jobs and nodes
+    selecting.py    query.sock, many series at once      jobs.py          query.sock, jobs and nodes
     life.py         control.sock and query.sock, what is kept and what goes
 
 docs/format/ipc.md says what each message means.
@@ -32,6 +32,8 @@ from mstore.ipc.messages.codec import (
     encode,
     encode_body,
     encode_parts,
+    fields_of,
+    of_fields,
 )
 from mstore.ipc.messages.connection import (
     ACKS,
@@ -71,6 +73,18 @@ from mstore.ipc.messages.life import (
     Text,
 )
 from mstore.ipc.messages.listing import HostSeries, SeriesPaths
+from mstore.ipc.messages.selecting import (
+    Levels,
+    QueryMany,
+    Select,
+    SelectAbove,
+    SelectLatest,
+    SelectSeries,
+    SelectStats,
+    SelectTop,
+    Stacked,
+    Tables,
+)
 from mstore.ipc.messages.writing import (
     HANDLE_NONE,
     TYPE_BYTES,
@@ -127,6 +141,7 @@ __all__ = [
     "Intern",
     "InternPaths",
     "Interned",
+    "Levels",
     "Lines",
     "Load",
     "LoadAnswer",
@@ -141,15 +156,24 @@ __all__ = [
     "Protect",
     "Protected",
     "Query",
+    "QueryMany",
     "Reload",
     "Restart",
     "Rows",
+    "Select",
+    "SelectAbove",
+    "SelectLatest",
+    "SelectSeries",
+    "SelectStats",
+    "SelectTop",
     "SeriesPaths",
     "SizeList",
     "Sizes",
     "Snapshot",
+    "Stacked",
     "States",
     "Stop",
+    "Tables",
     "Text",
     "Welcome",
     "Written",
@@ -158,5 +182,7 @@ __all__ = [
     "encode",
     "encode_body",
     "encode_parts",
+    "fields_of",
+    "of_fields",
     "plain",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgpack
 
@@ -28,6 +28,7 @@ from mstore.ipc.messages import (
     jobs,
     life,
     listing,
+    selecting,
     writing,
 )
 from mstore.ipc.messages.base import Message
@@ -37,7 +38,9 @@ BULK_BYTES_MIN = 65_536
 # Array elements a body may announce: msgpack allocates 8 bytes for each before it has seen any.
 ITEMS_MAX = 65_536
 
-_MODULES = (connection, writing, asking, following, jobs, listing, life, interning, control)
+M = TypeVar("M", bound=Message)
+
+_MODULES = (connection, writing, asking, selecting, following, jobs, listing, life, interning, control)
 MESSAGES: Final[tuple[type[Message], ...]] = tuple(
     one
     for module in _MODULES
@@ -50,7 +53,7 @@ _RULES: Final[checks.Rules] = {key: rule for module in _MODULES for key, rule in
 class _Codec:
     """What encode and decode need to know of one class, worked out once."""
 
-    __slots__ = ("bulk", "checks", "cls", "good", "many", "n_required", "names", "values")
+    __slots__ = ("bulk", "checks", "cls", "defaults", "good", "many", "n_required", "names", "values")
 
     def __init__(self, cls: type[Message]) -> None:
         found = fields(cls)
@@ -58,6 +61,7 @@ class _Codec:
         self.many = cls.MANY
         self.names = tuple(one.name for one in found)
         self.n_required = sum(one.default is MISSING and one.default_factory is MISSING for one in found)
+        self.defaults = tuple(one.default for one in found)
         types = [str(one.type) for one in found]
         self.bulk = "Bin" in types and all(one in ("Bin", "int", "str") for one in types)
         self.checks = tuple(self._check(cls.__name__, one.name, str(one.type)) for one in found)
@@ -131,8 +135,26 @@ def decode(tag: int, body: framing.Buffer) -> Message:
     if codec is None:
         raise UnknownMessage(f"no message has tag {tag}", tag=tag)
     values = checks.split_bulk(body) if codec.bulk else None
-    if values is None:
-        values = _unpack(codec, body)
+    return _checked(codec, _unpack(codec, body) if values is None else values)
+
+
+def fields_of(message: Message) -> list[Any]:
+    """The fields of a message in their order, without the last ones that are as they are by default."""
+    codec = _BY_TAG[message.TAG]
+    values = list(codec.values(message))
+    while len(values) > codec.n_required and values[-1] == codec.defaults[len(values) - 1]:
+        values.pop()
+    return values
+
+
+def of_fields(cls: type[M], values: list[Any]) -> M:
+    """The message of these fields, as decode() checks them. raises ProtocolError"""
+    found = _checked(_BY_TAG[cls.TAG], values)
+    assert isinstance(found, cls)
+    return found
+
+
+def _checked(codec: _Codec, values: list[Any]) -> Message:
     name = codec.cls.__name__
     if len(values) < codec.n_required:
         raise ProtocolError(f"{name}: {len(values)} fields, expected at least {codec.n_required}")
