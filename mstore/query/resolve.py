@@ -10,8 +10,8 @@ Below a `*` only what is there is a row, and of a metric only the levels that ho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,22 +103,52 @@ def resolving(gatherer: RetainedGatherer, selector: Selector) -> Work[Resolved]:
 
 
 def _step_down(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
-    names = step.names
-    if names is None:
-        return replanned(lambda: _by_form(gatherer, parents, step, depth))
+    """The rows one level below."""
+    if step.names is not None:
+        return _by_name(gatherer, parents, step.names, depth)[0]
+    if len(step.parts) == 1:
+        return replanned(lambda: _by_form(gatherer, parents, step, depth))[0]
+    return _part_by_part(gatherer, parents, step, depth)
+
+
+def _part_by_part(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
+    """Names and forms in one list: below each parent in the order in which they are written, each level once."""
+    found, places = [], []
+    for part in step.parts:
+        if isinstance(part, str):
+            rows, at = _by_name(gatherer, parents, (part,), depth)
+        else:
+            rows, at = replanned(partial(_by_form, gatherer, parents, Step((part,)), depth))
+        found.append(rows)
+        places.append(at)
+    at = np.concatenate(places)
+    order = np.argsort(at, kind="stable")
+    together = Resolved(
+        np.concatenate([rows.levels for rows in found]), np.concatenate([rows.named for rows in found]),
+        np.concatenate([rows.ghosts for rows in found]), parents.absent,
+    )  # fmt: skip
+    keys = np.where(together.ghosts >= 0, -1 - together.ghosts, together.levels.astype(np.int64))
+    _, firsts = np.unique(np.stack([at[order], keys[order]]), axis=1, return_index=True)
+    return together.taken(order[np.sort(firsts)])
+
+
+def _by_name(
+    gatherer: RetainedGatherer, parents: Resolved, names: tuple[str, ...], depth: int
+) -> tuple[Resolved, NDArray[np.int64]]:
+    """The rows of these names below each parent, and its place; below a named parent also what is not there."""
     ids, places, name_places = replanned(
         lambda: checked(
             _select.named(gatherer, parents.levels, [encoded(name) for name in names], True, QUERY_SERIES_MAX)
         )
     )
-    found = parents.taken(places.astype(np.int64))
+    at = places.astype(np.int64)
+    found = parents.taken(at)
     found.levels = ids
     missing = (ids == _NO_LEVEL) & (name_places != _NO_LEVEL)
     for row in np.flatnonzero(missing & found.named):
-        _note_absent(
-            gatherer, found, int(row), int(parents.levels[places[row]]), names[name_places[row]], depth
-        )
-    return found.taken(np.flatnonzero(~missing | found.named))
+        _note_absent(gatherer, found, int(row), int(parents.levels[at[row]]), names[name_places[row]], depth)
+    kept = np.flatnonzero(~missing | found.named)
+    return found.taken(kept), at[kept]
 
 
 def _note_absent(
@@ -144,12 +174,15 @@ def _split(name: str) -> tuple[str, str]:
     return (type_, name[len(type_) :]) if type_ else (name, "")
 
 
-def _by_form(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
-    """Children that a step describes, in natural order; names that it also has, where they are written."""
+def _by_form(
+    gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int
+) -> tuple[Resolved, NDArray[np.int64]]:
+    """The children of each parent that have a form, in natural order, and the parent's place."""
     ids, bounds = checked(_select.children(gatherer, parents.levels, QUERY_SERIES_MAX))
     places = np.repeat(np.arange(len(parents)), np.diff(bounds))
-    if not step.any or len(step.parts) > 1:
-        kept = list(_matching(gatherer, ids, bounds, step))
+    if not step.any:
+        names = checked(_select.names(gatherer, ids)).decode("utf-8", "replace").split("\n")
+        kept = [at for at in range(len(ids)) if step.matches(names[at])]
         ids, places = ids[kept], places[kept]
     # What is not there goes on as it is.
     gone = np.flatnonzero(parents.ghosts >= 0)
@@ -159,23 +192,7 @@ def _by_form(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: i
     found = parents.taken(places[order])
     found.levels = ids[order]
     found.named &= found.ghosts >= 0
-    return found
-
-
-def _matching(
-    gatherer: RetainedGatherer, ids: Levels, bounds: NDArray[np.int64], step: Step
-) -> Iterator[int]:
-    """Places of the children that match, for each parent part by part of the step, each once."""
-    names = checked(_select.names(gatherer, ids)).decode("utf-8", "replace").split("\n")
-    for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        if len(step.parts) == 1:
-            yield from (at for at in range(low, high) if step.matches(names[at]))
-            continue
-        chosen: dict[int, None] = {}
-        for part in step.parts:
-            one = Step((part,))
-            chosen.update(dict.fromkeys(at for at in range(low, high) if one.matches(names[at])))
-        yield from chosen
+    return found, places[order]
 
 
 @dataclass(slots=True)

@@ -96,6 +96,12 @@ def test_an_unknown_cluster_or_metric_is_an_error_and_an_unknown_host_a_row(read
     assert [table.why(row) for row in range(7)] == ["no such host", "", "", *["no such id"] * 4]
     assert (table.paths[3].type, table.paths[3].type_id) == ("hwthread", "2")
     assert reader.latest("fritz/f1", "load").why(0) == ""
+    mixed = reader.latest("fritz/f9,f1*,f2,f1,f8", "load")
+    assert mixed.paths.texts == ["fritz/f9", "fritz/f1", "fritz/f10", "fritz/f2", "fritz/f8"]
+    assert [mixed.why(row) for row in range(5)] == ["no such host", "", "", "", "no such host"]
+    assert reader.latest("fritz/f9,f1*/hwthread1,x*", "flops").paths.texts == [
+        "fritz/f9", "fritz/f1/hwthread1", "fritz/f10/hwthread1",
+    ]  # fmt: skip
     assert reader.latest("fritz/f2/hwthread0", "load").why(0) == "no such series"
     assert reader.latest("fritz/f3", "load").why(0) == "no samples in range"
 
