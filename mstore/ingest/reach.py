@@ -57,7 +57,7 @@ def held(
 ) -> tuple[Bin, int]:
     """The samples that their series can hold, within the worker's epoch: nearly always all of them, at one look.
 
-    refs     uint64[n], of series whose type is `vtype` now
+    refs     uint64[n], of series whose type is `vtype` now; 0 where all values are missing
     times    int64[m], m >= 1, seconds
     values   [m][n] of vtype, row after row
     returns  (values with the missing value in place of the others, which are counted; the number of these)

@@ -24,20 +24,26 @@ cdef inline uint64_t n_series_of(const eras_t* eras) noexcept nogil:
     cdef uint64_t n = ms_load_acquire_u64(eras.published)
     return n if n < eras.room else eras.room
 
+cdef inline const ms_series* series_of(const eras_t* eras, uint64_t ref) noexcept nogil:
+    """The series of a reference; NULL for 0, and for one that nobody may have in hand."""
+    cdef uint64_t slot = <uint32_t>ref
+    if ref == 0 or slot >= n_series_of(eras) or eras.table[slot].generation != ref >> 32:
+        return NULL
+    return eras.table + slot
+
 cdef inline const ms_series* era_of(const eras_t* eras, uint64_t ref, int64_t t, int64_t* newest_s) noexcept nogil:
     """The era that a grid sample at t (seconds) goes to when it is applied under this reference, as _chunks.resolve has it.
 
     newest_s   the newest time accepted at all; set to where the next era begins if the sample belongs to an older one
     returns    NULL: the era is about to be removed, because all of it is past retention
     """
-    cdef uint64_t slot = <uint32_t>ref, n_series = n_series_of(eras)
-    cdef const ms_series* s
+    cdef uint64_t n_series = n_series_of(eras)
+    cdef const ms_series* s = series_of(eras, ref)
     cdef const ms_series* older
     cdef uint32_t hops = 0, states
     cdef bint going = False
-    if slot >= n_series or eras.table[slot].generation != ref >> 32:
+    if s == NULL:
         return NULL
-    s = eras.table + slot
     while t < s.era_start and 0 < s.prev_slot <= n_series and hops < ERAS_MAX:
         older = eras.table + (s.prev_slot - 1)
         # SYNC POINT (acquire) series live: the fields of an era that is there

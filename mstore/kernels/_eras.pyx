@@ -41,27 +41,27 @@ cdef int view_eras(Segment directory, eras_t* eras) except -1:
 
 cdef int verdict(const eras_t* eras, uint64_t ref, int64_t t, int64_t newest_s, int vtype, const char* value) noexcept nogil:
     """0, or the Reason why there is no place for a sample in the era of its time."""
-    cdef const ms_series* s = eras.table + <uint32_t>ref
+    cdef const ms_series* s = era_of(eras, ref, t, &newest_s) if t < eras.changed_s else series_of(eras, ref)
+    cdef bint missing = bad(value, 0, vtype)
     cdef uint64_t word
-    if t < eras.changed_s:
-        s = era_of(eras, ref, t, &newest_s)
-    if s == NULL or beyond_reach(t, newest_s, s.step_s, KIND_GRID):
+    if s == NULL:
+        return 0 if missing else TOO_LATE
+    if beyond_reach(t, newest_s, s.step_s, KIND_GRID):
         return TOO_LATE
-    if s.type != vtype and not bad(value, 0, vtype) and not recast(vtype, value, s.type, &word):
-        return OUT_OF_RANGE
-    return 0
+    return 0 if missing or recast(vtype, value, s.type, &word) else OUT_OF_RANGE
 
 
 def fit(Segment directory not None, refs, times, values, int vtype, int64_t newest_s):
     """A matrix of grid samples without those that the eras they belong to cannot hold.
 
-    refs      uint64[n], generation << 32 | slot: series whose newest era has the value type `vtype`; in hand
+    refs      uint64[n], generation << 32 | slot: series whose newest era has the value type `vtype`, in hand; 0 where
+              all values are missing
     times     int64[m], seconds
     values    bytes, row-major [m][n] of `vtype`; they need not be aligned
     newest_s  the newest time that is accepted at all
-    returns   (the values, with the missing value in place of these; how many were too late, missing ones included; how
-              many out of range of their era's type)
-    raises    ValueError for lengths that do not fit together, or a reference to no series
+    returns   (the values, with the missing value in place of these; how many were too late, missing ones of series
+              that are there included; how many out of range of their era's type)
+    raises    ValueError for lengths that do not fit together
     """
     cdef const uint64_t[::1] each = np.require(np.frombuffer(refs, dtype=np.uint64), requirements="A")
     cdef const int64_t[::1] moments = np.require(np.frombuffer(times, dtype=np.int64), requirements="A")
@@ -75,9 +75,6 @@ def fit(Segment directory not None, refs, times, values, int vtype, int64_t newe
     if given.shape[0] != n * m * width:
         raise ValueError(f"{given.shape[0]} bytes of values for {m} times x {n} series of {width} bytes")
     view_eras(directory, &eras)
-    for k in range(n):
-        if <uint32_t>each[k] >= n_series_of(&eras):
-            raise ValueError(f"reference {each[k]:#x} is to none of the {n_series_of(&eras)} series there are")
     kept = PyBytes_FromStringAndSize(NULL, n * m * width)
     at = PyBytes_AS_STRING(kept)
     n_refused[0] = n_refused[1] = 0

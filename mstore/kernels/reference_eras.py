@@ -61,13 +61,13 @@ def too_late(era: Era | None, t: int, newest_s: int) -> bool:
 
 def verdict(chain: Chain, t: int, newest_s: int, changed_s: int, value: bytes) -> int:
     """0, or the Reason why there is no place for a value of the newest era's type."""
-    era, last_s = era_at(chain, t, newest_s) if t < changed_s else (chain[0], newest_s)
-    if era is None or too_late(era, t, last_s):
-        return Reason.TOO_LATE
     vtype = chain[0].type
-    if not missing(value, vtype) and recast(value, vtype, era.type) is None:
-        return Reason.OUT_OF_RANGE
-    return 0
+    era, last_s = era_at(chain, t, newest_s) if t < changed_s else (chain[0], newest_s)
+    if era is None:
+        return 0 if missing(value, vtype) else Reason.TOO_LATE
+    if too_late(era, t, last_s):
+        return Reason.TOO_LATE
+    return 0 if missing(value, vtype) or recast(value, vtype, era.type) is not None else Reason.OUT_OF_RANGE
 
 
 def fit(

@@ -402,45 +402,6 @@ def test_series_that_lapse_are_counted_and_new_ones_are_not(rig: Rig) -> None:
     assert not counted()
 
 
-def test_the_last_change_of_a_grid_is_named_by_whatever_way_the_eras_come_back(rig: Rig) -> None:
-    """From the log, and from a dump, in which an older era may come behind a newer one."""
-    spare, log = rig.intern([KEY.replace(b"12", b"13")])
-    (first,), more = rig.intern([KEY])
-    log += more + rig.remove(spare[0] & 0xFFFFFFFF)
-    assert rig.reader.grids_changed_s() == 0
-    slot, named = first & 0xFFFFFFFF, []
-    for anchor, step, start, type_code in (
-        (970, 60, 1000, 1),
-        (1970, 60, 2000, 2),
-        (2995, 10, 3000, 2),
-        (3997, 10, 4000, 2),
-    ):
-        ref, record = rig.era(slot, anchor, step, start, type_code)
-        slot = ref & 0xFFFFFFFF
-        log += record
-        named.append(rig.reader.grids_changed_s())
-        assert slot or len(named) == 1, "the first of them takes the free slot below its elder's"
-    assert named == [0, 2000, 3000, 3000]
-    rig.reader.validate()
-    for blocks in ([log], rig.reader.dump_definitions()):
-        other = Rig()
-        for block in blocks:
-            other.writer.apply_definition(block)
-        assert other.reader.grids_changed_s() == 3000
-        other.reader.validate()
-        other.close()
-
-
-def test_eras_that_become_neighbours_may_be_a_later_change(rig: Rig) -> None:
-    first = rig.ref(KEY) & 0xFFFFFFFF
-    second = rig.era(first, 970, era_start=2000, type_code=2)[0] & 0xFFFFFFFF
-    rig.era(second, 970, era_start=3000, type_code=2)
-    assert rig.reader.grids_changed_s() == 2000
-    rig.remove(second)
-    assert rig.reader.grids_changed_s() == 3000
-    rig.reader.validate()
-
-
 def test_tables_grow_and_everything_is_still_found() -> None:
     rig = Rig(20_000)
     keys = [b"m%d,cluster=c,host=h%d" % (i % 7, i // 7) for i in range(12_000)]
@@ -546,11 +507,6 @@ def test_validate_names_what_is_broken(rig: Rig) -> None:
             rig.reader.validate()
         rows[0][field] = kept
     rig.reader.validate()
-    rig.era(0, 970, era_start=2000, type_code=2)
-    words = memory[layout.DIRECTORY_AT :][: layout.DIRECTORY.itemsize].view(layout.DIRECTORY)[0]
-    words["grids_changed_s"] = 1999
-    with pytest.raises(InvariantBroken, match="grids_changed_s"):
-        rig.reader.validate()
 
 
 def test_readers_never_see_half_a_change_while_the_writer_works() -> None:

@@ -140,6 +140,21 @@ def test_late_columns_their_era_lacks_are_out_of_range_and_the_others_are_kept(
     assert persister.stale == 0
 
 
+def test_missing_late_values_are_bad_values_also_of_series_that_do_not_exist_yet(
+    rig: IngestRig, persister: Persister
+) -> None:
+    connection = Connection(rig)
+    (handle,) = connection.open(path(host="a"))
+    blank = columns([handle], [5], [float("nan")], F32)  # older than any series reaches
+    assert connection.ask(blank) == written(0, bad_value=1)
+    send(rig, line("load", "b", 7, T0))
+    change(persister, 'type = "f64"')
+    (handle,) = connection.open(path(host="new"))
+    for time in (5, T0 - 60, T0 + 600):
+        assert connection.ask(columns([handle], [time], [float("nan")], F64)) == written(0, bad_value=1)
+    assert rig.directory.writer.counts()["live_series"] == 2, "the two eras of b"
+
+
 def test_late_columns_are_rounded_as_text_is(rig: IngestRig, persister: Persister) -> None:
     connection = Connection(rig)
     send(rig, line("load", "a", 7, T0))
