@@ -47,6 +47,9 @@ DYING_S_MAX = 5.0
 
 _PART_NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.(?:definitions|[0-9a-f]{8}\.chunks)")
 
+NUMBER_MAX = (1 << 63) - 1
+"""Of sequences and ids: a name beyond is nobody's, and a store that believed it could write no next block."""
+
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
 
@@ -107,7 +110,9 @@ def chunks_name(log_seq: int, generation_id: int, cluster: int) -> str:
 def generation_of(name: str) -> tuple[int, int] | None:
     """(log sequence, generation id) of a part of a snapshot by its file name; None for any other name."""
     found = _PART_NAME.fullmatch(name)
-    return (int(found[1], 16), int(found[2], 16)) if found else None
+    if not found or int(found[1], 16) > NUMBER_MAX:
+        return None
+    return int(found[1], 16), int(found[2], 16)
 
 
 def number_of(name: str, suffix: str) -> int | None:
@@ -115,7 +120,8 @@ def number_of(name: str, suffix: str) -> int | None:
     stem = name.removesuffix(suffix)
     if stem == name or len(stem) != 16 or any(mark not in "0123456789abcdef" for mark in stem):
         return None
-    return int(stem, 16)
+    number = int(stem, 16)
+    return number if number <= NUMBER_MAX else None
 
 
 class FileStatus(NamedTuple):

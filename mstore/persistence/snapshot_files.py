@@ -267,6 +267,8 @@ def read_manifest(files: Files, path: Path, log_seq: int) -> Manifest:
                 raise corrupt(path, block.end, "half an entry of a file")
             parts += parts_in(block)
         elif block.kind == AGES:
+            if len(block.payload) < _AGES.size or len(block.payload) % 8:
+                raise corrupt(path, block.end, "ages of another length")
             now_s, age_s, _ = _AGES.unpack_from(block.payload)
             ages = tuple(np.frombuffer(block.payload, "<u8", offset=_AGES.size).tolist())
         elif block.kind == END:

@@ -12,7 +12,10 @@ import pytest
 
 from mstore.errors import StorageError, StoreLocked
 from mstore.persistence.files import (
+    NUMBER_MAX,
+    WAL_SUFFIX,
     Files,
+    generation_of,
     lock,
     number_of,
     remove_leftovers,
@@ -160,3 +163,9 @@ def test_the_lock_is_held_until_the_last_process_that_inherited_it_is_gone(tmp_p
     child.stdin.close()
     child.wait(10)
     os.close(lock(tmp_path))
+
+
+def test_a_name_with_a_number_that_no_store_reaches_is_nobodys() -> None:
+    assert number_of("7fffffffffffffff.wal", WAL_SUFFIX) == NUMBER_MAX
+    assert number_of("8000000000000000.wal", WAL_SUFFIX) is None
+    assert generation_of("ffffffffffffffff.1122334455667788.definitions") is None
