@@ -129,7 +129,7 @@ class Retention:
         count = min(_SWEEP_SERIES, n_series - self._sweep_at)
         try:
             freed = self._freeing.free(
-                self._sweep_at, count, self._limits(free_to_s, self._sweep_at, count), Why.RETENTION
+                self._sweep_at, count, self._unprotected(free_to_s, self._sweep_at, count), Why.RETENTION
             )
         except (StorageError, Degraded) as error:
             log.warning("retention waits for the log: %s", error)
@@ -154,6 +154,14 @@ class Retention:
             self._timers.later(0.0, self._begin)
         else:
             self._wait()
+
+    def _unprotected(self, by_metric: NDArray[np.int64], start: int, count: int) -> NDArray[np.int64]:
+        """As _limits(), but of series of protected hosts everything is kept."""
+        limits = self._limits(by_metric, start, count)
+        if len(self._persister.store.protection):
+            protected = self._persister.directory.protected_series(slice(start, start + count))
+            limits[: len(protected)][protected != 0] = KEEP_ALL_S
+        return limits
 
     def _limits(self, by_metric: NDArray[np.int64], start: int, count: int) -> NDArray[np.int64]:
         """int64[count]: what is said of their metric, for some rows of the series table."""
