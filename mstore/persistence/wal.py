@@ -212,11 +212,11 @@ class Wal:
         return len(self._segments) * self._segment_bytes
 
     def segment_files(self) -> list[SegmentFile]:
-        """The files that hold the log, oldest first."""
-        lasts = [later.first_seq - 1 for later in self._segments[1:]] + [self.written]
+        """The files that hold the log, oldest first; none while there is no room for the first."""
+        ends = [later.first_seq for later in self._segments[1:]] + [self._next]
         return [
-            SegmentFile(one.path, one.first_seq, last, self._segment_bytes, one.fd)
-            for one, last in zip(self._segments, lasts, strict=True)
+            SegmentFile(one.path, one.first_seq, end - 1, self._segment_bytes, one.fd)
+            for one, end in zip(self._segments, ends, strict=False)
         ]
 
     def state(self) -> dict[str, object]:

@@ -101,8 +101,10 @@ class IngestWorker:
         self.slot.add("connections_total")
 
     def closed(self, connection: IngestConnection) -> None:
-        self._connections.discard(connection)
-        self.slot.add("connections_open", -1)
+        """Also after the worker's end, of a peer that takes its last reply slowly: the slot is given back by then."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.slot.add("connections_open", -1)
 
     def welcome(self, hello: m.Hello) -> m.Message:
         return greeting.welcome(hello, "ingest", self._spec.instance, __version__)
@@ -188,6 +190,7 @@ class IngestWorker:
         self._ring_bell()
         await self._stopping.wait()
         await self._drain()
+        self._connections.clear()
         self.slot.release()
 
     async def _drain(self) -> None:

@@ -50,6 +50,7 @@ class Protecting:
         self._stopped = False
 
     def start(self) -> None:
+        self._persister.slot.set("protected_hosts", len(self._persister.store.protection))
         self._look()
 
     async def stop(self) -> None:

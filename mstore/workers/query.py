@@ -89,8 +89,10 @@ class QueryWorker:
         self.slot.add("connections_total")
 
     def closed(self, connection: QueryConnection) -> None:
-        self._connections.discard(connection)
-        self.slot.add("connections_open", -1)
+        """Also after the worker's end, of a peer that takes its last reply slowly: the slot is given back by then."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.slot.add("connections_open", -1)
 
     def welcome(self, hello: m.Hello) -> m.Message:
         return greeting.welcome(hello, "query", self._spec.instance, __version__)
@@ -213,6 +215,7 @@ class QueryWorker:
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(0)
+        self._connections.clear()
         self.slot.release()
 
 

@@ -67,6 +67,23 @@ def test_a_last_line_of_a_new_series_without_newline_is_answered_once(make_rig: 
     play(loop, scene)
 
 
+def test_a_connection_that_ends_after_the_worker_changes_no_counter_of_its_successor(
+    make_rig: MakeRig, loop: str
+) -> None:
+    async def scene() -> None:
+        async with make_rig() as store:
+            client = store.connect()
+            await client.send(lines(1))
+            await store.until(lambda: store.counter("connections_open") == 1, "a connection")
+            connection = only(store)
+            await store.stop()
+            assert store.counter("connections_open") == 0
+            store.worker.closed(connection)
+            assert store.counter("connections_open") == 0
+
+    play(loop, scene)
+
+
 def test_a_connection_that_sends_nothing_is_answered_too(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
         async with make_rig() as store:

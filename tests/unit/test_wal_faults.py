@@ -82,7 +82,7 @@ def test_a_log_without_room_for_its_first_segment_refuses_appends_and_begins_whe
         with pytest.raises(StorageError, match="ENOSPC"):
             log.append()
     assert "ENOSPC" in log.wal.failure
-    assert log.wal.written == 0
+    assert (log.wal.written, log.wal.segment_files()) == (0, [])
     log.refuse = {}
     log.append()
     log.committer.run()
