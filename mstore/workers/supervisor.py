@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _HAND_OUTS_WAITING_MAX = 64
 """Connections that wait here for one worker; more wait in the listening socket, which costs no descriptor."""
+_DEATHS_ARMED_MAX = 1 << 30
+"""While a test kills workers by the hundred, the next one is always started."""
 _READY_S_MAX = 60.0
 """For ingest and query workers, which have nothing to read; a persister may replay for long."""
 
@@ -49,7 +51,7 @@ class Supervisor:
         self.store_dir = store_dir
         self._settings = settings
         self._lock_fd = lock_fd
-        self._policy = RestartPolicy()
+        self._policy = RestartPolicy() if not faults.armed() else RestartPolicy(deaths_max=_DEATHS_ARMED_MAX)
         self._door = Door(store_dir, self._admit, self._may_open, service.sockets)
         self._ground = Ground(store_dir, lock_fd, self._door)
         self._ground_lost = False

@@ -20,7 +20,8 @@ import pytest
 import mstore
 from mstore.shm.segment import name_prefix, stale, unlink
 from tests.stores import Server, until
-from tests.torture.kills import exchange, processes_of
+from tests.torture.kill_writers import exchange
+from tests.torture.kills import processes_of
 from tests.torture.machine import Machine, scatter
 
 Serve = Callable[..., Server]

@@ -3,7 +3,7 @@
     images   crash images of the persister      --count images, one process per core
     faults   the n-th call to the disk fails    --count lives, every call of each in every way
     threads  the ring's kernels under ThreadSanitizer; needs gcc with libtsan
-    kills    SIGKILL of every kind of process   --count kills, one store after the other
+    kills    SIGKILL of every kind of process   --kills N, or --seconds S; the last line is JSON
 
 Every unit of work has a seed of its own: first seed, first seed + 1, ... A run that is interrupted, or another
 machine, goes on with --seed. A violation prints its seed and ends the run with status 1.
@@ -112,7 +112,7 @@ def every_call(arguments: argparse.Namespace) -> int:
 def kills(arguments: argparse.Namespace) -> int:
     from tests.torture.kills import torture
 
-    return torture(arguments.seed, arguments.count)
+    return torture(arguments.seed, arguments.kills or arguments.count, arguments.seconds)
 
 
 def sanitize(_arguments: argparse.Namespace) -> int:
@@ -135,6 +135,11 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--count", type=int, default=count, help=f"default {count}")
         command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (images only)")
         command.add_argument("--failures", type=int, default=1, help="stop after so many violations")
+        if work is kills:
+            command.add_argument("--kills", type=int, default=0, help="the same as --count")
+            command.add_argument(
+                "--seconds", type=float, default=float("inf"), help="no further kill after so long"
+            )
     commands.add_parser("threads").set_defaults(work=sanitize)
     arguments = parser.parse_args(argv)
     result: int = arguments.work(arguments)

@@ -1,41 +1,43 @@
 """SIGKILL of every kind of process, at any time and at every named point, while acknowledged writers go on.
 
     writers   each sends a column after the other, again until it is acknowledged
-    killer    chooses a process and how: by its number, now; or at a point (mstore/faults.py), when it comes there
-    end       every acknowledged sample is read back and compared; no process is left, and no segment
+    killer    has a plan for each kind of process, all at once: kill it by its number after a while, or give it an order
+              (mstore/faults.py) to die at a point. Nobody is waited for, but that samples are acknowledged in between
+    asker     reads back all the time what was acknowledged since its last look, of some hosts
+    end       every acknowledged sample is read back and compared, once more from the files alone; no process is left,
+              and no segment
 
-One unit is one store's life: some rounds of kills, each ended by the death of the supervisor, by which memory
-is lost as well, sometimes. A unit has a seed; what it decides is who is killed, where and in which order.
+One unit is one store's life. The supervisor's death ends a round of it, by which memory is lost as well, sometimes. A
+unit has a seed; what it decides is who is killed, where and in which order.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
-
 import mstore
 from mstore.shm.segment import name_prefix, stale, unlink
-from tests.stores import Server, read_all, until
+from tests.stores import Server, until
+from tests.torture.kill_writers import HOSTS, STEP_S, Asker, Writer, first_s
 
-STEP_S = 10
-HOSTS = 20
-DEATHS_A_ROUND = {"persister": 2, "ingest-0": 4, "query-0": 4, "snapshot": 5}
-"""At most; the supervisor gives a store up whose worker dies more than five times within a minute."""
-POINT_S_MAX = 3.0
-"""How long a process may take to come to a point; some are not on the way of every round."""
+KILLS_A_ROUND = (20, 45)
+"""Of workers and helpers, then the supervisor's turn has come."""
+ORDER_S_MAX = 10.0
+"""How long an order stands; some points are not on the way of every life."""
+LOOK_S = 0.01
 
 POINTS = {
     "persister": (
@@ -64,155 +66,187 @@ MANY_HITS = {
     "ingest.published",
     "ingest.reply",
 }
+BETWEEN = {"persister": (10, 40), "ingest-0": (1, 40), "query-0": (2, 0), "snapshot": (0, 0)}
+"""At most so many deaths of others, and so many columns acknowledged, between two deaths: a persister's takes all workers
+along, and the memory is adopted anew."""
+PAUSE_S = 0.3
+HELPER_S = 0.5
+"""A snapshot helper lives about so long: it is killed at a moment of that."""
 
 
-class Writer(threading.Thread):
-    """Sends one column of HOSTS samples after another, each again until it is acknowledged."""
+@dataclass
+class Tally:
+    """What happened, over all stores of a run."""
 
-    def __init__(
-        self,
-        directory: Path,
-        name: str,
-        first_s: int,
-        ack: str,
-        *,
-        framed: bool = False,
-        churns: bool = False,
-    ) -> None:
-        super().__init__(name=name, daemon=True)
-        self._directory = directory
-        self.first_s = first_s
-        self._ack = ack
-        self._framed = framed
-        self._churns = churns
-        self.halt = threading.Event()
-        self.acknowledged = 0
-        """Columns 0 .. acknowledged - 1 are in the store, whatever was killed since."""
-        self.fault: BaseException | None = None
+    killed: Counter[str] = field(default_factory=Counter)
+    """By process, or process and point."""
+    missed: Counter[str] = field(default_factory=Counter)
+    """Orders that nobody carried out in time."""
+    n_restarts: int = 0
+    n_acknowledged: int = 0
+    n_compared: int = 0
+    n_lost: int = 0
+    n_orphans: int = 0
+    """Processes that were left when their store had ended."""
+    n_segments_left: int = 0
 
-    def value(self, host: int, tick: int) -> float:
-        return float(tick * HOSTS + host) + 0.5
+    def add(self, other: Tally) -> None:
+        self.killed.update(other.killed)
+        self.missed.update(other.missed)
+        self.n_restarts += other.n_restarts
+        self.n_acknowledged += other.n_acknowledged
+        self.n_compared += other.n_compared
+        self.n_lost += other.n_lost
+        self.n_orphans += other.n_orphans
+        self.n_segments_left += other.n_segments_left
 
-    def metric(self, tick: int) -> str:
-        """One that churns has new series for every few columns."""
-        return f"m{tick // 4}" if self._churns else "m"
+    def to_plain(self) -> dict[str, object]:
+        by_kind: Counter[str] = Counter()
+        for name, n in self.killed.items():
+            by_kind[name.split()[0]] += n
+        return {
+            "kills": self.killed.total(),
+            "by_kind": dict(sorted(by_kind.items())),
+            "by_point": dict(sorted((name, n) for name, n in self.killed.items() if "." in name)),
+            "at_any_moment": dict(sorted((name, n) for name, n in self.killed.items() if "." not in name)),
+            "not_come_to": dict(sorted(self.missed.items())),
+            "restarts": self.n_restarts,
+            "samples_acknowledged": self.n_acknowledged,
+            "samples_compared": self.n_compared,
+            "lost": self.n_lost,
+            "orphans": self.n_orphans,
+            "segments_left": self.n_segments_left,
+        }
 
-    def run(self) -> None:
+
+class Plan:
+    """What comes next for one kind of process: an order that stands, or a death by number when it is there."""
+
+    def __init__(self, run: Run, kind: str) -> None:
+        self._run = run
+        self.kind = kind
+        self._file = run.orders / kind
+        self._point = ""
+        self._hunting = False
+        self._since = 0.0
+        self._not_before = 0.0
+        self._wait()
+
+    def step(self) -> None:
+        """Look whether the order was carried out; else go on to the next when its time has come."""
+        overdue = time.monotonic() - self._since > ORDER_S_MAX
+        if self.kind == "snapshot" and (self._point or self._hunting):
+            self._run.ask_for_snapshot()
+        if self._point:
+            if self._hit():
+                self._died(f"{self.kind} {self._point}")
+            elif overdue:
+                self.withdraw()
+        elif self._hunting:
+            if self._in_the_middle() and self._run.kill_by_number(self.kind):
+                self._died(self.kind)
+            self._hunting = self._hunting and not overdue
+        elif self._may_die():
+            self._begin()
+
+    def _in_the_middle(self) -> bool:
+        """A helper is there before it does anything: it is given some time from when it was first seen."""
+        if self.kind != "snapshot":
+            return True
+        now = time.monotonic()
+        if not self._run.is_there(self.kind):
+            self._not_before = 0.0
+        elif self._not_before == 0.0:
+            self._not_before = now + self._run.rng.random() * HELPER_S
+        return 0.0 < self._not_before <= now
+
+    def withdraw(self) -> None:
+        """The order stands no longer; carried out at the last moment, it counts."""
+        self._hunting = False
+        if not self._point:
+            return
         try:
-            while not self.halt.is_set():
-                if self._send(self.acknowledged):
-                    self.acknowledged += 1
-                    time.sleep(0.004)
-                else:
-                    time.sleep(0.02)
-        except BaseException as fault:  # shown by the test; a thread's own report would be lost
-            self.fault = fault
+            self._file.unlink()
+            self._run.tally.missed[f"{self.kind} {self._point}"] += 1
+            self._point = ""
+            self._wait()
+        except FileNotFoundError:
+            self._died(f"{self.kind} {self._point}")
 
-    def _text(self, tick: int) -> str:
-        t = self.first_s + tick * STEP_S
-        metric = self.metric(tick)
-        return "".join(
-            f"{metric},cluster={self.name},hostname=h{host} value={self.value(host, tick)} {t}\n"
-            for host in range(HOSTS)
+    def _wait(self) -> None:
+        """Until others have died, and samples were acknowledged: else nothing would be at stake. Not always."""
+        rng, (n_others, n_columns) = self._run.rng, BETWEEN.get(self.kind, (0, 0))
+        hasty = rng.random() < 0.15
+        self._after_kills = self._run.tally.killed.total() + (0 if hasty else rng.randint(0, n_others))
+        self._after_columns = self._run.acknowledged() + (0 if hasty else rng.randint(0, n_columns))
+        self._pause_until = time.monotonic() + rng.random() * PAUSE_S
+
+    def _may_die(self) -> bool:
+        return (
+            time.monotonic() >= self._pause_until
+            and self._run.tally.killed.total() >= self._after_kills
+            and self._run.acknowledged() >= self._after_columns
         )
 
-    def _send(self, tick: int) -> bool:
-        if self._framed:
-            try:
-                with mstore.connect(self._directory, ack=self._ack, timeout=5) as client:
-                    result = client.write(self._text(tick))
-            except mstore.MstoreError:
-                return False
-            assert (result.written, result.rejected) == (HOSTS, 0), result
-            return True
-        try:
-            reply = exchange(self._directory, f"# mstore ack={self._ack}\n{self._text(tick)}")
-        except OSError:
-            return False
-        if not reply.startswith(b"written="):
-            return False
-        assert reply.startswith(f"written={HOSTS} rejected=0 ".encode()), reply
-        return True
+    def _begin(self) -> None:
+        rng = self._run.rng
+        self._since = time.monotonic()
+        if rng.random() < 0.5:
+            self._hunting = True
+            return
+        point = self._run.least_tried(self.kind)
+        self.order(point, rng.randint(1, 20) if point in MANY_HITS else 1)
+        if self.kind == "persister" and point in AT_A_START and self._run.kill_by_number(self.kind):
+            self._run.tally.killed[self.kind] += 1
 
-    def assert_all_there(self, client: mstore.Client) -> None:
-        """Every acknowledged value, at its time, bit for bit."""
-        n = self.acknowledged
-        stop = self.first_s + n * STEP_S
-        metrics = sorted({self.metric(tick) for tick in range(n)}, key=lambda metric: int(metric[1:] or 0))
-        chosen = metrics if len(metrics) < 50 else [*metrics[:10], *metrics[-10:], *metrics[10:-10:7]]
-        for host in range(0, HOSTS, 1 if len(metrics) == 1 else 7):
-            for metric in chosen:
-                ticks = [tick for tick in range(n) if self.metric(tick) == metric]
-                found = client.query(self.name, f"h{host}", metric, self.first_s, stop)
-                assert isinstance(found, mstore.Series), (self.name, host, metric)
-                assert found.step == STEP_S
-                at = [(self.first_s + tick * STEP_S - int(found.times[0])) // STEP_S for tick in ticks]
-                values = np.array([self.value(host, tick) for tick in ticks], np.float32)
-                lost = [tick for tick, place, value in zip(ticks, at, values, strict=True)
-                        if not 0 <= place < len(found.values) or found.values[place] != value]  # fmt: skip
-                assert not lost, f"{self.name} h{host} {metric}: ticks {lost[:20]} of {n}"
+    def order(self, point: str, n: int) -> None:
+        self._file.with_suffix(".hit").unlink(missing_ok=True)
+        whole = self._file.with_suffix(".tmp")
+        whole.write_text(f"{point} {n}")
+        whole.rename(self._file)
+        self._point, self._since = point, time.monotonic()
 
+    def _hit(self) -> bool:
+        return self._file.with_suffix(".hit").exists()
 
-def exchange(directory: Path, text: str) -> bytes:
-    """What a sender without any library does; empty when the connection was closed. raises OSError"""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
-        sock.connect(str(directory / "run" / "ingest.sock"))
-        sock.sendall(text.encode())
-        sock.shutdown(socket.SHUT_WR)
-        return read_all(sock)
-
-
-class Asker(threading.Thread):
-    """Queries all the time: query workers have something to die of."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(daemon=True)
-        self._directory = directory
-        self.halt = threading.Event()
-        self.answers = 0
-
-    def run(self) -> None:
-        while not self.halt.is_set():
-            with (
-                contextlib.suppress(mstore.MstoreError),
-                mstore.connect(self._directory, timeout=2) as client,
-            ):
-                while not self.halt.is_set():
-                    client.info()
-                    self.answers += 1
-                    time.sleep(0.02)
-            time.sleep(0.02)
+    def _died(self, name: str) -> None:
+        self._run.tally.killed[name] += 1
+        self._point, self._hunting, self._not_before = "", False, 0.0
+        self._wait()
 
 
 class Run:
     """One store, its writers, and the killer."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, until_s: float = float("inf")) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.order = directory / "fault"
+        self.until_s = until_s
+        """On the monotonic clock: no further kill after that."""
+        self.orders = directory / "orders"
+        self.orders.mkdir()
         config = f'default_step = {STEP_S}\nretention = "0"\ningest_workers = 1\nquery_workers = 1\n'
         self.server = Server(directory, config)
-        first_s = (int(time.time()) - 400_000) // STEP_S * STEP_S
+        began_s = first_s()
         self.writers = [
-            Writer(directory, "frames", first_s, "durable", framed=True),
-            Writer(directory, "text", first_s, "durable"),
-            Writer(directory, "memory", first_s, "memory"),
-            Writer(directory, "churn", first_s, "durable", churns=True),
+            Writer(directory, "frames", began_s, "durable", framed=True),
+            Writer(directory, "text", began_s, "durable"),
+            Writer(directory, "memory", began_s, "memory"),
+            Writer(directory, "churn", began_s, "durable", churns=True),
         ]
-        self.asker = Asker(directory)
-        self.killed: Counter[str] = Counter()
-        """By process, or process and point."""
-        self.missed: Counter[str] = Counter()
-        """Points that nobody came to in time."""
-        self.restarts = 0
+        self.asker = Asker(directory, self.writers, random.Random(seed))
+        self.tally = Tally()
+        self._tried: Counter[str] = Counter()
+        self._asking: threading.Thread | None = None
+
+    def acknowledged(self) -> int:
+        return sum(writer.acknowledged for writer in self.writers)
 
     # --- the store
 
     def start(self) -> None:
         """Until it is ready: it may be killed while it starts."""
-        with mock.patch.dict(os.environ, MSTORE_FAULT=str(self.order)):
+        with mock.patch.dict(os.environ, MSTORE_FAULT=str(self.orders)):
             for _ in range(5):
                 try:
                     self.server.start()
@@ -224,7 +258,6 @@ class Run:
                     self.server.process.stdout.close()
                     if status != -signal.SIGKILL:
                         raise
-                    self.killed["mstore at a start"] += not self._disarm()
                     self.bury()
         raise AssertionError(f"the store does not start; its log says:\n{self.server.log_text()[-4000:]}")
 
@@ -234,123 +267,125 @@ class Run:
         self.server.process.wait()
         if self.server.process.stdout is not None:
             self.server.process.stdout.close()
-        until(lambda: not processes_of(self.server.directory), "the children of a dead supervisor to end")
+        try:
+            until(lambda: not processes_of(self.server.directory), "the children of a dead supervisor to end")
+        except AssertionError:
+            self.tally.n_orphans = len(processes_of(self.server.directory))
+            raise
 
     def alive(self) -> bool:
         assert self.server.process is not None
         return self.server.process.poll() is None
 
-    def ready(self) -> bool:
-        """All workers serve, as they say themselves; False while nobody answers."""
-        with contextlib.suppress(mstore.MstoreError), self.server.client(timeout=1) as client:
-            info = client.info()
-            return info["state"] == "ready" and len(info["workers"]) == 3
-        return False
-
     # --- killing
 
-    def round(self) -> None:
-        """Some deaths of workers, then the supervisor's; with or without the memory."""
-        kinds = [kind for kind, most in DEATHS_A_ROUND.items() for _ in range(self.rng.randint(1, most))]
-        self.rng.shuffle(kinds)
-        for kind in kinds:
-            if not self.alive():
-                break
-            if self.rng.random() < 0.5:
-                self.kill_now(kind)
-            else:
-                self.kill_at(kind, self.rng.choice(POINTS[kind]))
-            if self.rng.random() < 0.4 and self.alive():
-                until(lambda: self.ready() or not self.alive(), "the store to serve again", 60)
-            else:
-                time.sleep(self.rng.random() * 0.2)
-        self.kill_supervisor()
-        self.start()
+    def round(self, n_kills_max: int) -> None:
+        """Deaths of workers and helpers, many of them at once, then the supervisor's; with or without the memory."""
+        plans = [Plan(self, kind) for kind in BETWEEN]
+        enough = self.tally.killed.total() + min(self.rng.randint(*KILLS_A_ROUND), n_kills_max)
+        while self.alive() and self.tally.killed.total() < enough and time.monotonic() < self.until_s:
+            for plan in plans:
+                plan.step()
+            self._fail_early()
+            time.sleep(LOOK_S)
+        for plan in plans:
+            plan.withdraw()
+        self._end_supervisor()
 
-    def kill_supervisor(self) -> None:
+    def least_tried(self, kind: str) -> str:
+        """A point of that kind that no other was tried less often than: every one has its turn."""
+        least = min(self._tried[f"{kind} {point}"] for point in POINTS[kind])
+        point = self.rng.choice([one for one in POINTS[kind] if self._tried[f"{kind} {one}"] == least])
+        self._tried[f"{kind} {point}"] += 1
+        return point
+
+    def _end_supervisor(self) -> None:
+        plan = Plan(self, "mstore")
+        at_start = ""
         if self.alive() and self.rng.random() < 0.5:
-            point = self.rng.choice(POINTS["mstore"])
-            if point == "supervisor.renewing":
-                self.arm("mstore", point, 1)
-                self.kill_now("persister")
-                self.wait_hit("mstore", point)
-            elif point == "supervisor.handing_out":
-                self.arm("mstore", point, self.rng.randint(1, 5))
-                self.wait_hit("mstore", point)
+            point = self.least_tried("mstore")
+            if point in ("supervisor.handing_out", "supervisor.renewing"):
+                plan.order(point, self.rng.randint(1, 5) if point.endswith("out") else 1)
+                if point.endswith("renewing") and self.kill_by_number("persister"):
+                    self.tally.killed["persister"] += 1
+                with contextlib.suppress(AssertionError):
+                    until(lambda: not self.alive(), point, ORDER_S_MAX)
+                plan.withdraw()
+            else:
+                at_start = point
         if self.alive():
             assert self.server.process is not None
             self.server.process.kill()
-            self.killed["mstore"] += 1
-        self.restarts += 1
+            self.tally.killed["mstore"] += 1
+        self.tally.n_restarts += 1
         self.bury()
         if self.rng.random() < 0.3:
             for name in stale(name_prefix(self.server.directory)):
                 unlink(name)
-        if self.rng.random() < 0.3:
-            self.arm("mstore", self.rng.choice(("supervisor.made", "supervisor.spawned")), 1)
+        if at_start:
+            plan.order(at_start, 1)
+        self.start()
+        plan.withdraw()
 
-    def kill_now(self, kind: str) -> None:
-        """At any moment; a helper that is not there is made."""
-        if kind == "snapshot":
-            self._ask_for_snapshot()
-        with contextlib.suppress(AssertionError):
-            until(lambda: self._kill_by_pid(kind) or not self.alive(), kind, 5)
-
-    def _kill_by_pid(self, kind: str) -> bool:
-        pid = processes_of(self.server.directory).get(kind)
+    def kill_by_number(self, kind: str) -> bool:
+        """Now, if it is there."""
+        pid = self._children().get(kind)
         if pid is None:
             return False
-        if kind == "snapshot":
-            time.sleep(self.rng.random() * 0.3)
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return False
-        self.killed[kind] += 1
         return True
 
-    def kill_at(self, kind: str, point: str) -> None:
-        self.arm(kind, point, self.rng.randint(1, 20) if point in MANY_HITS else 1)
-        if kind == "snapshot":
-            self._ask_for_snapshot()
-        elif kind == "persister" and point in AT_A_START:
-            self.kill_now("persister")
-        self.wait_hit(kind, point)
+    def is_there(self, kind: str) -> bool:
+        return kind in self._children()
 
-    def arm(self, kind: str, point: str, n: int) -> None:
-        self._hit.unlink(missing_ok=True)
-        whole = self.order.with_name("fault.tmp")
-        whole.write_text(f"{kind} {point} {n}")
-        whole.rename(self.order)
+    def _children(self) -> dict[str, int]:
+        """Pid by name of workers and helper: what the supervisor has started, and its children."""
+        assert self.server.process is not None
+        found: dict[str, int] = {}
+        for pid in _children_of(self.server.process.pid):
+            found |= _named(pid)
+            if "persister" in found and found["persister"] == pid:
+                for helper in _children_of(pid):
+                    found |= _named(helper)
+        return found
 
-    @property
-    def _hit(self) -> Path:
-        return self.order.with_name("fault.hit")
+    def ask_for_snapshot(self) -> None:
+        if self._asking is not None and self._asking.is_alive():
+            return
 
-    def wait_hit(self, kind: str, point: str) -> None:
-        deadline = time.monotonic() + POINT_S_MAX
-        while time.monotonic() < deadline and not self._hit.exists():
-            time.sleep(0.005)
-        if self._disarm():
-            self.missed[f"{kind} {point}"] += 1
-        else:
-            self.killed[f"{kind} {point}"] += 1
-
-    def _disarm(self) -> bool:
-        """Whether the order was still there: nobody came."""
-        try:
-            self.order.unlink()
-        except FileNotFoundError:
-            self._hit.unlink(missing_ok=True)
-            return False
-        return True
-
-    def _ask_for_snapshot(self) -> None:
         def ask() -> None:
-            with contextlib.suppress(mstore.MstoreError), self.server.client(timeout=3) as client:
+            with contextlib.suppress(mstore.MstoreError), self.server.client(timeout=20) as client:
                 client.control("snapshot")
 
-        threading.Thread(target=ask, daemon=True).start()
+        self._asking = threading.Thread(target=ask, daemon=True)
+        self._asking.start()
+
+    # --- looking
+
+    def _fail_early(self) -> None:
+        faults = [one.fault for one in (*self.writers, self.asker) if one.fault]
+        assert not faults, faults
+
+    def check(self) -> None:
+        """Every acknowledged sample."""
+        lost: list[str] = []
+        with self.server.client(timeout=30) as client:
+            for writer in self.writers:
+                compared = writer.compare(client, range(HOSTS), 0, writer.acknowledged)
+                self.tally.n_compared += compared.n
+                lost += compared.lost
+        self.tally.n_lost = max(self.tally.n_lost, len(lost))
+        assert not lost, lost[:20]
+
+    def check_nothing_is_left(self) -> None:
+        """Of a store that has ended: no process, no segment."""
+        self.tally.n_orphans = len(processes_of(self.server.directory))
+        self.tally.n_segments_left = len(stale(name_prefix(self.server.directory)))
+        assert not self.tally.n_orphans, self.told()
+        assert not self.tally.n_segments_left, self.told()
 
     # --- everything
 
@@ -360,9 +395,8 @@ class Run:
         for thread in threads:
             thread.start()
         try:
-            while self.killed.total() < n_kills:
-                self.round()
-            self._disarm()
+            while (left := n_kills - self.tally.killed.total()) > 0 and time.monotonic() < self.until_s:
+                self.round(left)
             at_last = [writer.acknowledged for writer in self.writers]
             until(
                 lambda: all(
@@ -376,7 +410,9 @@ class Run:
                 thread.halt.set()
             for thread in threads:
                 thread.join(30)
-        assert [writer.fault for writer in self.writers] == [None] * len(self.writers), self.told()
+        self.tally.n_acknowledged = self.acknowledged() * HOSTS
+        self.tally.n_compared += self.asker.n_compared
+        self._fail_early()
         self.check()
         self.server.kill()
         self.bury()
@@ -385,20 +421,14 @@ class Run:
         self.start()  # once more from the files alone
         self.check()
         assert self.server.stop() == 0
-        assert stale(name_prefix(self.server.directory)) == [], self.told()
-        assert not processes_of(self.server.directory), self.told()
-
-    def check(self) -> None:
-        with self.server.client(timeout=30) as client:
-            for writer in self.writers:
-                writer.assert_all_there(client)
+        self.check_nothing_is_left()
 
     def told(self) -> str:
         columns = {writer.name: writer.acknowledged for writer in self.writers}
         return (
-            f"seed {self.seed}: {self.killed.total()} kills {dict(sorted(self.killed.items()))},"
-            f" not come to {dict(sorted(self.missed.items()))}, {self.restarts} restarts, acknowledged columns"
-            f" {columns}, {self.asker.answers} answers"
+            f"seed {self.seed}: {self.tally.killed.total()} kills {dict(sorted(self.tally.killed.items()))},"
+            f" not come to {dict(sorted(self.tally.missed.items()))}, {self.tally.n_restarts} restarts, acknowledged"
+            f" columns {columns}, {self.tally.n_compared} samples compared, {self.asker.n_looks} looks"
         )
 
     def clean_up(self) -> None:
@@ -409,20 +439,49 @@ class Run:
             unlink(name)
 
 
+def _children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def _named(pid: int) -> dict[str, int]:
+    with contextlib.suppress(OSError):
+        return _name_in(Path(f"/proc/{pid}/cmdline").read_bytes(), pid)
+    return {}
+
+
+def _name_in(line: bytes, pid: int) -> dict[str, int]:
+    if b"mstore.workers." not in line:
+        return {}
+    kind = line.split(b"mstore.workers.")[1].split(b"\0")[0].decode()
+    return {f"{kind}-0" if kind in ("ingest", "query") else kind: pid}
+
+
 def processes_of(directory: Path) -> dict[str, int]:
     """Pid by name of the workers and helpers of the store in `directory`, also of one whose supervisor is dead."""
     found: dict[str, int] = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = path.read_bytes()
-            if str(directory).encode() not in line or b"mstore.workers." not in line:
+            if str(directory).encode() not in line:
                 continue
             if path.with_name("stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
                 continue
-            kind = line.split(b"mstore.workers.")[1].split(b"\0")[0].decode()
-            name = f"{kind}-0" if kind in ("ingest", "query") else kind
-            found[name] = int(path.parent.name)
+            found |= _name_in(line, int(path.parent.name))
     return found
+
+
+def _cpu_s() -> dict[str, float]:
+    """What it took beside busy neighbours, too: of the torture itself, and of the stores' processes but the last ones of
+    each dead supervisor, which nobody here waits for."""
+    times = os.times()
+    return {
+        "cpu_s": round(times.user + times.system, 1),
+        "cpu_s_of_stores": round(times.children_user + times.children_system, 1),
+    }
 
 
 @contextlib.contextmanager
@@ -434,22 +493,41 @@ def short_directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def torture(first_seed: int, count: int, kills_a_store: int = 200) -> int:
-    """Stores one after the other until `count` kills; the exit status."""
-    done, began, seed = 0, time.monotonic(), first_seed
-    while done < count:
+def torture(
+    first_seed: int,
+    n_kills: int,
+    seconds: float = float("inf"),
+    kills_a_store: int = 200,
+    tell: Callable[[str], None] = lambda text: print(text, flush=True),
+) -> int:
+    """Stores one after the other until n_kills, or until the seconds are over; the exit status.
+
+    The last line is JSON: counts by kind of process and by point, samples compared, violations, the next seed.
+    """
+    whole, began, seed, violation = Tally(), time.monotonic(), first_seed, ""
+    until_s = began + seconds
+    while whole.killed.total() < n_kills and time.monotonic() < until_s and not violation:
         with short_directory() as directory:
-            run = Run(directory, seed)
+            run = Run(directory, seed, until_s)
             try:
-                run.run(min(kills_a_store, count - done))
+                run.run(min(kills_a_store, n_kills - whole.killed.total()))
             except AssertionError as failure:
-                print(f"VIOLATION {run.told()}: {failure}\n{run.server.log_text()[-8000:]}", flush=True)
-                return 1
+                violation = f"{failure}"
+                tell(f"VIOLATION {run.told()}: {failure}\n{run.server.log_text()[-8000:]}")
             finally:
                 run.clean_up()
-        done += run.killed.total()
-        seconds = time.monotonic() - began
-        print(run.told(), flush=True)
-        print(f"{done} kills, 0 lost; {done / seconds:.2f} kills/s; go on with --seed {seed + 1}", flush=True)
+        whole.add(run.tally)
+        took_s = time.monotonic() - began
+        tell(run.told())
         seed += 1
-    return 0
+        n = whole.killed.total()
+        tell(
+            f"{n} kills, {'a violation' if violation else '0 lost'}; {n / took_s:.2f} kills/s; go on with --seed {seed}"
+        )
+    found = {"seed": first_seed, "next_seed": seed, "seconds": round(time.monotonic() - began, 1), **_cpu_s()}
+    tell(
+        json.dumps(
+            {**found, **whole.to_plain(), "violations": int(bool(violation)), "violation": violation[:500]}
+        )
+    )
+    return 1 if violation else 0
