@@ -21,9 +21,9 @@ from collections import namedtuple
 
 from libc.stdint cimport INT64_MAX, INT64_MIN
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 from posix.fcntl cimport posix_fallocate
 
+from mstore.kernels._copies cimport ms_copy_in, ms_fill_in
 from mstore.kernels._eras cimport ERAS_MAX
 cdef extern from *:
     """
@@ -354,8 +354,7 @@ cdef class Chunks:
         """Link an empty chunk n (all values missing, no rows). NULL and `why` when it cannot be had."""
         cdef uint64_t offset, link
         cdef ms_chunk* chunk
-        cdef uint64_t* words
-        cdef uint64_t i, fill
+        cdef ms_chunk fresh
         why[0] = self.make_place(slot, s, n)
         if why[0] != DONE:
             return NULL
@@ -364,22 +363,20 @@ cdef class Chunks:
             why[0] = NO_ROOM
             return NULL
         chunk = <ms_chunk*>(self.base + offset)
-        chunk.series, chunk.generation, chunk.n = slot, s.generation, n
-        chunk.anchor_s, chunk.step_s = s.anchor_s, s.step_s
-        chunk.kind, chunk.type, chunk.size_class, chunk.n_columns = s.kind, s.type, <uint8_t>size_class, s.n_columns
-        chunk.seq = chunk.flags = 0
-        chunk.t_max_ms = I64_MIN
-        chunk.reserved = 0
+        fresh.series, fresh.generation, fresh.n = slot, s.generation, n
+        fresh.anchor_s, fresh.step_s = s.anchor_s, s.step_s
+        fresh.kind, fresh.type, fresh.size_class, fresh.n_columns = s.kind, s.type, <uint8_t>size_class, s.n_columns
+        fresh.seq = fresh.flags = 0
+        fresh.t_max_ms = I64_MIN
+        fresh.reserved = 0
         if s.kind == KIND_GRID:
-            chunk.capacity = min((SIZES[size_class] - CHUNK_HEADER_BYTES) / (4 if s.type == TYPE_F32 else 8), MS_CHUNK_SLOTS)
-            chunk.count = chunk.capacity
-            fill = FILL[s.type & 3]
-            words = <uint64_t*>(self.base + offset + CHUNK_HEADER_BYTES)
-            for i in range((SIZES[size_class] - CHUNK_HEADER_BYTES) / 8):
-                words[i] = fill
+            fresh.capacity = min((SIZES[size_class] - CHUNK_HEADER_BYTES) / (4 if s.type == TYPE_F32 else 8), MS_CHUNK_SLOTS)
+            fresh.count = fresh.capacity
+            ms_fill_in(chunk + 1, FILL[s.type & 3], (SIZES[size_class] - CHUNK_HEADER_BYTES) / 8)
         else:
-            chunk.capacity = (SIZES[size_class] - CHUNK_HEADER_BYTES) / ((1 + s.n_columns) * 8)
-            chunk.count = 0
+            fresh.capacity = (SIZES[size_class] - CHUNK_HEADER_BYTES) / ((1 + s.n_columns) * 8)
+            fresh.count = 0
+        ms_copy_in(chunk, &fresh, sizeof(ms_chunk) / 8)
         if s.n_chunks == 0:
             ms_store_relaxed_u64(&s.first_n, <uint64_t>n)
             ms_store_relaxed_u64(&s.last_n, <uint64_t>n)
@@ -406,21 +403,21 @@ cdef class Chunks:
     cdef ms_chunk* promote(self, ms_series* s, int64_t n, unsigned size_class) noexcept nogil:
         """Move chunk n of a grid series into a larger class: copy, then one link store. NULL = no room."""
         cdef uint64_t* place = link_place(self.base, s, n)
-        cdef uint64_t word = place[0], offset = self.alloc(size_class), i, held
+        cdef uint64_t word = place[0], offset = self.alloc(size_class), held
         cdef ms_chunk* old = <ms_chunk*>(self.base + MS_LINK_OFFSET(word))
         cdef ms_chunk* chunk
-        cdef uint64_t* words
+        cdef ms_chunk larger
         if offset == 0:
             return NULL
         chunk = <ms_chunk*>(self.base + offset)
         held = SIZES[MS_LINK_CLASS(word)]
-        memcpy(chunk, old, held)
-        words = <uint64_t*>chunk
-        for i in range(held / 8, SIZES[size_class] / 8):
-            words[i] = FILL[s.type & 3]
-        chunk.size_class = <uint8_t>size_class
-        chunk.capacity = min((SIZES[size_class] - CHUNK_HEADER_BYTES) / (4 if s.type == TYPE_F32 else 8), MS_CHUNK_SLOTS)
-        chunk.count = chunk.capacity
+        larger = old[0]
+        larger.size_class = <uint8_t>size_class
+        larger.capacity = min((SIZES[size_class] - CHUNK_HEADER_BYTES) / (4 if s.type == TYPE_F32 else 8), MS_CHUNK_SLOTS)
+        larger.count = larger.capacity
+        ms_copy_in(chunk, &larger, sizeof(ms_chunk) / 8)
+        ms_copy_in(chunk + 1, old + 1, (held - CHUNK_HEADER_BYTES) / 8)
+        ms_fill_in(<char*>chunk + held, FILL[s.type & 3], (SIZES[size_class] - held) / 8)
         ms_store_release_u64(place, self.make_link(offset, size_class))  # SYNC POINT (release) link
         self.give_back(MS_LINK_OFFSET(word), MS_LINK_CLASS(word))
         if s.cur_n == n:

@@ -11,6 +11,7 @@ from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy
 from mstore.kernels._atomics cimport *
+from mstore.kernels._copies cimport ms_copy_out
 from mstore.kernels._directory cimport DirectoryReader, short_id
 from mstore.kernels._gather_runs cimport (
     _BROKEN,
@@ -188,7 +189,7 @@ cdef class Gatherer(RunReader):
                 count = ms_load_acquire_u32(&c.count)
                 if count > payload // (8 * width):
                     count = <uint32_t>(payload // (8 * width))
-                memcpy(scratch, <const char*>c + CHUNK_HEADER_BYTES, count * width * 8)
+                ms_copy_out(scratch, <const char*>c + CHUNK_HEADER_BYTES, count * width * 8)
                 ms_fence_acquire()
                 if ms_load_relaxed_u32(&c.seq) != seq:
                     continue
@@ -461,7 +462,7 @@ cdef class Gatherer(RunReader):
                     c = self.chunk_at(&e, n, word, &payload)
                 count = 0
                 if c != NULL:
-                    count = c.capacity if e.kind == KIND_GRID else ms_load_acquire_u32(&c.count)
+                    count = ms_load_relaxed_u32(&c.capacity) if e.kind == KIND_GRID else ms_load_acquire_u32(&c.count)
                     if count > payload // width:
                         count = <uint32_t>(payload // width)
                 if self.link_holds(&e, table, at, word):

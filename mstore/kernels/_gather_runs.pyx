@@ -26,6 +26,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 from mstore.kernels._aggregate cimport *
 from mstore.kernels._atomics cimport *
+from mstore.kernels._copies cimport ms_copy_out
 from mstore.kernels._directory cimport DirectoryReader
 from mstore.kernels._eras cimport ERAS_MAX
 from mstore.kernels._layout cimport *
@@ -268,14 +269,16 @@ cdef class RunReader:
         cdef uint64_t offset = MS_LINK_OFFSET(word)
         cdef unsigned size_class = MS_LINK_CLASS(word)
         cdef const ms_chunk* c
+        cdef ms_chunk head
         if size_class >= CHUNK_CLASSES or offset < MS_SAMPLES_DATA:
             return NULL
         if offset > self.committed() or CLASS_BYTES[size_class] > self.committed() - offset:
             return NULL
         c = <const ms_chunk*>(self.samples.base + offset)
-        if c.series != e.slot or c.generation != e.generation or c.n != n or c.kind != e.kind:
+        ms_copy_out(&head, c, sizeof(ms_chunk))
+        if head.series != e.slot or head.generation != e.generation or head.n != n or head.kind != e.kind:
             return NULL
-        if c.type != e.type or (e.kind == KIND_STAMPED and c.n_columns != e.n_columns):
+        if head.type != e.type or (e.kind == KIND_STAMPED and head.n_columns != e.n_columns):
             return NULL
         payload[0] = CLASS_BYTES[size_class] - CHUNK_HEADER_BYTES
         return c
@@ -313,12 +316,12 @@ cdef class RunReader:
                 return status
             have = 0
             if c != NULL:
-                capacity = c.capacity
+                capacity = ms_load_relaxed_u32(&c.capacity)
                 if capacity > payload // width:
                     capacity = <uint32_t>(payload // width)
                 have = 0 if capacity <= place else capacity - place
                 have = count if have > count else have
-                memcpy(dest, <const char*>c + CHUNK_HEADER_BYTES + place * width, have * width)
+                ms_copy_out(dest, <const char*>c + CHUNK_HEADER_BYTES + place * width, have * width)
             if self.link_holds(e, table, at, word):
                 fill_missing(dest + have * width, e.type, count - have)
                 return _OK

@@ -18,11 +18,12 @@ import numpy as np
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from mstore.errors import InvariantBroken
 
 from mstore.kernels._atomics cimport *
+from mstore.kernels._copies cimport ms_copy_out
 from mstore.kernels._layout cimport *
 from mstore.kernels._segment cimport Segment
 
@@ -297,7 +298,7 @@ cdef class ChunkCopier:
                     return ABSENT
                 continue
             seq = ms_load_acquire_u32(&chunk.seq)  # SYNC POINT (acquire) row
-            memcpy(entry, chunk, sizeof(ms_chunk))
+            ms_copy_out(entry, chunk, sizeof(ms_chunk))
             if entry.series != self.slot - 1 or entry.generation != self.generation:
                 continue
             if entry.n != n:
@@ -312,7 +313,7 @@ cdef class ChunkCopier:
                 payload = <uint64_t>entry.count * (1 + entry.n_columns) * 8
             if payload > CLASS_BYTES[MS_LINK_CLASS(word)] - sizeof(ms_chunk) or (entry.kind == KIND_STAMPED and seq & 1):
                 continue
-            memcpy(out + sizeof(ms_chunk), <const unsigned char*>chunk + sizeof(ms_chunk), payload)
+            ms_copy_out(out + sizeof(ms_chunk), <const unsigned char*>chunk + sizeof(ms_chunk), payload)
             ms_fence_acquire()  # SYNC POINT (acquire) reuse: unlinked before the memory is written again
             same = ms_load_relaxed_u64(at) == word and ms_load_relaxed_u64(&s.table) == table
             same = same and ms_load_relaxed_u32(&s.generation) == self.generation

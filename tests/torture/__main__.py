@@ -2,7 +2,7 @@
 
     images   crash images of the persister      --count images, one process per core
     faults   the n-th call to the disk fails    --count lives, every call of each in every way
-    threads  the ring's kernels under ThreadSanitizer; needs gcc with libtsan
+    threads  kernels of ring and chunks under ThreadSanitizer; needs gcc with libtsan
     kills    SIGKILL of every kind of process   --kills N, or --seconds S; the last line is JSON
 
 Every unit of work has a seed of its own: first seed, first seed + 1, ... A run that is interrupted, or another
