@@ -3,6 +3,7 @@
 ingest    lines and columns in, log bytes, `memory` against `durable`
 memory    bytes a sample and a series, idle CPU, import
 read      series and job views, attached and over the socket
+answers   ten kinds of questions over a store of fritz's size, alone and under load
 acks      acknowledgements during a snapshot and a retention pass
 restart   away for how long over kept memory
 recovery  cold start from snapshots, replay of the log
@@ -14,13 +15,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import bench_acks, bench_ingest, bench_memory, bench_read, bench_recovery, bench_restart
+from benchmarks import (
+    bench_acks,
+    bench_answers,
+    bench_ingest,
+    bench_memory,
+    bench_read,
+    bench_recovery,
+    bench_restart,
+)
 from benchmarks.common import Report, machine, memcpy_bytes_per_s
 
 PARTS = {
     "ingest": lambda report, options: bench_ingest.run(report, options.seed),
     "memory": lambda report, _: bench_memory.run(report),
     "read": lambda report, _: bench_read.run(report),
+    "answers": lambda report, _: bench_answers.run(report),
     "acks": lambda report, _: bench_acks.run(report),
     "restart": lambda report, options: bench_restart.run(report, largest_gb=options.largest),
     "recovery": lambda report, _: bench_recovery.run(report),

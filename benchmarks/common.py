@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,9 +36,13 @@ class Store:
 
 
 @contextlib.contextmanager
-def store(config: str = 'retention = "0"\n', base: Path | None = None) -> Iterator[Store]:
-    """`mstore serve` on a fresh directory; stopped and removed at the end."""
+def store(
+    config: str = 'retention = "0"\n', base: Path | None = None, files: Mapping[str, str] | None = None
+) -> Iterator[Store]:
+    """`mstore serve` on a fresh directory, with these files in it; stopped and removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="mstore-bench-", dir=base))
+    for name, text in (files or {}).items():
+        (directory / name).write_text(text)
     path = directory / "mstore.toml"
     path.write_text(config)
     process = subprocess.Popen(

@@ -13,7 +13,6 @@ query.sock when such a question comes first, and again when they may have change
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from types import TracebackType
@@ -22,23 +21,16 @@ from typing import Any
 from mstore import clock
 from mstore.client.sync import Client
 from mstore.config import Config
-from mstore.errors import CorruptRecord, NotPermitted, Unavailable
+from mstore.errors import NotPermitted, Unavailable
 from mstore.paths import run_dir, store_dir
 from mstore.query.reader import Reader
-from mstore.shm import layout, segment
+from mstore.shm import segment
 from mstore.shm.control import Control
-
-INSTANCE_FILE = "instance.json"
+from mstore.shm.note import INSTANCE_FILE, KINDS, read_note
 
 _CONFIG_S_MAX = 10.0
 """A reload reaches the persister, who counts it, a moment before or after the query worker that is asked."""
 _ASK_S_MAX = 5.0
-
-_KINDS = {
-    "control": layout.SEG_CONTROL,
-    "directory": layout.SEG_DIRECTORY,
-    "samples": layout.SEG_SAMPLES,
-}
 
 
 class _AskedConfig:
@@ -141,8 +133,8 @@ def attach(directory: str | os.PathLike[str] | None = None, *, config: Config | 
     instance, names = read_instance(found)
     mappings: dict[str, segment.Mapping] = {}
     try:
-        for what in _KINDS:
-            mappings[what] = segment.attach(names[what], _KINDS[what], instance)
+        for what in KINDS:
+            mappings[what] = segment.attach(names[what], KINDS[what], instance)
         return Attached(found, instance, mappings, config)
     except BaseException:
         for mapping in mappings.values():
@@ -162,18 +154,4 @@ def read_instance(directory: Path) -> tuple[int, dict[str, str]]:
         raise Unavailable(f"no store runs in {directory}: there is no {path}", path=str(path)) from None
     except PermissionError:
         raise NotPermitted(f"{path} may not be read by this user", path=str(path)) from None
-    return instance, {what: names[what] for what in _KINDS}
-
-
-def read_note(path: Path) -> tuple[int, dict[str, str]]:
-    """(instance, role -> name of every segment) as a note says; those of _KINDS are there. raises OSError, CorruptRecord"""
-    text = path.read_bytes()
-    try:
-        content = json.loads(text)
-        instance, names = content["instance"], dict(content["segments"])
-        missing = [what for what in _KINDS if what not in names]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptRecord(f"{path} does not say which segments to read: {error}", path=str(path)) from error
-    if missing or not isinstance(instance, int) or not all(isinstance(name, str) for name in names.values()):
-        raise CorruptRecord(f"{path} does not say which segments to read", path=str(path))
-    return instance, names
+    return instance, {what: names[what] for what in KINDS}

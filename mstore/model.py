@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from mstore import limits
+
 
 class Reason(IntEnum):
     """Why a line was not written. Names are public (replies, counters, docs); numbers are in key entries.
@@ -99,3 +101,14 @@ class SeriesPath:
         if self.subtype or self.subtype_id:
             found.append((self.subtype, self.subtype_id))
         return tuple(found)
+
+
+def is_name(value: object) -> bool:
+    """Whether this may be the name of a cluster or a host."""
+    if not isinstance(value, str):
+        return False
+    try:
+        n_bytes = len(value.encode())
+    except UnicodeEncodeError:
+        return False
+    return 0 < n_bytes <= limits.NAME_BYTES_MAX and not any(c < " " or "\x7f" <= c < "\xa0" for c in value)

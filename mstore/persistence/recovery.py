@@ -272,15 +272,6 @@ def keep_details(files: Files, directory: Path, report: Report) -> None:
     files.replace(recovery_note_path(directory), json.dumps(report.details()).encode())
 
 
-def last_details(directory: Path) -> dict[str, Any]:
-    """What the last start found; empty when there is nothing to read."""
-    try:
-        found = json.loads(recovery_note_path(directory).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def newest_log_id(files: Files, directory: Path) -> int:
     """Id of the newest segment of the log; 0 when there is none, or its header is damaged."""
     folder = wal_dir(directory)

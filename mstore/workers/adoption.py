@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mstore.attach import read_note
 from mstore.config import Config
 from mstore.errors import MstoreError
 from mstore.kernels._ring import RingReader
@@ -31,6 +30,7 @@ from mstore.paths import run_dir
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryReader, directory_bytes
+from mstore.shm.note import read_note
 from mstore.shm.segment import Mapping
 from mstore.workers import incarnation
 from mstore.workers.incarnation import INSTANCE_NOTE, KEPT_NOTE, Incarnation

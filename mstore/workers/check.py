@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mstore.attach import Attached, attach, read_note
+from mstore.attach import Attached, attach
 from mstore.client.sync import connect
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
 from mstore.kernels._ring import RingReader
@@ -28,6 +28,7 @@ from mstore.persistence.snapshot import check_snapshot, list_snapshots
 from mstore.persistence.survey import Fault, Survey, survey
 from mstore.shm import chunks, layout, segment
 from mstore.shm.control import Control
+from mstore.shm.note import read_note
 from mstore.workers.look import kept_memory, lock_quietly
 from mstore.workers.repair import Plan, carry_out, make_plan
 

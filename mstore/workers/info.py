@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, Protocol
 
 from mstore import __version__, clock
 from mstore.persistence import files
-from mstore.persistence.recovery import last_details
 from mstore.shm import layout
 from mstore.shm.control import STATE_NAMES, WORKER_FREE, WORKER_NAMES, Control
 from mstore.shm.directory import DirectoryReader
@@ -76,7 +76,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         "recovery": _recovery(control, totals),
         "snapshot": _snapshot(totals),
         "export": _export(Path(spec.store_dir), totals),
-        "last_recovery": last_details(Path(spec.store_dir)),
+        "last_recovery": _last_recovery(Path(spec.store_dir)),
         "counters": totals,
         "workers": workers,
     }
@@ -189,3 +189,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:
         return []
+
+
+def _last_recovery(directory: Path) -> dict[str, Any]:
+    """What the last start found; empty when there is nothing to read."""
+    try:
+        found = json.loads(files.recovery_note_path(directory).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -7,13 +7,13 @@ import fcntl
 import os
 from pathlib import Path
 
-from mstore.attach import read_note
 from mstore.errors import MstoreError, StorageError, StoreLocked
 from mstore.paths import run_dir
 from mstore.persistence import files
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryReader
+from mstore.shm.note import read_note
 from mstore.workers.incarnation import INSTANCE_NOTE, KEPT_NOTE
 
 

@@ -20,6 +20,7 @@ from mstore import limits
 from mstore.apply.store import RANGES_PER_PLAN, free_records
 from mstore.errors import InvalidRequest, MstoreError
 from mstore.ipc import messages as m
+from mstore.model import is_name
 from mstore.query import selected
 from mstore.query.budget import Budget, Slices, Work
 from mstore.selector import Selector
@@ -29,7 +30,6 @@ from mstore.workers.leaving import Why
 from mstore.workers.protecting import Protecting
 from mstore.workers.retention import Retention
 from mstore.workers.timers import Timers
-from mstore.workers.used_nodes import is_name
 
 if TYPE_CHECKING:
     from mstore.workers.persister import Persister

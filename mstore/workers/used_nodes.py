@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mstore import limits
+from mstore.model import is_name
 
 ANSWER_S_MAX = 10.0
 """For a connection, and for each piece of the answer."""
@@ -88,17 +89,6 @@ def hosts_of(said: Any) -> Hosts:
     if (n := sum(map(len, found.values()))) > limits.PROTECTED_HOSTS_MAX:
         raise ValueError(f"{n} hosts; at most {limits.PROTECTED_HOSTS_MAX}")
     return found
-
-
-def is_name(value: object) -> bool:
-    """Whether this may be the name of a cluster or a host."""
-    if not isinstance(value, str):
-        return False
-    try:
-        n_bytes = len(value.encode())
-    except UnicodeEncodeError:
-        return False
-    return 0 < n_bytes <= limits.NAME_BYTES_MAX and not any(c < " " or "\x7f" <= c < "\xa0" for c in value)
 
 
 def _hosts(where: str, body: bytes) -> Hosts:

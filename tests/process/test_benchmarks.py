@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks import bench_acks, bench_ingest, bench_memory, bench_read, bench_recovery, bench_restart
+from benchmarks import (
+    bench_acks,
+    bench_answers,
+    bench_ingest,
+    bench_memory,
+    bench_read,
+    bench_recovery,
+    bench_restart,
+)
 from benchmarks.common import Report
 
 
@@ -29,6 +37,14 @@ def test_the_read_benchmark_compares_every_answer() -> None:
     bench_read.single_series(report, rounds=20)
     bench_read.job_view(report, n_nodes=2, n_samples=100, rounds=2)
     assert len(report.results) == 6
+
+
+def test_the_benchmark_of_answers_compares_each_of_them_on_both_ways_alone_and_under_load() -> None:
+    report = Report()
+    bench_answers.run(report, n_nodes=5, rounds=0.02)
+    assert [result.name.split()[0] for result in report.results[::2]] == [f"R{i}" for i in range(1, 11)]
+    assert len(report.results) == 20
+    assert all(result.value > 0 for result in report.results)
 
 
 def test_the_benchmark_of_acknowledgements_sees_a_snapshot_and_a_pass_that_frees_a_chunk_of_every_series() -> (
