@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import mstore
+from mstore.shm.segment import name_prefix
 
 READY_S_MAX = 60.0
+
+PREFIXES: set[str] = set()
+"""With these begin the names of the shared memory of stores that this test run started."""
 
 
 class Server:
@@ -26,6 +30,7 @@ class Server:
 
     def __init__(self, directory: Path, config: str | None = None, *arguments: str) -> None:
         self.directory = directory
+        PREFIXES.add(name_prefix(directory))
         self.arguments = ["--dir", str(directory), *arguments]
         if config is not None:
             path = directory / "mstore.toml"

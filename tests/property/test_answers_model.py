@@ -86,13 +86,14 @@ class Model:
         ref = store.open(metric, host, *levels, t=first, cluster=cluster)
         names = tuple("".join(levels[k : k + 2]) for k in (0, 2) if any(levels[k : k + 2]))
         line = Line((cluster, host, *names), metric, ref & 0xFFFF_FFFF, first)
-        for _ in range(rng.randrange(1, 5)):
-            slot = rng.choice([0, 0, rng.randrange(-1200, 1200)]) if line.samples else 0
-            values = [float(rng.randrange(100)) for _ in range(rng.randrange(1, 120))]
-            store.put(
-                ref, first + slot * step, [int(one) if metric == "ops" else one for one in values], step
-            )  # type: ignore[misc]
+        slot = 0
+        for _ in range(rng.randrange(1, 9)):
+            values = [float(rng.randrange(100)) for _ in range(rng.choice([1, 2, rng.randrange(1, 120)]))]
+            put = [int(one) for one in values] if metric == "ops" else values
+            store.put(ref, first + slot * step, put, step)  # type: ignore[arg-type]
             line.samples |= {slot + k: value for k, value in enumerate(values)}
+            # A hole of a few steps, which is passed over or not; or somewhere else.
+            slot = rng.choice([max(line.samples) + rng.randrange(2, 9), rng.randrange(-1200, 1200)])
         self.lines.append(line)
 
     def levels(self) -> list[Path]:
@@ -118,7 +119,176 @@ class Model:
         return sorted(
             (
                 line for line in inside
-                clusters = {"c1"} if steps[0] == ["c1"] else set(CLUSTERS)
+                    if not any(one is not line and line.path[: len(one.path)] == one.path for one in inside)
+            ),
+            key=lambda line: line.ref,
+        )  # fmt: skip
+
+
+def united(lines: Sequence[Line], times: Sequence[int], mean: bool) -> list[float | None]:
+    """Children added at each time by nearest slot; a missing one is skipped."""
+    found: list[float | None] = []
+    for t in times:
+        there = [value for line in lines if (value := line.at(t)) is not None]
+        total = float(np.sum(there)) if there else None
+        found.append(total if total is None or not mean else total / len(there))
+    return found
+
+
+def own_times(lines: Sequence[Line], start: int, end: int) -> list[int]:
+    """Nominal times of the lowest series in [start, end)."""
+    step, first = lines[0].step, lines[0].first
+    return list(range(start + (first - start) % step, end, step))
+
+
+PICK: dict[str, Callable[[list[float]], float]] = {
+    "average": lambda kept: sum(kept) / len(kept), "min": min, "max": max, "last": lambda kept: kept[-1],
+}  # fmt: skip
+
+
+def resampled(values: list[float | None], factor: int, algo: str) -> list[float | None]:
+    buckets = [values[k : k + factor] for k in range(0, len(values), factor)]
+    kept = [[value for value in bucket if value is not None] for bucket in buckets]
+    return [PICK[algo](bucket) if bucket else None for bucket in kept]
+
+
+def near(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list | tuple):
+        return len(found) == len(wanted) and all(map(near, found, wanted))
+    if found is None or wanted is None or isinstance(wanted, str):
+        return bool(found == wanted)
+    return math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def values_of(series: Series) -> list[float | None]:
+    return [
+        float(value) if ok else None
+        for value, ok in zip(series.values.tolist(), series.valid.tolist(), strict=True)
+    ]
+
+
+def told(found: Any) -> Any:
+    """All that an answer says, as values that compare."""
+    if isinstance(found, list):
+        return [told(one) for one in found]
+    if isinstance(found, Paths):
+        return found.texts
+    if isinstance(found, Table | Series):
+        return found.to_wire()
+    return found.to_json()
+
+
+class Both:
+    """Asks both ways, and insists on one answer."""
+
+    def __init__(self, reader: Reader, now_s: int) -> None:
+        self._ways: tuple[Reader, Client] = (reader, unplugged(reader, now_s))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(*args: Any, **options: Any) -> Any:
+            attached, packed = (getattr(way, name)(*args, **options) for way in self._ways)
+            assert told(attached) == told(packed), (name, args, options)
+            return packed
+
+        return ask
+
+
+def random_selector(rng: random.Random) -> tuple[list[list[str]], list[list[str] | str]]:
+    """What it means, as lists of forms; and what is asked."""
+    depth = rng.choice([1, 2, 2, 2, 3, 3, 4])
+    steps = [
+        rng.choice([["c1"], ["c1"], ["c*"]]), rng.choice([["*"], ["h1"], ["h2", "h1"], ["h1*"], ["h10", "none", "h1"]]),
+        rng.choice([["*"], ["core*"], ["core10", "core0"], ["socket0"], ["net*"]]), ["*"],
+    ][:depth]  # fmt: skip
+    return steps, [one[0] if len(one) == 1 else one for one in steps]
+
+
+def rows(model: Model, table: Any, levels: list[Path], metric: str) -> Iterator[tuple[int, list[Line]]]:
+    """(row, its series); every level with a series has its row, in order, and every other row says why it is empty."""
+    texts = table.paths.texts
+    known = {"/".join(path): model.below(path, metric) for path in levels}
+    assert [text for text in texts if known.get(text)] == [text for text, lines in known.items() if lines]
+    for row, text in enumerate(texts):
+        lines = known.get(text, [])
+        assert lines or table.why(row), text
+        yield row, lines
+
+
+def check_stats(model: Model, table: Any, levels: list[Path], metric: str, span: tuple[int, int]) -> None:
+    for row, lines in rows(model, table, levels, metric):
+        samples = [(t, line.ref, value) for line in lines for t, value in line.within(*span)]
+        assert table.counts[row] == len(samples)
+        if not samples:
+            assert table.why(row)
+            continue
+        values = [value for _, _, value in samples]
+        newest = max(t for t, _, _ in samples)
+        wanted = (
+            sum(values), sum(values) / len(values), min(values), max(values), min(samples)[2],
+            min(one for one in samples if one[0] == newest)[2], min(samples)[0] * 1000, newest * 1000,
+            list(np.percentile(values, table.percents)), sum(bool(line.within(*span)) for line in lines),
+        )  # fmt: skip
+        columns = (
+            table.sums, table.avgs, table.mins, table.maxs, table.firsts, table.lasts, table.firsts_ms, table.lasts_ms,
+            table.quantiles, table.n_series,
+        )  # fmt: skip
+        assert near([column[row].tolist() for column in columns], list(wanted)), (row, wanted)
+
+
+def check_latest(model: Model, table: Any, levels: list[Path], metric: str, oldest: int) -> None:
+    for row, lines in rows(model, table, levels, metric):
+        newest = [line.within(oldest, 2**40)[-1:] for line in lines]
+        there = [one for part in newest for one in part]
+        assert (table.n_series[row], bool(table.why(row))) == (len(there), not there)
+        if there:
+            total = sum(value for _, value in there)
+            mean = SPECS[metric].aggregation == "avg" and len(lines) > 1
+            assert math.isclose(table.values[row], total / len(there) if mean else total, rel_tol=1e-6)
+            assert table.times_ms[row] == 1000 * max(t for t, _ in there)
+
+
+def check_series(
+    found: list[Series], lines_of: list[list[Line]], factor: int, algo: str, span: tuple[int, int]
+) -> None:
+    for series, lines in zip(found, lines_of, strict=True):
+        if not lines:
+            assert series.why
+            assert not series.valid.any()
+            continue
+        times = own_times(lines, *span)
+        mean = SPECS[series.metric].aggregation == "avg"
+        assert near(values_of(series), resampled(united(lines, times, mean), factor, algo)), series.path
+        assert series.times.tolist() == times[::factor]
+
+
+def run_of(line: Line, level: float, below: bool, at: int) -> tuple[int, int] | None:
+    """First and last time of the samples beyond a level up to the newest before `at`."""
+    samples = line.within(-(2**40), at)
+    if not samples or samples[-1][0] < at - 5 * line.step:
+        return None
+    first = None
+    after = samples[-1][0]
+    for t, value in reversed(samples):
+        if after - t > 6 * line.step or not (value < level if below else value > level):
+            break
+        first = after = t
+    return None if first is None else (first, samples[-1][0])
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32))
+def test_every_question_by_selector_equals_that_of_dicts_of_samples(seed: int) -> None:
+    rng = random.Random(seed)
+    store = Store(f"mstore-test-answers-{os.getpid()}")
+    try:
+        model = Model(store, rng)
+        now = max(line.within(-(2**40), 2**40)[-1][0] for line in model.lines) + rng.randrange(1, 400)
+        both = Both(reader_of(store, Config(), now), now)
+        for _ in range(6):
+            steps, asked = random_selector(rng)
+            metric = rng.choice(METRICS)
+            levels = model.selected(steps)
+            clusters = {"c1"} if steps[0] == ["c1"] else set(CLUSTERS)
             if not any(line.metric == metric and line.path[0] in clusters for line in model.lines):
                 with pytest.raises(UnknownMetric):
                     both.select(asked, metric)
