@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import stores
 
 settings.register_profile("mstore", deadline=None, max_examples=100, print_blob=True)
 settings.load_profile("mstore")
@@ -71,7 +74,8 @@ class _Held:
         new = [f"child process {pid}: {self.children[pid]}" for pid in self.children.keys() - before.children]
         new += [f"open descriptor {entry}" for entry in self.descriptors - before.descriptors]
         segments = self.segments - before.segments
-        return new + [f"shared memory /dev/shm/{name}" for name in segments if not _mapped_by_strangers(name)]
+        strangers = _strangers_use_mstore() if segments else False
+        return new + [f"shared memory /dev/shm/{name}" for name in segments if _ours(name) or not strangers]
 
 
 def _children() -> dict[int, str]:
@@ -97,11 +101,19 @@ def _descriptors() -> set[str]:
     return found
 
 
-def _mapped_by_strangers(name: str) -> bool:
-    """Whether a process outside this test run uses the segment: another run, or a store on this machine."""
+def _ours(name: str) -> bool:
+    """Whether a segment is surely of this run: of a store that it started, or named after its process."""
+    return f"-{os.getpid()}" in name or any(name.startswith(prefix) for prefix in stores.PREFIXES)
+
+
+def _strangers_use_mstore() -> bool:
+    """Whether a process outside this test run does: another run, or a store on this machine.
+
+    What it leaves in /dev/shm while one of its own stores is stopped is mapped by nobody, and no concern of this run.
+    """
     ours = {os.getpid(), *_children()}
     for path in Path("/proc").glob("[0-9]*/maps"):
-        if int(path.parent.name) not in ours and f"/dev/shm/{name}" in _read(path):
+        if int(path.parent.name) not in ours and re.search(r"/mstore/kernels/|/dev/shm/mstore", _read(path)):
             return True
     return False
 

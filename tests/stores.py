@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import mstore
+from mstore.shm.segment import name_prefix
 
 READY_S_MAX = 60.0
+
+PREFIXES: set[str] = set()
+"""With these begin the names of the shared memory of stores that this test run started."""
 
 
 class Server:
@@ -23,6 +30,7 @@ class Server:
 
     def __init__(self, directory: Path, config: str | None = None, *arguments: str) -> None:
         self.directory = directory
+        PREFIXES.add(name_prefix(directory))
         self.arguments = ["--dir", str(directory), *arguments]
         if config is not None:
             path = directory / "mstore.toml"
@@ -116,6 +124,22 @@ class Server:
             sock.sendall(text)
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
+
+
+@contextlib.contextmanager
+def served(config: str | None = None, files: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A started store in a directory of its own, for all tests of a module; `files` lie beside its configuration."""
+    directory = Path(tempfile.mkdtemp(prefix="ms-"))
+    try:
+        for name, text in (files or {}).items():
+            (directory / name).write_text(text)
+        server = Server(directory, config).start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class SmallServer(Server):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mstore.errors import InvalidRequest
+from mstore.errors import EmptyCluster, InvalidRequest
 from mstore.times import SECONDS_MAX, SECONDS_MIN
 
 
@@ -50,10 +50,12 @@ class Job:
 
         reads    cluster, subCluster, jobId, jobState, startTime, duration (or stopTime),
                  resources[].hostname, hwthreads, accelerators
-        raises   InvalidRequest naming the key, its value and what is expected
+        raises   InvalidRequest naming the key, its value and what is expected, EmptyCluster
         """
         if isinstance(document, Job):
             return document
+        if document.get("cluster") == "":
+            raise EmptyCluster("a job without a cluster: name it", key="cluster")
         start = _whole(document, "startTime")
         resources = document.get("resources")
         if not isinstance(resources, Sequence) or isinstance(resources, str) or not resources:

@@ -93,7 +93,8 @@ def above(
         found, kept = [], []
         for one, refs in _by_metric(selected):
             gap_s = GAP_STEPS * one.step_s or GAP_STAMPED_S
-            asked = Beyond(beyond.level, beyond.below, gap_s)
+            # So many may be missing between two samples; the time from one to the other is a step longer.
+            asked = Beyond(beyond.level, beyond.below, gap_s + one.step_s)
             part = yield from newest(gatherer, one, refs, SECONDS_MIN, at_s, budget, asked)
             lasted_ms = part.times_ms + 1000 * one.step_s - part.since_ms
             fresh = part.times_ms >= 1000 * (at_s - gap_s)

@@ -235,7 +235,8 @@ def selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budge
 
 def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budget: Budget) -> Work[Selected]:
     rows = yield from resolving(gatherer, selector)
-    metrics, of = _definitions(gatherer, rows, metric)
+    clusters = yield from resolving(gatherer, Selector(selector.steps[:1]))
+    metrics, of = _definitions(gatherer, rows, clusters.levels, metric)
     indices = np.array([0 if one is None else one.index for one in metrics], np.uint32)
     known = np.array([one is not None for one in metrics], np.bool_)
     levels = np.where(known[of], rows.levels, np.uint32(_NO_LEVEL)) if len(of) else rows.levels
@@ -256,22 +257,32 @@ def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budg
 
 
 def _definitions(
-    gatherer: RetainedGatherer, rows: Resolved, name: str
+    gatherer: RetainedGatherer, rows: Resolved, selected: Levels, name: str
 ) -> tuple[list[Metric | None], NDArray[np.int64]]:
-    """The metric in each cluster of the rows, and for each row which of these is its own."""
+    """The metric in each cluster of the rows, and for each row which of these is its own.
+
+    selected  the selector's clusters: when none of the rows' own knows the metric, the first of them that does
+    """
     clusters = _select.clusters_of(gatherer, rows.levels)
     for row in np.flatnonzero(rows.ghosts >= 0):
         clusters[row] = gatherer.directory.find_path(encoded(rows.absent[rows.ghosts[row]].cluster))
     levels, of = np.unique(clusters, return_inverse=True)
-    found: list[Metric | None] = []
-    failed: UnknownMetric | None = None
-    for level in levels.tolist():
-        cluster = gatherer.directory.level(level).name
-        try:
-            found.append(metric_of(gatherer, level, cluster, name))
-        except UnknownMetric as error:
-            failed = failed or error
-            found.append(None)
+    failed: list[UnknownMetric] = []
+    found = [_definition(gatherer, level, name, failed) for level in levels.tolist()]
     if not any(found):
-        raise failed or UnknownMetric(f"there is no metric {name!r}, nor a cluster", metric=name)
+        others = (_definition(gatherer, level, name, failed) for level in selected.tolist())
+        found.append(next((one for one in others if one is not None), None))
+    if not any(found):
+        raise next(iter(failed), UnknownMetric(f"there is no metric {name!r}, nor a cluster", metric=name))
     return found, of
+
+
+def _definition(
+    gatherer: RetainedGatherer, cluster: int, name: str, failed: list[UnknownMetric]
+) -> Metric | None:
+    """None when the cluster does not know it; the error then is one more of `failed`."""
+    try:
+        return metric_of(gatherer, cluster, gatherer.directory.level(cluster).name, name)
+    except UnknownMetric as error:
+        failed.append(error)
+        return None

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 import mstore
-from mstore.errors import LimitExceeded, Timeout, UnknownSelector
+from mstore.errors import Timeout, UnknownSelector
 from tests.jobs_rig import DOCUMENT, N, job
 from tests.process.test_real_job import lines_of, own_job, real_job
 from tests.stores import Server
@@ -179,6 +178,7 @@ def check_view(server: Server, file: dict[str, Any], meta: dict[str, Any], doubt
     with server.client() as client:
         assert client.write(lines_of(file, meta)).rejected == 0
         data, stats = client.job_data(meta, sorted(file)), client.job_statistics(meta, sorted(file))
+        scoped = client.job_scoped_statistics(meta, sorted(file), ("node",))
     assert data.errors == []
     assert sorted(data) == sorted(file)
     shape = data.to_dict()
@@ -191,13 +191,23 @@ def check_view(server: Server, file: dict[str, Any], meta: dict[str, Any], doubt
             wanted = np.array([np.nan if one is None else one for one in expected[series.host]], np.float32)
             assert np.array_equal(series.values[: len(wanted)], wanted, equal_nan=True), (name, series.host)
             assert not series.valid[len(wanted) :].any()
+        by_host = {one.host: one for one in scoped[name]["node"]}
+        assert {host: (one.min, one.max, one.avg) for host, one in by_host.items()} == {
+            host: (one.min, one.max, one.avg) for host, one in stats[name].items()
+        }
         if name != doubtful:
+            for said in (one for one in scopes["node"]["series"] if one.get("statistics")):
+                check_statistics(by_host[said["hostname"]], said["statistics"], name)
             for entry in shape[name]["node"]["series"]:
                 assert entry["data"][: len(expected[entry["hostname"]])] == expected[entry["hostname"]], name
-            whole, said = stats.of_job()[name], meta["statistics"][name]
-            extremes = [np.float32(whole.min), np.float32(whole.max)]
-            assert extremes == [np.float32(said["min"]), np.float32(said["max"])], name
-            assert whole.avg == pytest.approx(said["avg"], abs=0.01), name
+            check_statistics(stats.of_job()[name], meta["statistics"][name], name)
+
+
+def check_statistics(found: Any, said: dict[str, float], name: str) -> None:
+    """Extremes are those of the file to the bit, a mean is as near as the file's two decimals."""
+    extremes = [np.float32(found.min), np.float32(found.max)]
+    assert extremes == [np.float32(said["min"]), np.float32(said["max"])], name
+    assert found.avg == pytest.approx(said["avg"], abs=0.01), name
 
 
 @pytest.mark.parametrize("topology", [False, True], ids=["without-topology", "with-topology"])
@@ -279,28 +289,6 @@ def test_the_pages_examples_run_one_after_the_other(serve: Serve, short_dir: Pat
 # --- bounds
 
 
-def test_requests_beyond_all_bounds_are_refused_quickly_and_the_store_goes_on(
-    serve: Serve, short_dir: Path, now: int
-) -> None:
-    start = now - now % 60 - 3600
-    server = tiny(serve, short_dir, start)
-    centuries = {"from": now - 200 * 365 * 86_400, "to": now + 86_400}
-    with server.client() as client, mstore.attach(short_dir) as attached:
-        for asked in (client, attached):
-            began = time.monotonic()
-            with pytest.raises(LimitExceeded):
-                asked.fetch({"cluster": "tiny", **centuries, "queries": [{"metric": "flops", "host": "n1"}]})
-            with pytest.raises(LimitExceeded):
-                asked.fetch({"cluster": "tiny", **centuries, "for-all-nodes": ["cpu_load", "flops"]})
-            million = [{"metric": "flops", "host": "n1"}] * 1_000_000
-            with pytest.raises(LimitExceeded):
-                asked.fetch({"cluster": "tiny", "from": 0, "to": 1, "queries": million})
-            with pytest.raises(LimitExceeded):
-                asked.node_data("tiny", now - 200 * 365 * 86_400, now)
-            assert time.monotonic() - began < 20
-            assert asked.health("tiny", ["n1"], ["cpu_load"])["n1"].known
-
-
 def test_a_deadline_ends_a_large_batch_and_the_worker_serves_others_meanwhile(
     serve: Serve, short_dir: Path, now: int
 ) -> None:
@@ -309,20 +297,19 @@ def test_a_deadline_ends_a_large_batch_and_the_worker_serves_others_meanwhile(
     queries = [{"metric": "flops", "host": host} for host in ("n1", "n2")] * 5_000
     large = {"cluster": "tiny", "from": start, "to": start + 6000, "queries": queries}
 
-    async def scene() -> float:
+    async def scene() -> int:
         async with mstore.AsyncClient(short_dir) as client:
             await client.ping()
-            task = asyncio.create_task(client.fetch(large, timeout=60))
-            slowest = 0.0
+            task = asyncio.create_task(client.fetch(large, timeout=600))
+            n_served = 0
             while not task.done():
-                began = time.monotonic()
-                await client.query("tiny", "n1", "cpu_load", start, start + 300)
-                slowest = max(slowest, time.monotonic() - began)
+                await client.query("tiny", "n1", "cpu_load", start, start + 300, timeout=600)
+                n_served += not task.done()
                 await asyncio.sleep(0.01)
             assert len(task.result()) == len(queries)
-            return slowest
+            return n_served
 
-    asyncio.run(scene())
+    assert asyncio.run(scene()) > 0
     with server.client() as client:
         with pytest.raises(Timeout):
             client.fetch(large, timeout=0.05)

@@ -23,6 +23,7 @@ from mstore.errors import (
     UnknownMetric,
 )
 from mstore.frames import Series
+from mstore.tables import Paths, Table
 from tests.stores import Server, until
 
 Serve = Callable[..., Server]
@@ -56,7 +57,19 @@ class Everywhere:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+        if hasattr(self, "reader"):
+            self.reader.close()
+
+    def warm(self) -> None:
+        """Make the connections that the blocking client keeps, so that no test of many is the one that opened them."""
+        self.client.ping()
+        self.client.write("\n")
+        self.client.free("nobody", 0)
+
+    def let_go(self) -> None:
+        """An attached program's memory is given back when nobody holds it."""
         self.reader.close()
+        del self.reader
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         async def asynchronously() -> Any:
@@ -96,6 +109,12 @@ def described(found: Any) -> Any:
             found.to_wire()[0], found.values.tobytes(), found.values.dtype.str, found.start, found.step,
             found.valid.tolist(), found.times.tolist(), None if found.coverage is None else found.coverage.tolist(),
         )  # fmt: skip
+    if isinstance(found, Table):
+        return found.to_wire()
+    if isinstance(found, Paths):
+        return found.texts
+    if hasattr(found, "to_json"):
+        return found.to_json()
     if hasattr(found, "origin"):
         return tuple(
             getattr(found, name) for name in ("cluster", "name", "step_s", "unit", "type", "kind", "origin")

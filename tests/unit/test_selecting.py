@@ -118,6 +118,25 @@ def test_a_metric_of_one_cluster_leaves_out_the_others_below_a_star(reader: Read
 # --- newest values
 
 
+@pytest.mark.parametrize("selector", ["fritz/f1/socket*", "fritz/none*", "*/a*/core*", "fritz/[]"])
+def test_a_form_that_nothing_has_is_an_empty_answer_and_no_unknown_metric(
+    reader: Reader, selector: str
+) -> None:
+    assert len(reader.select(selector, "load")) == 0
+    assert (len(reader.latest(selector, "load")), reader.latest(selector, "load").unit) == (0, "procs")
+    assert len(reader.latest(selector, "load", by="series")) == 0
+    assert len(reader.above(selector, "load", 0.0)) == 0
+    assert len(reader.stats(selector, "load", T0, NOW, (50,))) == 0
+    assert len(reader.stats(selector, "ops", T0, NOW, per="series")) == 0
+    assert len(reader.top(selector, "load", T0, NOW)) == 0
+    assert reader.series(selector, "load", T0, NOW) == []
+    whole = reader.series(selector, "load", T0, T0 + 120, aggregate=True)
+    assert isinstance(whole, Series)
+    assert (len(whole), whole.valid.any(), whole.why) == (2, False, "no such series")
+    with pytest.raises(errors.UnknownMetric):
+        reader.stats(selector, "nope", T0, NOW)
+
+
 def test_newest_values_by_level_are_those_of_the_aggregation_and_by_series_their_own(reader: Reader) -> None:
     table = reader.latest("fritz/f1*", "flops")
     assert (table.values.tolist(), table.times.tolist()) == ([28.0, 28.0], [T0 + 540] * 2)
@@ -188,6 +207,21 @@ def test_a_series_that_has_fallen_silent_is_not_above_anything(reader: Reader) -
     assert len(reader.above("fritz/f1", "flops", 4, "5m", at=T0 + 840)) == 2
     assert len(reader.above("fritz/f1", "flops", 4, "5m", at=T0 + 841)) == 0
     assert len(reader.above("fritz/f1", "flops", 4, "5m", at=T0 + 540)) == 1
+
+
+@pytest.mark.parametrize(("n_missing", "n"), [(0, 2), (5, 2), (6, 1)])
+def test_up_to_five_missing_samples_in_a_row_do_not_end_a_run(n_missing: int, n: int) -> None:
+    made = Store(f"mstore-test-gap-{os.getpid()}")
+    try:
+        ref = made.open("load")
+        made.put(ref, T0, [9.0])
+        made.put(ref, T0 + 60 * (n_missing + 1), [9.0])
+        (since_ms,) = made.reader.above(
+            "fritz/f1", "load", 5.0, 0, at=T0 + 60 * (n_missing + 2)
+        ).since_ms.tolist()
+        assert since_ms == 1000 * (T0 if n == 2 else T0 + 60 * (n_missing + 1))
+    finally:
+        made.close()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "x", None])
