@@ -131,7 +131,7 @@ def test_a_newest_segment_lost_under_full_ingest_costs_no_acknowledged_sample(
     newest = max((server.directory / "wal").glob("*.wal"))
     harm(newest)
     until(lambda: noticed(server), "the store to notice")
-    assert f"{newest} " in server.log_text()
+    until(lambda: f"{newest} " in server.log_text(), "the store to say it")
     assert "were removed or changed by somebody" in server.log_text()
     until(lambda: protected(server), "a snapshot")
     writing.some_more()

@@ -121,8 +121,8 @@ class World:
             found.setdefault(name, {}).update(piece.samples)
         return {name: samples for name, samples in found.items() if samples}
 
-    def check(self) -> None:
-        assert self.served() == {name: samples for name, samples in self.model.items() if samples}
+    def expected(self) -> dict[Name, dict[int, float]]:
+        return {name: samples for name, samples in self.model.items() if samples}
 
     # --- samples
 
@@ -359,7 +359,7 @@ def test_what_is_freed_and_what_is_not_is_the_same_in_memory_in_the_files_and_in
                     world.crash()
                 case "busy":
                     await world.busy()
-            world.check()
+            assert world.served() == world.expected()
 
     try:
         asyncio.run(asyncio.wait_for(play(), 300))

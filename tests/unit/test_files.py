@@ -28,7 +28,7 @@ from mstore.persistence.files import (
 
 
 def test_names_sort_as_their_numbers_and_read_back() -> None:
-    numbers = [1, 9, 10, 255, 256, 1 << 40, (1 << 64) - 1]
+    numbers = [1, 9, 10, 255, 256, 1 << 40, NUMBER_MAX]
     names = [wal_name(number) for number in numbers]
     assert names == sorted(names)
     assert [number_of(name, ".wal") for name in names] == numbers
