@@ -198,6 +198,7 @@ class QueryWorker:
         for connection in list(self._connections):
             connection.close()
         await self.archive.stop()
+        await asyncio.sleep(0)
         self.slot.release()
 
 
