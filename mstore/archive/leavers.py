@@ -74,9 +74,16 @@ class LeaversFile:
         self._path: Path | None = None
         self._fd = -1
         self._at = 0
-        self._closed: dict[Path, int] = {
-            path: path.stat().st_size for path in leavers_files(files, store_dir)
-        }
+        self._closed = self._found()
+
+    def _found(self) -> dict[Path, int]:
+        return {path: path.stat().st_size for path in leavers_files(self._files, self._store_dir)}
+
+    def cut_behind(self, last_seq: int) -> None:
+        """At a start, before anything is put: see the function of this name. raises StorageError"""
+        assert self._fd < 0
+        cut_behind(self._files, self._store_dir, last_seq)
+        self._closed = self._found()
 
     @property
     def n_bytes(self) -> int:

@@ -120,6 +120,10 @@ class Archiving(Leaving):
     def start(self) -> None:
         """Once the memory is filled."""
         self._due_at_s = clock.monotonic_s() + min(_FIRST_S_MAX, self._persister.config.archive.interval_s)
+        try:
+            self._leavers.cut_behind(self._persister.wal.written)
+        except StorageError as error:
+            log.error("the archive: %s", error)
         self.follow()
         self._look()
 

@@ -167,3 +167,15 @@ def test_the_files_together_stay_within_their_bytes(tmp_path: Path) -> None:
     file.close()
     assert not file.put(leavers.MARKS, [bytes(160)], 10, 2, (0, 1))
     assert LeaversFile(Files(), tmp_path, 200).n_bytes == file.n_bytes == 48 + 64
+
+
+def test_a_start_cuts_what_the_log_does_not_reach_and_goes_on_counting_from_there(tmp_path: Path) -> None:
+    file = LeaversFile(Files(), tmp_path, 1 << 20)
+    for seq in (4, 5, 6):
+        assert file.put(leavers.MARKS, [bytes(16 * seq)], seq, seq, (T0, T0))
+    file.close()
+    again = LeaversFile(Files(), tmp_path, 1 << 20)
+    again.cut_behind(5)
+    (path,) = again.close()
+    assert [block.seq for block, _ in leavers.blocks(Files(), path)] == [4, 5]
+    assert again.n_bytes == path.stat().st_size
