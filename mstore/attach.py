@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import Any
 
 from mstore import clock
+from mstore.archive.questions import ArchivedQuestions, ArchiveReader
 from mstore.client.sync import Client
 from mstore.config import Config
 from mstore.errors import NotPermitted, Unavailable
 from mstore.paths import run_dir, store_dir
-from mstore.query.reader import Reader
 from mstore.shm import segment
 from mstore.shm.control import Control
 from mstore.shm.note import INSTANCE_FILE, KINDS, read_note
@@ -60,8 +60,11 @@ class _AskedConfig:
         return self._known
 
 
-class Attached(Reader):
-    """A Reader over the segments of a running store. Close it, or use it as a context manager."""
+class Attached(ArchivedQuestions):
+    """A Reader over the segments of a running store, and over its archive where it has one.
+
+    Close it, or use it as a context manager.
+    """
 
     def __init__(
         self,
@@ -75,12 +78,14 @@ class Attached(Reader):
         self._mappings = mappings
         self._closed = False
         control = Control(mappings["control"])
+        asked = _AskedConfig(directory, control) if config is None else lambda: config
         super().__init__(
             mappings["directory"].segment,
             mappings["samples"].segment,
             retention_s=lambda: control.retention_s,
-            config=_AskedConfig(directory, control) if config is None else lambda: config,
+            config=asked,
         )
+        self.archive = ArchiveReader(directory, self, lambda: control.left, asked)
 
     def __enter__(self) -> Attached:
         return self

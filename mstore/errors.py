@@ -144,6 +144,12 @@ class StorageError(MstoreError, OSError):
     code = "storage"
 
 
+class ArchiveError(MstoreError):
+    """The archive, or a part of it, cannot be written or read; the message names the file and what is wrong."""
+
+    code = "archive"
+
+
 class Degraded(MstoreError):
     """The store serves reads but does not acknowledge writes; details say why."""
 

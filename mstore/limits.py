@@ -80,6 +80,14 @@ FOLLOWS_PER_CONNECTION_MAX = 64
 # Samples that wait for a subscriber who does not take them; beyond it they are counted and not delivered.
 FOLLOW_QUEUE_BYTES = 8 * MIB
 
+# Of memory and archive together, brought together for one question: 8 bytes each, and twice that on the way.
+ARCHIVE_SAMPLES_MAX = 50_000_000
+# Of what left memory before it was archived and waits for the next pass; a pass begins at a part of it.
+LEAVERS_BYTES_MAX = 1 * GIB
+LEAVERS_BYTES_DUE = 128 * MIB
+# Questions that wait for one query worker's reader of the archive.
+ARCHIVE_QUESTIONS_MAX = 64
+
 assert KEY_BYTES_MAX < LINE_BYTES_MAX < RECEIVE_BYTES
 # One batch of runs always fits the ring twice over: 32 bytes is the worst run of one sample.
 assert 2 * BATCH_LINES_MAX * 48 < RING_BYTES

@@ -224,6 +224,12 @@ WORDS = (
         "persister: all blocks up to this sequence are in directory and samples; 0 = not filled",
     ),
     ("control", "STORE_LOG_ID", "u64", "persister: id of the newest log segment, which the memory goes with"),
+    (
+        "control",
+        "STORE_LEFT",
+        "u64",
+        "persister: counts what left memory before retention would free it; 0 = nothing",
+    ),
     ("control", "STORE_DURABLE", "u64", "commit thread: sequence of the last block fdatasynced"),
 )
 

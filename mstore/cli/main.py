@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import mstore
 from mstore.cli import (
+    archive,
     backup,
     check,
     collect,
@@ -41,7 +42,8 @@ from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
 _COMMANDS = (
-    demo, store, check, backup, debug, dump, write, query, follow, look, info, life, imports, exports, simulate, collect,
+    demo, store, check, backup, archive, debug, dump, write, query, follow, look, info, life, imports, exports, simulate,
+    collect,
 )  # fmt: skip
 
 

@@ -117,11 +117,12 @@ class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
         scale_by: float = 1.0,
         fill: str = "none",
         max_gap: int = 0,
+        archive: bool = True,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         question = Question(
             cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution,
-            algo, function, window, missing, scale_by, fill, max_gap,
+            algo, function, window, missing, scale_by, fill, max_gap, archive,
         )  # fmt: skip
         return await self._run(self._ops.query(question, timeout))
 
@@ -164,6 +165,12 @@ class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
 
     async def ping(self) -> None:
         await self._run(self._ops.ping())
+
+    async def archive(
+        self, clusters: Sequence[str] = (), *, delete: bool = False, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """As Client.archive."""
+        return await self._run(self._ops.archive(clusters, delete, timeout))
 
     async def control(self, verb: str, memory: str = "") -> dict[str, Any]:
         return await self._run(self._ops.control(verb, memory))

@@ -131,6 +131,13 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
         reply = yield from self._ask(make(memory), messages.Done, role="control")
         return reply.details
 
+    def archive(
+        self, clusters: Sequence[str], delete: bool, timeout_s: float | None
+    ) -> Steps[dict[str, Any]]:
+        message = messages.ArchiveNow(list(clusters), delete)
+        reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
+        return reply.details
+
     def until_s(self, timeout_s: float | None = None) -> float:
         return clock.monotonic_s() + (self.settings.timeout_s if timeout_s is None else timeout_s)
 

@@ -55,6 +55,7 @@ class Question(NamedTuple):
     scale_by: float = 1.0
     fill: str = "none"
     max_gap: int = 0
+    archive: bool = True
 
     def message(self, now_s: int, timeout_s: float | None) -> messages.Query:
         """What is sent; relative times count from now_s. raises InvalidStep, InvalidTimeRange, InvalidRequest"""
@@ -66,6 +67,7 @@ class Question(NamedTuple):
             0 if timeout_s is None else int(timeout_s * 1000),
             self.algo, self.function, _span_s("window", self.window, InvalidRequest), self.missing,
             choices.finite_factor(self.scale_by), self.fill, _span_s("max_gap", self.max_gap, InvalidRequest),
+            bool(self.archive),
         )  # fmt: skip
 
 

@@ -131,6 +131,7 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
         scale_by: float = 1.0,
         fill: str = "none",
         max_gap: int = 0,
+        archive: bool = True,
         timeout: float | None = None,
     ) -> Series | list[Series]:
         """Samples of one metric in [start, end).
@@ -148,12 +149,13 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
         scale_by     a factor for all values; 0 and 1 are none
         fill         "none", "previous" or "linear": what stands in slots without a sample
         max_gap      how far fill reaches, seconds; 0 = any
+        archive      also what has left memory, where the store has an archive
         returns      the full range; slots without a sample are missing (NaN, or valid False)
         raises       InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
         """
         question = Question(
             cluster, host, metric, start, end, type, type_ids, subtype, subtype_ids, aggregate, resolution,
-            algo, function, window, missing, scale_by, fill, max_gap,
+            algo, function, window, missing, scale_by, fill, max_gap, archive,
         )  # fmt: skip
         return run(self._ops.query(question, timeout))
 
@@ -225,6 +227,19 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
     def ping(self) -> None:
         """Ask for a sign of life. raises Unavailable"""
         run(self._ops.ping())
+
+    def archive(
+        self, clusters: Sequence[str] = (), *, delete: bool = False, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Write what memory holds to the archive now, without waiting for retention.
+
+        clusters   names; none = all
+        delete     then free what was archived, whole chunks, as retention would
+        timeout    seconds to wait for it; default the client's
+        returns    counts: rows, bytes, parts, days_deleted, freed; `failed`: a sentence for each cluster that failed
+        raises     ArchiveError when the store has no archive, NotPermitted for other users
+        """
+        return run(self._ops.archive(clusters, delete, timeout))
 
     def control(self, verb: str, memory: str = "") -> dict[str, Any]:
         """Ask the store to "stop", "restart", "reload" or "snapshot".

@@ -18,7 +18,7 @@ NAMED = ("accelerator", "network", "filesystem", "disk")
 """Types with ids of any form: 00000000:49:00.0, enp1s0, /home, /dev/nvme0."""
 
 _SCOPES = {"cpu": "hwthread"}
-_SCOPED = ("socket", "memoryDomain", "core", "hwthread", "cpu", "accelerator")
+SCOPED = ("socket", "memoryDomain", "core", "hwthread", "cpu", "accelerator")
 _DIGITS_LAST = re.compile(r"(\D*?)(\d*)", re.ASCII | re.DOTALL)
 
 
@@ -44,7 +44,7 @@ def split(name: str, known: Mapping[str, Part] | None = None, types: Iterable[st
 
 def scope(name: str) -> Part:
     """(scope, scope_id) that the reference's Parquet archive gives a level's name; its own list of prefixes."""
-    for kind in _SCOPED:
+    for kind in SCOPED:
         rest = name.removeprefix(kind)
         if rest != name and rest[:1].isdecimal() and rest.isascii():
             return _SCOPES.get(kind, kind), rest

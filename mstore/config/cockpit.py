@@ -179,7 +179,9 @@ class Translator:
         mode = self._check(f"{where}.mode", given.get("mode", "delete"), _cleanup_mode)
         directory = self._check(f"{where}.directory", given.get("directory", ""), _text)
         if mode == "archive" and "archive" in self._sections:
-            self.document["archive"] = {"mode": "archive", **({"directory": directory} if directory else {})}
+            self.document["archive"] = {"mode": "archive"}
+            if directory:
+                self.document["archive"]["directory"] = str(self._beside(directory).absolute())
         elif mode == "archive":
             self.warnings.append(f"{where}: this mstore writes no archive")
         self._passed_over(
@@ -194,15 +196,18 @@ class Translator:
                 "archive: no path of a job archive, whose cluster.json files define the metrics"
             )
             return
-        folder = Path(path).expanduser()
-        if not folder.is_absolute() and self._folder is not None:
-            folder = self._folder / folder
+        folder = self._beside(path)
         files = sorted(folder.glob("*/cluster.json"))
         self.document["topology"] = [str(file) for file in files]
         if not files:
             self.warnings.append(
                 f"archive.path: there is no {folder}/*/cluster.json: no metric is defined by it"
             )
+
+    def _beside(self, name: str) -> Path:
+        """A relative name is one in the file's own directory."""
+        path = Path(name).expanduser()
+        return path if self._folder is None else self._folder / path
 
     # --- what is not followed
 

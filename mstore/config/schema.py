@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mstore import limits
+from mstore.config.archive import SECTION as ARCHIVE
+from mstore.config.archive import Archive
 from mstore.config.export import SECTION as EXPORT
 from mstore.config.export import ExportSettings
 from mstore.config.protect import SECTION as PROTECT
@@ -82,7 +84,7 @@ METRIC_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
 CLUSTER_KEYS = ("retention", "metrics")
 
 
-SECTIONS: dict[str, Section] = {"protect": PROTECT, "export": EXPORT}
+SECTIONS: dict[str, Section] = {"protect": PROTECT, "export": EXPORT, "archive": ARCHIVE}
 
 # What a running store cannot take over: segments and processes are made for it.
 RESTART_KEYS = ("max_series", "ingest_workers", "query_workers", "ring_bytes")
@@ -137,6 +139,8 @@ class Config:
     """A batch request's answer is resampled only if its range has at least so many points."""
     export: ExportSettings = field(default_factory=ExportSettings)
     """Files of the reference, written now and then."""
+    archive: Archive = field(default_factory=Archive)
+    """What becomes of data that leaves memory."""
     topology: tuple[Path, ...] = ()
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     """Read from the topology files, by name."""

@@ -140,6 +140,12 @@ def file_name(value: object) -> str:
     return value
 
 
+def path_text(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise Refused('the name of a directory such as "/data/archive"')
+    return value
+
+
 def paths(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise Refused('a list of file names such as ["fritz.json"]')

@@ -7,6 +7,8 @@ The JSON shape is the metric store's:
                   "aggreg": true, "resolution": 240, "subtype": ..., "subtype-ids": ..., "scale-by": 2.0}],
      "for-all-nodes": ["cpu_load"],
      "with-stats": true, "with-data": true, "with-padding": true, "resample-algo": "lttb"}
+
+and "archive", which is mstore's own: false asks memory alone.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _QUERY_KEYS = (
 )  # fmt: skip
 _KEYS = (
     "cluster", "queries", "for-all-nodes", "from", "to", "with-stats", "with-data", "with-padding", "resample-algo",
+    "archive",
 )  # fmt: skip
 
 
@@ -99,6 +102,8 @@ class FetchRequest:
     with_padding: bool = True
     """Every series has the whole range; False: missing samples at both ends are left out."""
     algo: str = "lttb"
+    archive: bool = True
+    """Also what has left memory, where the store has an archive."""
 
     def __post_init__(self) -> None:
         """raises EmptyCluster, InvalidTimeRange, InvalidRequest, LimitExceeded"""
@@ -143,6 +148,7 @@ class FetchRequest:
             _value(document, "with-data", "", bool, "true or false", True),
             _value(document, "with-padding", "", bool, "true or false", True),
             _value(document, "resample-algo", "", str, ", ".join(ALGORITHMS), "") or "lttb",
+            _value(document, "archive", "", bool, "true or false", True),
         )
 
 

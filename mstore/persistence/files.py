@@ -3,6 +3,7 @@
     DIR/lock                              held (flock) by every process of a run
     DIR/run/                              sockets, instance.json
     DIR/run/recovery.json                 what the last start found, for `info`
+    DIR/run/archive.json                  where the store's archive is, for whoever reads it
     DIR/run/export.json                   what the last export of [export] wrote
     DIR/run/stop.json                     why the last stop wrote no snapshot; the next start tells and removes it
     DIR/wal/0000000000000001.wal          log segment; the name is the sequence of its first block, in hex
@@ -11,6 +12,7 @@
     DIR/snapshots/00000000000003e8.ID.definitions        ... its definitions; ID is the generation's, in hex
     DIR/snapshots/00000000000003e8.ID.00000001.chunks    ... the chunks of the cluster whose level id is 1
     DIR/snapshots/*.tmp                   being written; removed at the next start
+    DIR/leaving/9f3c6a0e51d2b748.leavers  chunks that left memory before they were archived (archive/leavers.py)
     DIR/quarantine/                       copies of damaged bytes, for people
 
 All reads, writes, syncs, renames and removals of the log, the snapshots and small state files go through one
@@ -41,6 +43,7 @@ TMP_SUFFIX = ".tmp"
 WAL_SUFFIX = ".wal"
 SPARE_SUFFIX = ".spare"
 SNAPSHOT_SUFFIX = ".snapshot"
+LEAVERS_SUFFIX = ".leavers"
 
 DYING_S_MAX = 5.0
 """How long the children of a killed supervisor may take to end, and with them the lock."""
@@ -66,6 +69,10 @@ def recovery_note_path(directory: Path) -> Path:
     return run_dir(directory) / "recovery.json"
 
 
+def archive_note_path(directory: Path) -> Path:
+    return run_dir(directory) / "archive.json"
+
+
 def stop_note_path(directory: Path) -> Path:
     return run_dir(directory) / "stop.json"
 
@@ -80,6 +87,14 @@ def wal_dir(directory: Path) -> Path:
 
 def snapshot_dir(directory: Path) -> Path:
     return directory / "snapshots"
+
+
+def leaving_dir(directory: Path) -> Path:
+    return directory / "leaving"
+
+
+def leaving_name(file_id: int) -> str:
+    return f"{file_id:016x}{LEAVERS_SUFFIX}"
 
 
 def quarantine_dir(directory: Path) -> Path:
@@ -287,6 +302,11 @@ class Files:
         with _storage("link", source), contextlib.suppress(FileExistsError):
             os.link(source, target)
 
+    def truncate(self, path: Path, n_bytes: int) -> None:
+        """Cut a file to its first n_bytes."""
+        with _storage("truncate", path):
+            os.truncate(path, n_bytes)
+
     def unlink(self, path: Path) -> None:
         """Remove a name; a name that is gone already is no error."""
         faults.hit("files.unlink")
@@ -339,6 +359,9 @@ class ReadOnly(Files):
         pass
 
     def rename(self, source: Path, target: Path) -> None:
+        pass
+
+    def truncate(self, path: Path, n_bytes: int) -> None:
         pass
 
     def unlink(self, path: Path) -> None:

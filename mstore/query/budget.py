@@ -38,9 +38,10 @@ class Budget:
     series   selected, each as often as it is read
     samples  slots and rows that are read, the missing ones, too
     n_bytes  of the answer
+    rest_s   seconds, said before a yield: somebody else works on it, there is nothing to be done for so long
     """
 
-    __slots__ = ("_cancelled", "_due_s", "n_bytes", "samples", "series")
+    __slots__ = ("_cancelled", "_due_s", "n_bytes", "rest_s", "samples", "series")
 
     def __init__(self, due_s: float | None = None) -> None:
         self._due_s = due_s
@@ -48,6 +49,7 @@ class Budget:
         self.series = 0
         self.samples = 0
         self.n_bytes = 0
+        self.rest_s = 0.0
 
     def spend(self, *, series: int = 0, samples: int = 0, n_bytes: int = 0) -> None:
         """Count what is about to be read or answered. raises LimitExceeded, and nothing has been read then"""
@@ -89,7 +91,8 @@ class Budget:
 class Slices(Generic[T]):
     """Work under way for somebody, done a slice at a time.
 
-    `answer` holds its result when run() has said that it is done. What it raises, run() raises.
+    `answer` holds its result when run() has said that it is done. What it raises, run() raises. `rest_s`: for how long
+    nothing is to be done after a slice.
     """
 
     __slots__ = ("_budget", "_work", "answer")
@@ -98,6 +101,10 @@ class Slices(Generic[T]):
         self._work = work
         self._budget = budget
         self.answer: T | None = None
+
+    @property
+    def rest_s(self) -> float:
+        return self._budget.rest_s
 
     def run(self, seconds: float) -> bool:
         """Go on for about so long, a piece at least; whether it is done.
@@ -108,8 +115,9 @@ class Slices(Generic[T]):
         try:
             while True:
                 self._budget.check()
+                self._budget.rest_s = 0.0
                 next(self._work)
-                if clock.monotonic_s() >= until_s:
+                if self._budget.rest_s or clock.monotonic_s() >= until_s:
                     return False
         except StopIteration as done:
             self._budget.check()

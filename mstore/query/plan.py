@@ -64,6 +64,8 @@ class Request:
     window: int = 0
     scale_by: float = 1.0
     """The words are in choices.py; gap and window are seconds."""
+    archive: bool = True
+    """Also what has left memory, where the reader knows of an archive."""
 
     def refuse_unless_sound(self) -> None:
         """raises InvalidTimeRange, InvalidRequest"""

@@ -64,6 +64,7 @@ class Reader(
         self.gatherer = RetainedGatherer(self.directory, samples, retention_s, now_s)
         self._now_s = now_s
         self._config = config
+        self._retention_s = retention_s
         self._find = self.directory.find_series_path
         self._grid = self.gatherer.grid
         self._unit = self.gatherer.unit
@@ -89,6 +90,7 @@ class Reader(
         scale_by: float = 1.0,
         fill: str = "none",
         max_gap: int = 0,
+        archive: bool = True,
     ) -> Series | list[Series]:
         """The samples of [start, end): one Series, or a list of them where several ids are asked for.
 
@@ -108,6 +110,7 @@ class Reader(
         scale_by     a factor for all values; 0 and 1 are none
         fill         "none", "previous" or "linear": what stands in slots without a sample
         max_gap      how far fill reaches, seconds; 0 = any
+        archive      also what has left memory, where this Reader knows of an archive: an attached one does
 
         What does not exist or has no samples is answered by an all-missing Series whose .why says so.
         raises InvalidTimeRange, InvalidRequest, UnknownMetric, NotAggregatable, InvalidStep, LimitExceeded
@@ -124,7 +127,7 @@ class Reader(
                 return found
         return self.ask(
             Request(cluster, host, metric, start, end, type, _kept(type_ids), subtype, _kept(subtype_ids),
-                    aggregate, resolution, missing, algo, fill, max_gap, function, window, scale_by)
+                    aggregate, resolution, missing, algo, fill, max_gap, function, window, scale_by, archive)
         )  # fmt: skip
 
     def single(
@@ -160,6 +163,15 @@ class Reader(
     def answering(self, requests: Sequence[Request], budget: Budget) -> Work[list[Series | list[Series]]]:
         """query_many() in pieces."""
         return answering(self.gatherer, requests, budget)
+
+    def shortest_retention_s(self) -> int:
+        """The shortest time for which samples of any metric are served, seconds; 0 = all of them for ever."""
+        own = self.directory.metrics_table()["retention_s"]
+        return min((period for period in (self._retention_s(), *own.tolist()) if period > 0), default=0)
+
+    def longest_step_s(self) -> int:
+        """The longest step of any metric, seconds; 0 without any."""
+        return int(self.directory.metrics_table()["step_s"].max(initial=0))
 
     def children(self, *path: str) -> list[str]:
         """Names below a path: of nothing clusters, of ("fritz",) hosts, of ("fritz", "f0201") levels."""

@@ -7,7 +7,7 @@ from typing import overload
 
 from mstore.frames import Series
 from mstore.query import by_selector
-from mstore.query.budget import Budget, finished
+from mstore.query.budget import Budget, Work, finished
 from mstore.query.plan import Request
 from mstore.query.retained import RetainedGatherer
 from mstore.selector import Selector, SelectorLike
@@ -112,11 +112,18 @@ class SelectorQuestions:
         """
         now_s = self._now_s()
         return finished(
-            by_selector.stats(
-                self.gatherer, Selector.parse(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s),
-                percentiles, per, Budget(),
+            self.stats_work(
+                Selector.parse(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s), percentiles, per,
+                Budget(),
             )
         )  # fmt: skip
+
+    def stats_work(
+        self, selector: Selector, metric: str, start: int, end: int, percentiles: Sequence[float], per: str,
+        budget: Budget,
+    ) -> Work[Stats]:  # fmt: skip
+        """stats() in pieces."""
+        return by_selector.stats(self.gatherer, selector, metric, start, end, percentiles, per, budget)
 
     def top(
         self,
@@ -136,11 +143,18 @@ class SelectorQuestions:
         """
         now_s = self._now_s()
         return finished(
-            by_selector.top(
-                self.gatherer, Selector.parse(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s),
-                k, by, largest, per, Budget(),
+            self.top_work(
+                Selector.parse(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s), k, by, largest,
+                per, Budget(),
             )
         )  # fmt: skip
+
+    def top_work(
+        self, selector: Selector, metric: str, start: int, end: int, k: int, by: str, largest: bool, per: str,
+        budget: Budget,
+    ) -> Work[Top]:  # fmt: skip
+        """top() in pieces."""
+        return by_selector.top(self.gatherer, selector, metric, start, end, k, by, largest, per, budget)
 
     def series(
         self,
@@ -171,4 +185,10 @@ class SelectorQuestions:
             "", "", metric, to_seconds(start, now_s), to_seconds(end, now_s), aggregate=aggregate, resolution=resolution,
             missing=missing, algo=algo, fill=fill, max_gap=max_gap, function=function, window=window, scale_by=scale_by,
         )  # fmt: skip
-        return finished(by_selector.series(self.gatherer, Selector.parse(selector), request, Budget()))
+        return finished(self.series_work(Selector.parse(selector), request, Budget()))
+
+    def series_work(
+        self, selector: Selector, request: Request, budget: Budget
+    ) -> Work[list[Series] | Series]:
+        """series() in pieces; of the request the path is not used."""
+        return by_selector.series(self.gatherer, selector, request, budget)

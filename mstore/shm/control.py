@@ -8,6 +8,7 @@
     WRITTEN, DURABLE  persister, committer     positions that are too low: recovery reads the log itself
     APPLIED           persister                too low: what follows in the log is applied once more
     LOG_ID            persister                not the newest segment's: the memory is not adopted
+    LEFT              persister                too high: readers look at the archive once more
     worker's head     the worker, at claim()   a slot that is not yet claimed (state is stored last)
     worker's epoch    the worker               an odd epoch, which release() by the supervisor ends
     counters          the worker               one event not counted
@@ -81,13 +82,16 @@ COUNTERS: tuple[str, ...] = (
     "exports", "export_bytes", "export_errors", "export_permille", "export_began_s",
     # persister: hosts whose data outlives retention, when a provider told of them last, how often one failed
     "protected_hosts", "protection_heard_s", "protection_errors",
+    # persister: the archive
+    "archive_passes", "archive_rows", "archive_bytes", "archive_errors", "archive_lost", "archive_behind_s",
+    "archive_permille",
 )  # fmt: skip
 # What a counter means right now; a worker that starts has none of it.
 GAUGES = frozenset(
     {
         "connections_open", "handles_open", "samples_bytes", "log_holds", "followers",
         "log_first_seq", "newest_snapshot_seq", "older_snapshot_seq", "protected_hosts", "protection_heard_s",
-        "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
+        "archive_behind_s", "archive_permille", "snapshot_permille", "snapshot_now_bytes", "snapshot_began_s",
         "recovery_done_bytes", "recovery_all_bytes", "recovery_phase", "recovery_began_s",
         "export_permille", "export_began_s",
     }
@@ -200,6 +204,16 @@ class Control:
     @log_id.setter
     def log_id(self, value: int) -> None:
         store_u64(self._segment, layout.STORE_LOG_ID, value)
+
+    @property
+    def left(self) -> int:
+        """Changes whenever something leaves memory that retention would still serve; 0 = nothing has."""
+        return load_u64(self._segment, layout.STORE_LEFT)
+
+    @left.setter
+    def left(self, value: int) -> None:
+        # SYNC POINT (release) store left: what leaves is in a file that readers of the archive find
+        store_u64(self._segment, layout.STORE_LEFT, value)
 
     def worker(self, number: int) -> WorkerSlot:
         """Slot `number` of the table, 0 <= number < WORKERS_MAX."""

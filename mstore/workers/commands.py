@@ -76,6 +76,8 @@ class Commands:
             return await self._ask_persister("hold", message.limit_s)
         if isinstance(message, m.Protect | m.Free | m.ForceFree):
             return await self._order(message)
+        if isinstance(message, m.ArchiveNow):
+            return await self._ask_persister("archive", message.clusters, message.delete)
         if isinstance(message, m.States):
             return await self._states()
         return {}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COMMANDS = (
-    m.Stop, m.Restart, m.Reload, m.Snapshot, m.Hold, m.States, m.Protect, m.Free, m.ForceFree, m.Ping,
+    m.Stop, m.Restart, m.Reload, m.Snapshot, m.Hold, m.States, m.Protect, m.Free, m.ForceFree,
+    m.ArchiveNow, m.Ping,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mstore.errors import StorageError
 
-_LINE_BYTES_MAX = 64 << 10
+_LINE_BYTES_MAX = 1 << 20
 
 
 class Helper:

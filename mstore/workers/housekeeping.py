@@ -1,4 +1,4 @@
-"""What the persister does besides draining: retention, moved grids, snapshots; each in pieces between two drains."""
+"""What the persister does besides draining: retention, archive, moved grids, snapshots; in pieces between two drains."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mstore.errors import Degraded, StorageError, StoreFull
 from mstore.persistence.files import Files
 from mstore.persistence.recovery import Report
+from mstore.workers.archiving import Archiving
 from mstore.workers.exports import Exports
 from mstore.workers.filewatch import FileWatch
 from mstore.workers.freeing import Freeing
@@ -34,6 +35,8 @@ class Housekeeping:
         self._persister = persister
         self._timers = Timers()
         self.freeing = Freeing(persister, self.settle_definitions)
+        self.archiving = Archiving(persister, files, self._timers, self.freeing)
+        self.freeing.leaving = self.archiving
         self.retention = Retention(persister, self._timers, self.freeing)
         self.protecting = Protecting(persister, files, self._timers)
         self.orders = Orders(persister, self._timers, self.freeing, self.retention, self.protecting)
@@ -46,6 +49,7 @@ class Housekeeping:
         self._stopped = False
 
     def start(self) -> None:
+        self.archiving.start()
         self.protecting.start()
         self.retention.start()
         self.snapshots.start()
@@ -62,6 +66,7 @@ class Housekeeping:
         await self.protecting.stop()
         if self._marking is not None:
             self._marking.cancel()
+        await self.archiving.stop()
         await self.exports.stop()
         await self.snapshots.stop(take=snapshot or self.filewatch.unprotected)
 

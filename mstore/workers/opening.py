@@ -59,11 +59,13 @@ def fill(
     if spec.adopt:
         report = _warm(spec, files, control, directory, pool, rings)
     else:
-        longest = longest_s(config.retentions_s())
+        # With an archive nothing is too old: what no pass has archived yet is there for the first one.
+        bounded = not config.archive.writes
+        longest = longest_s(config.retentions_s()) if bounded else 0
         read_back = partial(recover, strict=spec.strict, retention_s=longest, progress=progress)
         report = pool.recover(
             lambda target: read_back(files, spec.directory, target),
-            lambda: kept_from_s(directory, config, clock.now_s()),
+            (lambda: kept_from_s(directory, config, clock.now_s())) if bounded else None,
         )
     progress.end()
     directory.publish()

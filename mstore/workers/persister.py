@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections import deque
+from functools import partial
 from typing import Any
 
 from mstore import clock, faults
@@ -227,6 +228,7 @@ class Persister:
         seq = self.wal.write(index, start, stop, payload)
         faults.hit("drain.written")
         result = self.store.apply_block(payload)
+        self.housekeeping.archiving.departure.look_for_late(payload, seq)
         faults.hit("drain.applied")
         ring.set_drained(stop)
         # Only now may the commit thread publish the position: it frees these bytes of the ring, and an
@@ -351,6 +353,9 @@ class Persister:
             self._reload(settings.take(fd))
         elif packet[0] == "snapshot":
             self.housekeeping.snapshot(lambda details, error: self._answer(packet[1], details, error))
+        elif packet[0] == "archive":
+            answer = partial(self._answer, packet[1])
+            self.housekeeping.archiving.now(packet[2], packet[3], answer)
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)
         elif packet[0] == "order" and fd is not None:
@@ -376,6 +381,7 @@ class Persister:
     def _reload(self, newer: Config) -> None:
         self.config = newer
         self._take_cap()
+        self.housekeeping.archiving.follow()
         self._apply_policy_as(self.control.config_version + 1)
 
     def _take_cap(self) -> None:

@@ -26,20 +26,20 @@ from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
 from mstore.shm.prediction import predict
-from mstore.workers import memory, selecting, settings, states
+from mstore.workers import answers, memory, settings, states
+from mstore.workers.archive_reading import ArchiveReading
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
 from mstore.workers.info import store_info
 from mstore.workers.process import run_worker
 from mstore.workers.query_connection import QueryConnection
-from mstore.workers.selecting import request_of
 from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.subscriber import Subscriber
 from mstore.workers.tasks import Tasks, take_connection
 
 Answer: TypeAlias = Callable[[Any, Budget], m.Message | Work[m.Message]]
-"""Answers messages of one type: at once, or by work in pieces. What is read and answered is spent from the budget."""
+"""Answers messages of one type."""
 
 
 class QueryWorker:
@@ -58,6 +58,7 @@ class QueryWorker:
             directory.segment, samples.segment,
             retention_s=lambda: self._control.retention_s, config=lambda: self._config,
         )  # fmt: skip
+        self.archive = ArchiveReading(spec, self._reader, lambda: self._control.left)
         self._samples = samples
         self.slowest = Slowest()
         self.feed = Feed(wal_dir(spec.directory), self._control, self.slot, spec.follow_fds[spec.index])
@@ -66,21 +67,18 @@ class QueryWorker:
         self._tasks = Tasks()
         self._stopping = asyncio.Event()
         self._answers: dict[type[m.Message], Answer] = {
-            m.Query: self._query,
             m.Children: self._children,
             m.Paths: self._paths,
             m.Metrics: self._metrics,
             m.Clusters: self._clusters,
             m.HostSeries: self._host_series,
-            m.Fetch: self._fetch,
-            m.Load: self._load,
             m.CheckHealth: self._health,
             m.Sizes: self._sizes,
             m.DebugDump: self._debug_dump,
             m.Protected: self._protected,
             m.Info: self._info,
             m.Ping: self._ping,
-            **selecting.answers(self._reader, clock.now_s),
+            **answers.answers(self._reader, clock.now_s),
         }
 
     def opened(self, connection: QueryConnection) -> None:
@@ -99,6 +97,8 @@ class QueryWorker:
 
     def answer(self, message: m.Message, budget: Budget) -> m.Message | Work[m.Message]:
         """The reply to one request, or the work that makes it; raises typed errors."""
+        if self.archive.needed(message):
+            return self.archive.work(message, budget)
         answer = self._answers.get(type(message))
         if answer is None:
             raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
@@ -124,19 +124,6 @@ class QueryWorker:
         subscriber, seq = self.feed.subscribe(following, reader.gatherer, send, waiting, since_s)
         return subscriber, m.FollowBegun(seq, following.n_series)
 
-    def _query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
-        if _plain_query(q):
-            found = self._reader.single(q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids)
-            if found is not None:
-                budget.spend(series=1, samples=len(found.values), n_bytes=found.values.nbytes)
-                return m.Answer(False, [found.to_wire()])
-        return self._planned_query(q, budget)
-
-    def _planned_query(self, q: m.Query, budget: Budget) -> Work[m.Message]:
-        (found,) = yield from self._reader.answering([request_of(q)], budget)
-        many = isinstance(found, list)
-        return m.Answer(many, [one.to_wire() for one in (found if isinstance(found, list) else [found])])
-
     def _children(self, message: m.Children, _: Budget) -> m.Message:
         return m.Names(self._reader.children(*message.path))
 
@@ -153,12 +140,6 @@ class QueryWorker:
         return m.SeriesPaths(
             [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
         )
-
-    def _fetch(self, message: m.Fetch, budget: Budget) -> Work[m.Message]:
-        return m.FetchAnswer.of((yield from self._reader.fetch_work(message.request(), budget)))
-
-    def _load(self, message: m.Load, budget: Budget) -> Work[m.Message]:
-        return m.LoadAnswer.of((yield from self._reader.load_work(message.request(), budget)))
 
     def _health(self, q: m.CheckHealth, budget: Budget) -> Work[m.Message]:
         return m.HealthAnswer.of((yield from self._reader.health_work(q.cluster, q.hosts, q.metrics, budget)))
@@ -187,7 +168,11 @@ class QueryWorker:
     def state(self) -> dict[str, Any]:
         """For `mstore debug`."""
         slow = [query.plain() for query in self.slowest.found(clock.now_ns())]
-        return {"slowest_queries": slow, **states.connections(self._connections)}
+        return {
+            "slowest_queries": slow,
+            "archive": self.archive.state(),
+            **states.connections(self._connections),
+        }
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
         if packet[0] == "serve" and fd is not None:
@@ -214,17 +199,10 @@ class QueryWorker:
         self.feed.close()
         for connection in list(self._connections):
             connection.close()
+        await self.archive.stop()
         await asyncio.sleep(0)
         self._connections.clear()
         self.slot.release()
-
-
-def _plain_query(q: m.Query) -> bool:
-    """Whether it may ask for one series as it is stored."""
-    return not (
-        q.aggregate or q.resolution or q.function or q.window or q.max_gap
-        or q.subtype is not None or q.subtype_ids is not None
-    ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
 
 
 def _plain(metric: MetricInfo) -> dict[str, Any]:

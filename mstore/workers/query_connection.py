@@ -277,7 +277,10 @@ class QueryConnection(asyncio.BufferedProtocol):
             return True
         under_way.busy_us += clock.monotonic_us() - began_us
         if not done:
-            under_way.turn = asyncio.get_running_loop().call_soon(self._next_turn)
+            loop, rest_s = asyncio.get_running_loop(), under_way.slices.rest_s
+            under_way.turn = (
+                loop.call_later(rest_s, self._next_turn) if rest_s else loop.call_soon(self._next_turn)
+            )
             return False
         self._under_way = None
         assert under_way.slices.answer is not None

@@ -44,8 +44,19 @@ def request_of(q: m.Query) -> Request:
     start, end = to_seconds(q.start, 0), to_seconds(q.end, 0)
     return Request(
         q.cluster, q.host, q.metric, start, end, q.type, q.type_ids, q.subtype, q.subtype_ids, q.aggregate,
-        q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by,
+        q.resolution, q.missing, q.algo, q.fill, q.max_gap, q.function, q.window, q.scale_by, q.archive,
     )  # fmt: skip
+
+
+def selected_by(message: m.SelectSeries) -> tuple[Selector, Request]:
+    """The selector, and what is asked of its levels. raises InvalidTimeRange, InvalidRequest"""
+    request = Request(
+        "", "", message.metric, to_seconds(message.start, 0), to_seconds(message.end, 0),
+        aggregate=message.aggregate, resolution=message.resolution, missing=message.missing, algo=message.algo,
+        fill=message.fill, max_gap=message.max_gap, function=message.function, window=message.window,
+        scale_by=message.scale_by,
+    )  # fmt: skip
+    return Selector.parse(message.selector), request
 
 
 class _Asked:
@@ -79,30 +90,21 @@ class _Asked:
         return m.Tables([table.to_wire()])
 
     def stats(self, message: m.SelectStats, budget: Budget) -> Work[m.Message]:
-        table = yield from by_selector.stats(
-            self._gatherer, Selector.parse(message.selector), message.metric, to_seconds(message.start, 0),
-            to_seconds(message.end, 0), message.percentiles, message.per, budget,
+        table = yield from self._reader.stats_work(
+            Selector.parse(message.selector), message.metric, to_seconds(message.start, 0), to_seconds(message.end, 0),
+            message.percentiles, message.per, budget,
         )  # fmt: skip
         return m.Tables([table.to_wire()])
 
     def top(self, message: m.SelectTop, budget: Budget) -> Work[m.Message]:
-        table = yield from by_selector.top(
-            self._gatherer, Selector.parse(message.selector), message.metric, to_seconds(message.start, 0),
-            to_seconds(message.end, 0), message.k, message.by, message.largest, message.per, budget,
+        table = yield from self._reader.top_work(
+            Selector.parse(message.selector), message.metric, to_seconds(message.start, 0), to_seconds(message.end, 0),
+            message.k, message.by, message.largest, message.per, budget,
         )  # fmt: skip
         return m.Tables([table.to_wire()])
 
     def series(self, message: m.SelectSeries, budget: Budget) -> Work[m.Message]:
-        request = Request(
-            "", "", message.metric, to_seconds(message.start, 0), to_seconds(message.end, 0),
-            aggregate=message.aggregate, resolution=message.resolution, missing=message.missing, algo=message.algo,
-            fill=message.fill, max_gap=message.max_gap, function=message.function, window=message.window,
-            scale_by=message.scale_by,
-        )  # fmt: skip
-        found = yield from by_selector.series(
-            self._gatherer, Selector.parse(message.selector), request, budget
-        )
-        return stack_of([found])
+        return stack_of([(yield from self._reader.series_work(*selected_by(message), budget))])
 
     def many(self, message: m.QueryMany, budget: Budget) -> Work[m.Message]:
         """The first of the questions that find room in one answer and half the time there is: at least one."""

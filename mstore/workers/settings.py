@@ -13,6 +13,7 @@ can reach it, which is what pickle asks for.
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import pickle
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from mstore import config as configuration
 from mstore.apply.pool import refuse_cap
+from mstore.archive.names import INSTALL
 from mstore.config import RESTART_KEYS, SETTINGS, Config
 from mstore.errors import ConfigError
 from mstore.shm import layout
@@ -91,6 +93,7 @@ class Settings:
 
     def _read(self) -> Config:
         config = configuration.with_workers(configuration.load(self._path), *self._workers)
+        _refuse_without_arrow(config)
         return replace(config, keep_memory=config.keep_memory or self._keep_memory)
 
 
@@ -103,6 +106,14 @@ def fixed_bytes(config: Config) -> int:
 def _refuse_cap(config: Config) -> None:
     where = f"{config.source}: " if config.source else ""
     refuse_cap(config.memory_cap_bytes, fixed_bytes(config), where)
+
+
+def _refuse_without_arrow(config: Config) -> None:
+    """Said when the configuration is read, and not an hour later by the first pass."""
+    if config.archive.writes and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(
+            f'{config.source or "configuration"}: archive.mode = "archive": {INSTALL}', key="archive.mode"
+        )
 
 
 def hand_over(config: Config) -> int:

@@ -208,7 +208,7 @@ def test_every_command_has_a_help_with_an_example(
 def test_the_help_lists_every_command(run: Run) -> None:
     expected = [
         *("demo", "serve", "stop", "restart", "reload", "snapshot", "config"),
-        *("check", "backup", "debug", "dump"),
+        *("check", "backup", "archive", "debug", "dump"),
         *("write", "query", "follow", "ls", "info", "free", "protect", "sizes"),
         *("import", "export"),
         *("simulate", "collect"),

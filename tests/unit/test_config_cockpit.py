@@ -84,6 +84,15 @@ def test_a_section_alone_and_an_unknown_key_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_cleanup_by_archiving_becomes_an_archive_beside_the_file(tmp_path: Path) -> None:
+    cleanup = {"mode": "archive", "directory": "./var/archive"}
+    found = loaded(tmp_path, {"retention-in-memory": "48h", "cleanup": cleanup})
+    assert (found.archive.mode, found.archive.directory) == ("archive", str(tmp_path / "var" / "archive"))
+    assert not [text for text in found.warnings if "cleanup" in text]
+    deleted = loaded(tmp_path, {"retention-in-memory": "48h", "cleanup": {"mode": "delete"}})
+    assert deleted.archive.mode == "off"
+
+
 def test_cc_backends_file_takes_clusters_and_metrics_from_its_job_archive(tmp_path: Path) -> None:
     folder = tmp_path / "var" / "job-archive" / "tiny"
     folder.mkdir(parents=True)

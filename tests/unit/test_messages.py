@@ -43,6 +43,7 @@ EXAMPLES: list[m.Message] = [
     m.Reload(),
     m.Snapshot(1),
     m.Hold(60),
+    m.ArchiveNow(["fritz"], True),
     m.States(),
     m.Follow("fritz/*", ["load"], 1000),
     m.FollowBegun(7, 3),

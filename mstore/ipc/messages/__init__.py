@@ -6,6 +6,7 @@
     interning.py    control.sock, between processes      codec.py     messages <-> frames
     selecting.py    query.sock, many series at once      jobs.py          query.sock, jobs and nodes
     life.py         control.sock and query.sock, what is kept and what goes
+    archiving.py    control.sock, the archive
 
 docs/format/ipc.md says what each message means.
 
@@ -14,6 +15,7 @@ fields that have defaults and passes over fields beyond those it knows. Everythi
 type, value out of its range, too few fields) is a ProtocolError: nothing is guessed.
 """
 
+from mstore.ipc.messages.archiving import ArchiveNow
 from mstore.ipc.messages.asking import (
     Answer,
     Children,
@@ -114,6 +116,7 @@ __all__ = [
     "TYPE_U64",
     "VERSION",
     "Answer",
+    "ArchiveNow",
     "Cancel",
     "CheckHealth",
     "Children",

@@ -11,7 +11,10 @@ from mstore.ipc.messages.base import Message, message
 
 @message
 class Query(Message):
-    """Samples of one metric in [start, end), Unix seconds. A list of ids asks for a list of series."""
+    """Samples of one metric in [start, end), Unix seconds. A list of ids asks for a list of series.
+
+    `archive`: also what has left memory, where the store has an archive.
+    """
 
     TAG: ClassVar[int] = 16
     MANY: ClassVar[bool] = True
@@ -34,6 +37,7 @@ class Query(Message):
     scale_by: float = 1.0
     fill: str = "none"
     max_gap: int = 0
+    archive: bool = True
 
 
 @message

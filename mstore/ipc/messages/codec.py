@@ -20,6 +20,7 @@ from mstore.errors import ProtocolError, UnknownMessage
 from mstore.ipc import checks, framing
 from mstore.ipc.checks import Bin
 from mstore.ipc.messages import (
+    archiving,
     asking,
     connection,
     control,
@@ -40,7 +41,9 @@ ITEMS_MAX = 65_536
 
 M = TypeVar("M", bound=Message)
 
-_MODULES = (connection, writing, asking, selecting, following, jobs, listing, life, interning, control)
+_MODULES = (
+    connection, writing, asking, selecting, following, jobs, listing, life, archiving, interning, control,
+)  # fmt: skip
 MESSAGES: Final[tuple[type[Message], ...]] = tuple(
     one
     for module in _MODULES

@@ -64,6 +64,7 @@ class Fetch(Message):
     with_padding: bool = True
     algo: str = "lttb"
     deadline_ms: int = 0
+    archive: bool = True
 
     @classmethod
     def of(cls, request: FetchRequest, deadline_ms: int = 0) -> Fetch:
@@ -75,7 +76,7 @@ class Fetch(Message):
         every = None if request.for_all_nodes is None else list(request.for_all_nodes)
         return cls(
             request.cluster, request.start, request.end, queries, every, request.with_stats, request.with_data,
-            request.with_padding, request.algo, deadline_ms,
+            request.with_padding, request.algo, deadline_ms, request.archive,
         )  # fmt: skip
 
     def request(self) -> FetchRequest:
@@ -91,7 +92,7 @@ class Fetch(Message):
         every = None if self.for_all_nodes is None else tuple(self.for_all_nodes)
         return FetchRequest(
             self.cluster, self.start, self.end, tuple(queries), every, self.with_stats, self.with_data,
-            self.with_padding, self.algo,
+            self.with_padding, self.algo, self.archive,
         )  # fmt: skip
 
 

@@ -1,0 +1,336 @@
+"""When data is archived, and the helper process that does it: the persister's side.
+
+    retention ── may_free() ──> as far as everything is archived, and no further
+    the cap, a command ── leaves() ──> chunks that are not archived go into a file first (archive/leavers.py)
+    every interval ──> helper process ──> Parquet, manifest ──> may_free() lets more go
+
+A pass archives what retention does not serve any more: nothing can be added to that, so each sample is archived once.
+When it fails, memory keeps the data, up to its cap, and it is tried again after a while that doubles; how far behind it
+is, is counted and logged. Nothing here waits for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstore import clock, limits
+from mstore.archive.leavers import LeaversFile
+from mstore.archive.manifest import NOTHING_S, manifests
+from mstore.archive.switch import Setup, write_setup
+from mstore.config.archive import Archive
+from mstore.errors import ArchiveError, Degraded, MstoreError, StorageError
+from mstore.persistence.files import Files
+from mstore.shm.directory import KEEP_ALL_S
+from mstore.workers.clockwatch import ClockWatch
+from mstore.workers.departure import Departure
+from mstore.workers.freeing import Freeing
+from mstore.workers.helper import Helper
+from mstore.workers.leaving import Leaving, Why
+from mstore.workers.settled import Settled
+from mstore.workers.timers import Timers
+
+if TYPE_CHECKING:
+    from mstore.workers.persister import Persister
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+_FIRST_S_MAX = 60.0
+"""After a start: a store that is restarted more often than its interval is archived, too."""
+_RETRY_S_MIN, _RETRY_S_MAX = 5.0, 600.0
+_FREE_SERIES = 2048
+_FREE_PAUSE_S = 0.002
+
+Answer = Callable[[dict[str, Any], MstoreError | None], None]
+
+
+_TOLD = ("rows", "bytes", "parts", "days_deleted", "freed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What one pass is to do."""
+
+    everything: bool = False
+    """Not only what is past retention."""
+    clusters: list[str] | None = None
+    delete: bool = False
+    """Free it then."""
+
+
+def archive_root(store_dir: Path, archive: Archive) -> Path:
+    """Where the archive is: a relative directory is one in DIR."""
+    return store_dir / Path(archive.directory).expanduser()
+
+
+class Archiving(Leaving):
+    """Owned by the persister's housekeeping."""
+
+    def __init__(self, persister: Persister, files: Files, timers: Timers, freeing: Freeing) -> None:
+        self._persister = persister
+        self._files = files
+        self._timers = timers
+        self._freeing = freeing
+        self._settled = Settled(persister)
+        self._clock = ClockWatch()
+        self._config = Archive()
+        self._archived: dict[int, int] = {}
+        """By index of the metric, of those that were asked about."""
+        self._by_name: dict[str, dict[str, int]] = {}
+        self._leavers = LeaversFile(files, persister.spec.directory, limits.LEAVERS_BYTES_MAX)
+        self.departure = Departure(persister, self._leavers)
+        self._task: asyncio.Task[None] | None = None
+        self._helper: Helper | None = None
+        self._waiting: list[tuple[_Order, Answer]] = []
+        self._due_at_s = 0.0
+        self._retry_wait_s = 0.0
+        self._stopped = False
+
+    # --- Leaving
+
+    def may_free(self, metric: int, before_s: int) -> int:
+        if not self._config.writes or before_s == KEEP_ALL_S:
+            return before_s
+        return min(before_s, self._archived_to(metric))
+
+    def leaves(self, why: Why, ranges: NDArray[np.void]) -> None:
+        if self._config.writes:
+            self.departure.leaves(why, ranges, self._archived_to, during=self._task is not None)
+
+    def _archived_to(self, metric: int) -> int:
+        found = self._archived.get(metric)
+        if found is None:
+            directory = self._persister.directory
+            info = directory.metric(metric)
+            by_name = self._by_name.get(directory.level(info.cluster).name, {})
+            found = self._archived[metric] = by_name.get(info.name, NOTHING_S)
+        return found
+
+    # --- when
+
+    def start(self) -> None:
+        """Once the memory is filled."""
+        self._due_at_s = clock.monotonic_s() + min(_FIRST_S_MAX, self._persister.config.archive.interval_s)
+        try:
+            self._leavers.cut_behind(self._persister.wal.written)
+        except StorageError as error:
+            log.error("the archive: %s", error)
+        self.follow()
+        self._look()
+
+    def follow(self) -> None:
+        """Take over the configuration as it is now."""
+        config = self._persister.config.archive
+        self._config = config
+        store_dir = self._persister.spec.directory
+        root = archive_root(store_dir, config)
+        try:
+            setup = Setup(root, config.writes, config.compression_level, config.max_bytes)
+            write_setup(self._files, store_dir, setup if config.reads else None)
+            self._read_manifests(root)
+        except StorageError as error:
+            log.error("the archive: %s", error)
+
+    def _read_manifests(self, root: Path) -> None:
+        """How far each metric is archived, as the files say."""
+        self._by_name = {}
+        if not self._config.reads:
+            self._know({})
+            return
+        found, wrong = manifests(self._files, root)
+        for text in wrong:
+            log.error("the archive: %s", text)
+        self._know({one.cluster: one.archived_to for one in found})
+        if any(one.early for one in found) or self._leavers.n_bytes:
+            self._persister.control.left += 1
+
+    def _know(self, by_name: dict[str, dict[str, int]]) -> None:
+        self._by_name.update(by_name)
+        self._archived = {}
+        reached = [to_s for one in self._by_name.values() for to_s in one.values()]
+        self.departure.late_before_s = max(reached, default=NOTHING_S)
+
+    def _look(self) -> None:
+        if self._stopped:
+            return
+        self._settled.look()
+        if self._config.writes and self._task is None and clock.monotonic_s() >= self._retry_at_s:
+            due = clock.monotonic_s() >= self._due_at_s or self._leavers.n_bytes >= limits.LEAVERS_BYTES_DUE
+            if due and self._clock.agrees():
+                self._begin(_Order(), _nobody)
+        self._timers.later(_LOOK_EVERY_S, self._look)
+
+    @property
+    def _retry_at_s(self) -> float:
+        return self._due_at_s if self._retry_wait_s else 0.0
+
+    def now(self, clusters: list[str], delete: bool, answer: Answer) -> None:
+        """Archive all there is; `answer` is given the counts, or the error."""
+        if not self._config.writes:
+            answer(
+                {},
+                ArchiveError(
+                    'this store has no archive: set mode = "archive" in [archive] of its configuration'
+                ),
+            )
+            return
+        self._begin(_Order(True, clusters or None, delete), answer)
+
+    def _begin(self, order: _Order, answer: Answer) -> None:
+        self._waiting.append((order, answer))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """End the timer and the helper: what it has not finished, the next start archives."""
+        self._stopped = True
+        task = self._task
+        while task is not None and not task.done():
+            if self._helper is not None:
+                self._helper.kill()
+            await asyncio.wait({task}, timeout=0.05)
+
+    # --- how
+
+    async def _work(self) -> None:
+        while self._waiting and not self._stopped:
+            order, answer = self._waiting.pop(0)
+            details: dict[str, Any] = {}
+            failure: MstoreError | None = None
+            try:
+                details = await self._archive(order)
+                if order.delete:
+                    details["freed"] = await self._free(order)
+            except MstoreError as error:
+                failure = error
+            except Exception as error:
+                failure = ArchiveError(f"the archive helper failed: {error}")
+                log.exception("nothing is archived")
+            self._account(order, details, failure)
+            told: dict[str, Any] = {name: details.get(name, 0) for name in _TOLD}
+            answer({**told, "failed": details.get("failed", [])}, failure)
+        self._task = None
+        waiting, self._waiting = self._waiting, []
+        for _, answer in waiting:
+            answer({}, ArchiveError("the store stops"))
+
+    async def _archive(self, order: _Order) -> dict[str, Any]:
+        """One pass; its counts. raises ArchiveError, StorageError"""
+        persister, began_s = self._persister, clock.monotonic_s()
+        complete = self._leavers.close()
+        self.departure.pass_begins()
+        # What is stored from here on at a time that this pass archives may be too late for it.
+        if order.everything:
+            self.departure.late_before_s = max(
+                self.departure.late_before_s, clock.now_s() + 1 + self._longest_step_s()
+            )
+        job = {
+            "store_dir": persister.spec.store_dir,
+            "instance": persister.spec.instance,
+            "segments": persister.spec.segments,
+            "segment_fds": persister.segment_fds,
+            "root": str(archive_root(persister.spec.directory, self._config)),
+            "clusters": order.clusters,
+            "everything": order.everything,
+            "freeing": order.delete,
+            "now_s": clock.now_s() if order.everything else self._settled.at_s,
+            "retention_s": persister.config.retention_s,
+            "level": self._config.compression_level,
+            "max_bytes": self._config.max_bytes,
+            "leavers": [str(path) for path in complete],
+            "parent_pid": os.getpid(),
+        }
+        done: dict[str, Any] = {}
+        self._helper = Helper("mstore.workers.archive", "the archive helper")
+        try:
+            done = await self._helper.run(job, self._progress, tuple(persister.segment_fds.values()))
+        finally:
+            self._helper = None
+            persister.slot.set("archive_permille", 0)
+            self.departure.pass_ends(done=bool(done.get("leavers_done")))
+        self._know(done["archived_to"])
+        persister.control.left += 1 if persister.control.left or order.delete or complete else 0
+        if done["leavers_done"]:
+            self._leavers.remove(complete)
+        log.info(
+            "archived %d samples in %d parts, %d bytes, in %.1f s",
+            done["n_rows"], done["n_parts"], done["n_bytes"], clock.monotonic_s() - began_s,
+        )  # fmt: skip
+        return {
+            "rows": done["n_rows"], "bytes": done["n_bytes"], "parts": done["n_parts"],
+            "days_deleted": done["n_days_deleted"], "failed": done["failed"], "lost": done["n_lost"],
+        }  # fmt: skip
+
+    def _longest_step_s(self) -> int:
+        table = self._persister.directory.series_table()
+        return int(table["step_s"].max(initial=0))
+
+    def _progress(self, line: dict[str, Any]) -> None:
+        self._persister.slot.set("archive_permille", int(1000 * line["share"]))
+
+    def _account(self, order: _Order, details: dict[str, Any], failure: MstoreError | None) -> None:
+        slot, now_s = self._persister.slot, clock.monotonic_s()
+        slot.add("archive_rows", details.get("rows", 0))
+        slot.add("archive_bytes", details.get("bytes", 0))
+        slot.add("archive_lost", details.get("lost", 0))
+        if failure is None and not details["failed"]:
+            slot.add("archive_passes")
+            self._retry_wait_s = 0.0
+            if not order.everything:
+                self._due_at_s = now_s + self._config.interval_s
+        else:
+            slot.add("archive_errors")
+            self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
+            self._due_at_s = now_s + self._retry_wait_s
+            if not self._stopped:
+                why = failure or "; ".join(details["failed"])
+                log.error("not archived: %s; memory keeps it, and it is tried again later", why)
+        slot.set("archive_behind_s", self._behind_s())
+
+    def _behind_s(self) -> int:
+        """For how long the archive has been behind retention, of the metric that is furthest behind."""
+        persister = self._persister
+        kept_from_s = persister.directory.kept_from_s(clock.now_s(), persister.config.retention_s)
+        limited = [(index, int(from_s)) for index, from_s in enumerate(kept_from_s) if from_s != KEEP_ALL_S]
+        reached = [(self._archived_to(index), from_s) for index, from_s in limited]
+        return max(0, *(from_s - to_s for to_s, from_s in reached if to_s != NOTHING_S), 0)
+
+    async def _free(self, order: _Order) -> int:
+        """Free the chunks of which everything is archived; their number."""
+        directory = self._persister.directory
+        n_freed = at = 0
+        wanted = {
+            index: self._archived_to(index)
+            for index in range(directory.counts()["n_metrics"])
+            if order.clusters is None
+            or directory.level(directory.metric(index).cluster).name in order.clusters
+        }
+        limit_of = np.full(directory.counts()["n_metrics"], NOTHING_S)
+        limit_of[list(wanted)] = list(wanted.values())
+        while at < (n_series := directory.counts()["n_series"]):
+            count = min(_FREE_SERIES, n_series - at)
+            metrics = directory.series_table()["metric"][at : at + count]
+            before_s = np.full(count, NOTHING_S)
+            known = metrics < len(limit_of)
+            before_s[known] = limit_of[metrics[known]]
+            try:
+                n_freed += self._freeing.free(at, count, before_s, Why.RETENTION)
+            except Degraded as error:
+                raise StorageError(f"not all that is archived was freed: {error}") from error
+            at += count
+            await asyncio.sleep(_FREE_PAUSE_S)
+        self._persister.slot.add("chunks_freed", n_freed)
+        return n_freed
+
+
+def _nobody(_details: dict[str, Any], _error: MstoreError | None) -> None:
+    """Who is told of a pass that nobody asked for."""

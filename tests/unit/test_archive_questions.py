@@ -1,0 +1,178 @@
+"""Every kind of question to a Reader with an archive: answered as before anything left memory, or it is said what lacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mstore.archive.questions import ArchivedQuestions, ArchiveReader
+from mstore.archive.switch import Setup, write_setup
+from mstore.config import Config
+from mstore.errors import ArchiveError
+from mstore.frames import Series
+from mstore.jobs.request import LoadRequest
+from mstore.persistence.files import Files
+from mstore.query import Request
+from mstore.query.budget import Budget, finished
+from tests import archive_rig
+from tests.archive_rig import SPAN_S, Filled
+from tests.query_rig import T0, Store, one, several
+
+END = T0 + SPAN_S
+FAR_S = 1 << 40
+
+
+class Asked(ArchivedQuestions):
+    """Over the segments of a store in this process."""
+
+    def __init__(self, store: Store, store_dir: Path, left: Callable[[], int]) -> None:
+        super().__init__(store.directory_map.segment, store.samples_map.segment, now_s=lambda: END)
+        self.archive = ArchiveReader(store_dir, self, left, Config, lambda: END)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = Store(f"mstore-{os.getpid()}-{archive_rig.name()}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def filled(store: Store, tmp_path: Path, seed: int) -> Filled:
+    """Three hosts with counters and gauges of two days."""
+    rng = np.random.default_rng(seed)
+    for host in ("f1", "f2", "f10"):
+        for thread in "012":
+            values = np.where(rng.random(3000) < 0.1, np.nan, rng.normal(size=3000))
+            store.put(store.open("flops", host, "hwthread", thread), T0, values.tolist())
+        store.put(store.open("load", host), T0, rng.normal(size=3000).tolist())
+        counts = np.cumsum(rng.integers(0, 1 << 40, 18_000))
+        for at in range(0, len(counts), 5000):
+            store.put(store.open("ops", host), T0 + 10 * at, counts[at : at + 5000].tolist(), 10)
+    (tmp_path / "store" / "run").mkdir(parents=True)
+    write_setup(Files(), tmp_path / "store", Setup(tmp_path / "archive", True))
+    return Filled(store, tmp_path / "archive")
+
+
+def answers(reader: ArchivedQuestions) -> dict[str, Any]:
+    """One of each kind, all across what is freed and what stays; comparable."""
+    start, end = T0 + 7200, T0 + 2900 * 60
+
+    def query(*args: Any, **kwargs: Any) -> Any:
+        return archive_rig.plain(reader.query("fritz", *args, start, end, **kwargs))
+
+    batch = {
+        "cluster": "fritz", "from": start, "to": end, "for-all-nodes": ["load"],
+        "queries": [{"metric": "flops", "host": "f2", "type": "hwthread", "type-ids": ["0", "2"], "resolution": 600}],
+    }  # fmt: skip
+    nodes = LoadRequest.of_nodes("fritz", start, end, END, None, ["load", "flops"], ("node", "hwthread"))
+    loaded = finished(reader.load_work(nodes, Budget()))
+    table = reader.stats("fritz/*", "flops", start, end, [50.0])
+    top = reader.top("fritz/*/*", "flops", start, end, 4, per="series")
+    return {
+        "query": query("f1", "load"),
+        "aggregate": query("f2", "flops", aggregate=True, missing="propagate"),
+        "rate": query("f10", "ops", function="rate"),
+        "average": query("f1", "load", function="moving_average", window=7000),
+        "extremes": query("f1", "load", resolution=600, algo="lttb"),
+        "many": [
+            archive_rig.plain(found)
+            for found in reader.query_many(
+                [Request("fritz", host, "load", start, end) for host in ("f1", "f2", "nobody")]
+            )
+        ],
+        "fetch": reader.fetch(batch).to_json(),
+        "load": (loaded.labels.tobytes(), loaded.packed.entries.tobytes(), bytes(loaded.packed.values)),
+        "stats": table.to_wire(),
+        "top": top.to_wire(),
+        "series": archive_rig.plain(reader.series("fritz/f1*", "flops", start, end, True)),
+        "series of a function": archive_rig.plain(
+            reader.series("*/f1,f2", "ops", start, end, function="rate", resolution=60)
+        ),
+    }
+
+
+def leave(filled: Filled, before_s: int) -> None:
+    """What is older is archived and freed."""
+    assert not filled.archive(before_s, freeing=True).failed
+    assert filled.free(before_s)
+
+
+def test_every_kind_of_question_is_answered_as_before_it_left(filled: Filled, tmp_path: Path) -> None:
+    left = 0
+    reader = Asked(filled.store, tmp_path / "store", lambda: left)
+    before = answers(reader)
+    leave(filled, T0 + 2000 * 60)
+    without = answers(reader)
+    left = 1
+    after = answers(reader)
+    for name, expected in before.items():
+        assert without[name] != expected, f"{name}: nothing of it has left, the test shows nothing"
+        assert after[name] == expected, name
+
+
+def test_memory_alone_is_asked_where_that_is_wanted(filled: Filled, tmp_path: Path) -> None:
+    reader = Asked(filled.store, tmp_path / "store", lambda: 1)
+    leave(filled, T0 + 2000 * 60)
+    asked = Request("fritz", "f1", "load", T0, T0 + 600)
+    near = Request("fritz", "f1", "load", T0, T0 + 600, archive=False)
+    both, alone = reader.query_many([asked, near])
+    assert (one(both).valid.all(), one(alone).valid.any()) == (True, False)
+    assert not one(reader.query("fritz", "f1", "load", T0, T0 + 600, archive=False)).valid.any()
+    batch = {"cluster": "fritz", "from": T0, "to": T0 + 600, "queries": [{"metric": "load", "host": "f1"}]}
+    assert not np.isfinite(reader.fetch({**batch, "archive": False})[0][0].values).any()
+    assert np.isfinite(reader.fetch(batch)[0][0].values).all()
+
+
+def test_what_of_the_archive_is_missing_is_said_by_every_kind_of_answer(
+    filled: Filled, tmp_path: Path
+) -> None:
+    reader = Asked(filled.store, tmp_path / "store", lambda: 1)
+    leave(filled, T0 + 2000 * 60)
+    damaged = sorted(filled.root.glob("cluster=*/*/*.parquet"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    where = str(damaged)
+    answer = one(reader.query("fritz", "f1", "load", T0, END))
+    assert where in answer.why
+    assert answer.valid.any()
+    listed = several(reader.query("fritz", "f1", "flops", T0, END, type="hwthread"))
+    assert [where in series.why for series in listed] == [True] * 3
+    loaded = finished(
+        reader.load_work(LoadRequest.of_nodes("fritz", T0, END, END, ["f1"], ["load"]), Budget())
+    )
+    assert [where in str(error) for error in loaded.errors()] == [True]
+    series = reader.series("fritz/f1", "load", T0, END, True)
+    assert isinstance(series, Series)
+    assert where in series.why
+    batch = {"cluster": "fritz", "from": T0, "to": END, "queries": [{"metric": "load", "host": "f1"}]}
+    for ask in (
+        lambda: reader.fetch(batch),
+        lambda: reader.stats("fritz/f1", "load", T0, END),
+        lambda: reader.top("fritz/f1", "load", T0, END),
+    ):
+        with pytest.raises(ArchiveError, match="part of the archive is missing"):
+            ask()
+
+
+def test_hosts_that_are_gone_from_memory_are_found_by_their_names_and_by_patterns(
+    filled: Filled, tmp_path: Path
+) -> None:
+    left = 0
+    reader = Asked(filled.store, tmp_path / "store", lambda: left)
+    before = reader.stats("fritz/*", "load", T0, END).to_wire()
+    assert not filled.archive(FAR_S, freeing=True).failed
+    left = 1
+    for slot in range(filled.store.writer.counts()["n_series"]):
+        filled.store.samples.free_series(slot)
+    assert reader.stats("fritz/*", "load", T0, END).to_wire() == before
+
+
+def test_a_store_without_an_archive_asks_memory(filled: Filled, tmp_path: Path) -> None:
+    reader = Asked(filled.store, tmp_path / "another", lambda: 1)
+    assert not reader.archive.switch.reads
+    assert one(reader.query("fritz", "f1", "load", T0, T0 + 600)).valid.all()
