@@ -36,12 +36,22 @@ def pytest_configure(config: pytest.Config) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def pytest_sessionstart() -> None:
-    """libuv opens a pipe with its first loop and keeps it as long as the process lives: no test's leak."""
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what is there already. libuv opens a pipe with its first loop and keeps it as long as the process lives: no test's leak."""
     with contextlib.suppress(ImportError):
         import uvloop
 
         uvloop.new_event_loop().close()
+    session.config.stash[_AT_FIRST] = _Held(_children(), set(), _segments())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Side by side, a test cannot tell whose a segment is unless it started that store: what is left is seen at the end."""
+    if hasattr(session.config, "workerinput"):
+        return
+    if left := _Held(_children(), set(), _segments()).more_than(session.config.stash[_AT_FIRST]):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nleft behind by this run:\n  " + "\n  ".join(left))
 
 
 def pytest_report_header() -> str:
@@ -68,7 +78,7 @@ class _Held:
 
     @classmethod
     def now(cls) -> _Held:
-        return cls(_children(), _descriptors(), {n for n in os.listdir("/dev/shm") if n.startswith("mstore")})
+        return cls(_children(), _descriptors(), _segments())
 
     def more_than(self, before: _Held) -> list[str]:
         new = [f"child process {pid}: {self.children[pid]}" for pid in self.children.keys() - before.children]
@@ -76,6 +86,13 @@ class _Held:
         segments = self.segments - before.segments
         strangers = _strangers_use_mstore() if segments else False
         return new + [f"shared memory /dev/shm/{name}" for name in segments if _ours(name) or not strangers]
+
+
+_AT_FIRST = pytest.StashKey[_Held]()
+
+
+def _segments() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith("mstore")}
 
 
 def _children() -> dict[int, str]:
