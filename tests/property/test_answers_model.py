@@ -314,8 +314,35 @@ def test_every_question_by_selector_equals_that_of_dicts_of_samples(seed: int) -
             assert [one.path for one in found if known.get(one.path)] == with_metric
             check_series(found, [known.get(one.path, []) for one in found], factor, algo, span)
             check_above(model, both, rng, asked, metric, levels, now)
+            check_query_and_fetch(model, both, rng, metric, span)
     finally:
         store.close()
+
+
+def check_query_and_fetch(
+    model: Model, both: Both, rng: random.Random, metric: str, span: tuple[int, int]
+) -> None:
+    """One host: itself, or some ids of a kind of part, each alone or together."""
+    cluster, host = rng.choice([line.path[:2] for line in model.lines if line.metric == metric])
+    kind, together = rng.choice([None, "core", "socket"]), rng.random() < 0.5
+    ids = rng.choice([["0"], ["1", "7", "0"], ["10", "0"]])
+    names = [[]] if kind is None else [[f"{kind}{one}"] for one in ids]
+    parts = [model.below((cluster, host, *name), metric) for name in names]
+    if together:
+        parts = [sorted((line for lines in parts for line in lines), key=lambda line: line.ref)]
+    factor, algo = rng.choice([1, 2, 7]), rng.choice(sorted(PICK))
+    step, mean = SPECS[metric].step_s, SPECS[metric].aggregation == "avg"
+    shape = {"resolution": factor * step if factor > 1 else 0}
+    levels = {} if kind is None else {"type": kind, "type_ids": ids}
+    found = both.query(cluster, host, metric, *span, **levels, aggregate=together, algo=algo, **shape)
+    check_series(found if isinstance(found, list) else [found], parts, factor, algo, span)
+    query = {"metric": metric, "host": host, "aggreg": together, **shape}
+    if kind is not None:
+        query |= {"type": kind, "type-ids": ids}
+    request = {"cluster": cluster, "from": span[0], "to": span[1], "queries": [query], "resample-algo": algo}
+    (row,) = both.fetch(request)
+    for series, lines in zip(row, parts, strict=True):
+        assert near_view(series, series, lines, list(range(*span, step)), mean, factor, algo), series.path
 
 
 def check_top(
@@ -467,9 +494,10 @@ def near_view(
     series: Series, figures: Any, children: list[Line], times: list[int], mean: bool, factor: int, algo: str
 ) -> bool:
     """A series of a view and its statistics are those of the samples: each time is answered by the slot that contains it."""
-    at = [
-        children[0].first + (t - children[0].first + 30) // 60 * 60 for t in times
-    ] if children else times  # fmt: skip
+    at = times
+    if children:
+        first, step = children[0].first, children[0].step
+        at = [first + (t - first + step // 2) // step * step for t in times]
     native = united(children, at, mean)
     there = [value for value in native if value is not None]
     low, high, middle = (min(there), max(there), sum(there) / len(there)) if there else (math.nan,) * 3

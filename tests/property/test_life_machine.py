@@ -121,7 +121,7 @@ class World:
             found.setdefault(name, {}).update(piece.samples)
         return {name: samples for name, samples in found.items() if samples}
 
-    def check(self) -> None:
+    def assert_as_in_plain_python(self) -> None:
         assert self.served() == {name: samples for name, samples in self.model.items() if samples}
 
     # --- samples
@@ -359,7 +359,7 @@ def test_what_is_freed_and_what_is_not_is_the_same_in_memory_in_the_files_and_in
                     world.crash()
                 case "busy":
                     await world.busy()
-            world.check()
+            world.assert_as_in_plain_python()
 
     try:
         asyncio.run(asyncio.wait_for(play(), 300))
