@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Note what is there already. libuv opens a pipe with its first loop and keeps it as long as the process lives: no test's leak."""
+    """Note what is there already: libuv opens a pipe with its first loop and keeps it for good, which is no test's leak."""
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -37,7 +37,7 @@ def test_a_store_runs_by_the_metric_stores_own_file(serve: Callable[..., Server]
             3, 1, {"unknown_metric": 1, "too_late": 1},
         )  # fmt: skip
         assert {one.name: (one.step_s, one.aggregation) for one in client.metrics("c")} == {
-            "cpu_load": (60, "none"), "flops_any": (10, "sum"), "mem_bw": (60, "avg"),
+            "cpu_load": (60, "none"), "flops_any": (10, "sum"),
         }  # fmt: skip
         assert client.query("c", "h", "flops_any", now, now + 10).values.tolist() == [4.0]
     assert "addr" in server.log_text(), "what is not followed is told"

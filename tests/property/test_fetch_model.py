@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.query_rig import T0, Store
+from tests.unplugged import unplugged
 
 STEPS = {"load": 60, "flops": 60, "ops": 10}
 CORES = [str(core) for core in range(4)]
@@ -113,7 +114,9 @@ def test_every_entry_equals_that_of_a_dict_of_samples(seed: int, n: int) -> None
             "queries": queries,
             "resample-algo": "average",
         }
-        results = store.reader.fetch(document).to_dict()["results"]
+        answer = store.reader.fetch(document)
+        assert unplugged(store.reader, T0).fetch(document).to_json() == answer.to_json()
+        results = answer.to_dict()["results"]
         assert [len(row) for row in results] == [len(row) for row in wanted]
         for query, row, wanted_row in zip(queries, results, wanted, strict=True):
             for found, one in zip(row, wanted_row, strict=True):
