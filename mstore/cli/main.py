@@ -28,6 +28,7 @@ from mstore.cli import (
     follow,
     imports,
     info,
+    job,
     life,
     look,
     query,
@@ -41,7 +42,8 @@ from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
 _COMMANDS = (
-    demo, store, check, backup, debug, dump, write, query, follow, look, info, life, imports, exports, simulate, collect,
+    demo, store, check, backup, debug, dump, write, query, job, follow, look, info, life, imports, exports, simulate,
+    collect,
 )  # fmt: skip
 
 
