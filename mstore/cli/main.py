@@ -36,13 +36,14 @@ from mstore.cli import (
     simulate,
     store,
     streams,
+    top,
     write,
 )
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
 _COMMANDS = (
-    demo, store, check, backup, debug, dump, write, query, job, follow, look, info, life, imports, exports, simulate,
+    demo, store, check, backup, debug, dump, write, query, job, follow, top, look, info, life, imports, exports, simulate,
     collect,
 )  # fmt: skip
 

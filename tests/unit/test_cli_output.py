@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def test_a_picture_is_drawn_by_query(run: Run, tmp_path: Path) -> None:
 def test_without_matplotlib_a_picture_says_what_to_install(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingLibrary, match=r"mstore\[plot\]"):
         picture([Panel("load", "W", [line("n1", [1])])], "", "png")
     status, out, err = run("n1", "cpu_load", "--plot", str(tmp_path / "x.png"))
