@@ -83,7 +83,8 @@ def _news(model: Model, look: Look) -> list[Line]:
     """What must not be overlooked."""
     lines: list[Line] = []
     if model.trouble:
-        lines.append([(f"{model.trouble}; trying again, this is what was seen last", "bad")])
+        lines.append([(model.trouble, "bad")])
+        lines.append([("trying again; what is below was seen last", "warn")])
     elif model.late_s:
         lines.append(
             [(f"no answer for {model.late_s:.0f} s: the store is busy, is being started, or hangs", "warn")]
@@ -309,7 +310,7 @@ def _cells(shown: HostValues, width: int, height: int, low: float, high: float) 
             lines.append([])
     scale: Line = [(f"{render.number(low, 4)} ", "dim")]
     scale += [(BARS[i], f"heat{i * N_HEATS // len(BARS)}") for i in range(len(BARS))]
-    what = "a host each" if each == 1 else f"the largest of {each}"
+    what = "a host each" if each == 1 else f"largest of {each}"
     return [*lines, [*scale, (f" {render.number(high, 4)}, {what}, · none", "dim")]]
 
 

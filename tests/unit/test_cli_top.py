@@ -91,7 +91,7 @@ def test_a_store_that_does_not_answer_is_said_until_it_answers_again() -> None:
     made = model(look(0))
     made.failed("no store answers", 1.0)
     made.failed("no store answers at all", 3.0)
-    assert "no store answers at all; trying again, this is what was seen last" in screen(made)
+    assert "no store answers at all\ntrying again; what is below was seen last" in screen(made)
     assert "cpu_load" in screen(made)
     made.add(look(5))
     assert (made.trouble, made.note) == ("", "answers again, after 4 s")
@@ -170,7 +170,7 @@ def test_many_hosts_have_a_cell_each_or_the_largest_of_several() -> None:
     made = model(look(0, 1000))
     assert "a host each" in screen(made, 200, 49)
     small = screen(made)
-    assert "the largest of" in small
+    assert "largest of" in small
     assert "f1000       999" in small  # the busiest stands first
 
 
@@ -347,7 +347,8 @@ def test_a_pause_is_shown_and_a_store_that_is_gone_is_said() -> None:
     shown = pilot(made, answer, ["p"])
     assert made.paused
     assert "ready  paused" in shown
-    assert "the store is starting: 40%; trying again" in shown
+    assert "the store is starting: 40%" in shown
+    assert "trying again" in shown
 
 
 def test_an_optional_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
