@@ -71,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+_PLAIN = str.maketrans("─█▁▂▃▄▅▆▇·…", "-#_.,-=+*. ")
+"""For terminals without Unicode."""
+
+
 def _print(model: Model, utc: bool) -> None:
     from mstore.cli.top_frame import WIDTH_MIN, frame, plain
 
@@ -79,7 +83,9 @@ def _print(model: Model, utc: bool) -> None:
     while rows and not rows[-1]:
         rows.pop()
     for row in rows:
-        if common.colours():
+        if not common.unicode_ok():
+            print(plain(row).translate(_PLAIN).encode("ascii", "replace").decode())
+        elif common.colours():
             print("".join(render.paint(text, _COLOURS[style]) if style else text for text, style in row))
         else:
             print(plain(row))

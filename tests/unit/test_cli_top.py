@@ -276,6 +276,16 @@ def test_once_prints_one_frame_without_textual(
     assert "\x1b" not in out
 
 
+def test_once_is_plain_letters_where_there_is_no_unicode(
+    client: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "unicode_ok", lambda stream=None: False)
+    assert cli.main(["top", "--once"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert "-- traffic -" in out
+
+
 def test_without_a_terminal_the_command_points_to_once(
     client: Asked, capsys: pytest.CaptureFixture[str]
 ) -> None:
