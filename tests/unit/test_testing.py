@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
+import sys
 import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +199,17 @@ def test_what_is_no_frame_of_the_protocol_is_refused() -> None:
 
         with pytest.raises(ProtocolError):
             run(send())  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_documentation_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send_load(client: mstore.Client, host: str, value: float, at: int) -> None:
+        client.put("fritz", host, {"cpu_load": value}, at)
+
+    module = ModuleType("mycollector")
+    module.send_load = send_load  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mycollector", module)
+    text = (Path(__file__).parents[2] / "docs" / "testing-your-code.md").read_text()
+    names: dict[str, Any] = {}
+    exec(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0], names)
+    names["test_the_load_is_sent_under_the_hosts_name"]()
+    assert "send_load" in names
