@@ -73,7 +73,8 @@ def band(found: Sequence[Series]) -> tuple[Floats, Floats, Floats, Floats]:
     for series in found:
         at, values = np.searchsorted(times, series.times_ms[series.valid]), drawn(series)[series.valid]
         low[at], high[at] = np.fmin(low[at], values), np.fmax(high[at], values)
-        total[at] += values
+        with np.errstate(over="ignore", invalid="ignore"):  # sums beyond float64, and of both infinities
+            total[at] += values
         n[at] += 1
     mean = np.divide(total, n, out=np.full(len(times), np.nan), where=n > 0)
     return times / 1000, low, mean, high

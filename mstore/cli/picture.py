@@ -30,6 +30,12 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#
 _INCHES = {1: (9.0, 4.0), 2: (5.4, 2.7), 3: (4.4, 2.3)}
 """Width and height of a panel, by how many stand side by side."""
 _DPI = 110
+_VALUE_MAX = 1e300
+_OPTIONS = {
+    "svg.hashsalt": "mstore", "text.parse_math": False, "font.size": 9.0, "axes.titlesize": 9.5,
+    "path.simplify_threshold": 0.3,
+}  # fmt: skip
+"""The same input is the same file: no random ids, no date. Names are no formulas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +62,7 @@ def picture(panels: Sequence[Panel], title: str, kind: str, *, utc: bool = False
     n_across = 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3
     n_down = -(-len(panels) // n_across)
     wide, high = _INCHES[n_across]
-    # The same input is the same file: no date, no random ids.
-    with rc(
-        {"svg.hashsalt": "mstore", "font.size": 9.0, "axes.titlesize": 9.5, "path.simplify_threshold": 0.3}
-    ):
+    with rc(_OPTIONS):
         figure = figures.Figure(figsize=(wide * n_across, high * n_down + 0.4), layout="constrained")
         axes = figure.subplots(n_down, n_across, squeeze=False).ravel()
         for ax, panel in zip(axes, panels, strict=False):
@@ -77,11 +80,13 @@ def _draw(ax: Any, panel: Panel, utc: bool) -> None:
     if len(panel.series) <= LINES_MAX:
         for (name, series), colour in zip(panel.series, _COLOURS, strict=False):
             # A sample between two gaps is no line: it needs a dot.
-            style = {"marker": ".", "markersize": 2.5} if _has_loners(drawn(series)) else {}
-            ax.plot(_dates(series.times_ms), drawn(series), color=colour, linewidth=1.1, label=name, **style)
+            values = _bounded(drawn(series))
+            style = {"marker": ".", "markersize": 2.5} if _has_loners(values) else {}
+            ax.plot(_dates(series.times_ms), values, color=colour, linewidth=1.1, label=name, **style)
     else:
         times, lowest, mean, highest = band([series for _, series in panel.series])
         dates = _dates((times * 1000).astype(np.int64))
+        lowest, mean, highest = map(_bounded, (lowest, mean, highest))
         ax.fill_between(dates, lowest, highest, color=_COLOURS[0], alpha=0.25, linewidth=0)
         ax.plot(dates, mean, color=_COLOURS[0], linewidth=1.1)
         ax.set_title(f"mean and span of {len(panel.series)}", loc="right", fontsize=7, color="0.35")
@@ -120,6 +125,11 @@ def _legends(figure: Any, axes: Any, panels: Sequence[Panel]) -> None:
     for ax, names in lined:
         if len(names) > 1:
             ax.legend(loc="upper right", fontsize=7, ncols=2 if len(names) > 3 else 1, framealpha=0.7)
+
+
+def _bounded(values: Floats) -> Floats:
+    """Without infinities, and without what lies so near the end of float64 that an axis of it would overflow."""
+    return np.where(np.isfinite(values), np.clip(values, -_VALUE_MAX, _VALUE_MAX), np.nan)
 
 
 def _dates(times_ms: Any) -> Any:

@@ -182,6 +182,18 @@ def test_the_same_series_make_the_same_file() -> None:
     assert svg(panel) == svg(panel)
 
 
+@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize(
+    "values",
+    [[1.0], [5.0] * 9, [1e308, -1e308], [1e-320, 5e-320], [1, float("inf"), -float("inf"), 2], [0.0] * 3],
+)
+def test_any_numbers_can_be_drawn(values: list[float], kind: str) -> None:
+    panel = Panel("a $name$ of $x$", "$W$", [line("a", values), line("b$^_", [1.0, 2.0])])
+    assert len(picture([panel], "$title_{", kind, utc=True)) > 1000
+    many = Panel("a band", "", [line(str(i), values) for i in range(LINES_MAX + 1)])
+    assert len(picture([many], "", kind, utc=True)) > 1000
+
+
 def test_too_many_panels_are_refused() -> None:
     panel = Panel("load", "W", [line("n1", [1])])
     with pytest.raises(InvalidRequest, match="choose metrics"):
