@@ -24,9 +24,11 @@ from mstore.errors import InvalidRequest, MissingLibrary
 if TYPE_CHECKING:
     from mstore.frames import Series
 
-_PACKAGES = {
-    "pandas": "pandas", "polars": "polars", "xarray": "xarray", "pyarrow": "pyarrow", "matplotlib": "matplotlib",
+_EXTRAS = {
+    "pandas": "frames", "polars": "frames", "xarray": "frames", "pyarrow": "archive", "matplotlib": "plot",
+    "textual": "top",
 }  # fmt: skip
+"""Library -> the extra of mstore that installs it."""
 
 
 def library(name: str) -> Any:
@@ -34,9 +36,10 @@ def library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        package = _PACKAGES[name.partition(".")[0]]
+        package = name.partition(".")[0]
         raise MissingLibrary(
-            f"{package} is not installed, and this needs it: pip install {package}", package=package
+            f"{package} is not installed, and this needs it: pip install {package}, or 'mstore[{_EXTRAS[package]}]'",
+            package=package,
         ) from error
 
 
@@ -125,32 +128,40 @@ def side_by_side(found: Sequence[Series]) -> Any:
 def long_table(found: Iterable[Series]) -> Any:
     """Several series as one pyarrow.Table, a row a sample: time, cluster, host, level, metric, value. Gaps are left out.
 
-    Values are float64, or uint64 where all are. raises InvalidRequest for several columns, MissingLibrary
+    Values are float64, or uint64 where all are. Series of several columns have these in the place of value, null where a
+    row lacks one. The unit is in the schema's metadata where all have the same.
+    raises InvalidRequest for series whose columns differ, MissingLibrary
     """
     pyarrow = library("pyarrow")
     parts = list(found)
-    if any(series.columns for series in parts):
-        raise InvalidRequest("series of several columns have no single value: convert them one by one")
-    unsigned = bool(parts) and all(series.values.dtype.kind == "u" for series in parts)
-    tables = []
-    for series in parts:
-        kept = series.valid
-        n = int(np.count_nonzero(kept))
-        names = (
-            ("cluster", series.cluster),
-            ("host", series.host),
-            ("level", level_of(series)),
-            ("metric", series.metric),
-        )
-        columns = {"time": pyarrow.array(_stamps(series)[kept], pyarrow.timestamp("ms", "UTC"))}
-        columns |= {name: pyarrow.array([text] * n, pyarrow.string()) for name, text in names}
-        columns["value"] = pyarrow.array(series.values[kept].astype(np.uint64 if unsigned else np.float64))
-        tables.append(pyarrow.table(columns))
-    if not tables:
-        names_only = [(name, pyarrow.string()) for name in ("cluster", "host", "level", "metric")]
-        stamps = pyarrow.timestamp("ms", "UTC")
-        return pyarrow.schema([("time", stamps), *names_only, ("value", pyarrow.float64())]).empty_table()
-    return pyarrow.concat_tables(tables)
+    names = parts[0].columns if parts else ()
+    if any(series.columns != names for series in parts):
+        raise InvalidRequest("series of different columns have no table in common: convert them one by one")
+    schema = _long_schema(pyarrow, parts, names or ("value",))
+    tables = [_long_rows(pyarrow, series, schema) for series in parts]
+    return pyarrow.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _long_schema(pyarrow: Any, parts: Sequence[Series], names: Sequence[str]) -> Any:
+    fields = [("time", pyarrow.timestamp("ms", "UTC"))]
+    fields += [(name, pyarrow.string()) for name in ("cluster", "host", "level", "metric")]
+    for name in names:
+        kinds = {_columns(series)[name][0].dtype.kind for series in parts}
+        fields.append((name, pyarrow.uint64() if kinds == {"u"} else pyarrow.float64()))
+    units = {series.unit for series in parts}
+    return pyarrow.schema(fields, {"unit": units.pop()} if len(units) == 1 else None)
+
+
+def _long_rows(pyarrow: Any, series: Series, schema: Any) -> Any:
+    """The rows of one series that have a sample."""
+    kept = series.valid.any(axis=1) if series.columns else series.valid
+    texts = (series.cluster, series.host, level_of(series), series.metric)
+    columns = [pyarrow.array(_stamps(series)[kept], schema.field("time").type)]
+    columns += [pyarrow.repeat(pyarrow.scalar(text), int(np.count_nonzero(kept))) for text in texts]
+    for name, (values, valid) in _columns(series).items():
+        stored = np.uint64 if pyarrow.types.is_uint64(schema.field(name).type) else np.float64
+        columns.append(pyarrow.array(values[kept].astype(stored), mask=~valid[kept]))
+    return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
 def labels(found: Sequence[Series]) -> list[str]:

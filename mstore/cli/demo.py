@@ -212,8 +212,8 @@ def show_live(client: Any, simulator: Simulator, seconds: int) -> None:
 def show_queries(client: Any, directory: Path, span_s: int) -> list[Series]:
     """The nodes' power as a table, and one node's course as a plot; what was answered."""
     import mstore
+    from mstore.cli.courses import summary
     from mstore.cli.look import sorted_naturally
-    from mstore.cli.query import summary
 
     now = clock.now_s()
     hosts = sorted_naturally(client.children("demo"))

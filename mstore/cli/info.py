@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         return prediction.run(args)
     if args.config is not None or args.nodes is not None:
         raise InvalidRequest("--config and --nodes belong to --predict")
-    if found := _while_it_starts(args):
+    if found := while_it_starts(args):
         if args.json:
             common.print_json(found, indent=2)
         else:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _while_it_starts(args: argparse.Namespace) -> dict[str, Any]:
+def while_it_starts(args: argparse.Namespace) -> dict[str, Any]:
     """The figures of a store that still reads its files, from control.sock; empty in every other case.
 
     Only the store's own user may ask there. Others wait at query.sock, as senders do, until it is ready.
@@ -96,15 +96,16 @@ def _while_it_starts(args: argparse.Namespace) -> dict[str, Any]:
 
 def starting(found: dict[str, Any]) -> list[str]:
     """The lines of `mstore info` while a store starts."""
-    return [*_head(found), "", *_section("start", _start(found))]
+    return [*_head(found), "", *_section("start", [how_far(found)])]
 
 
-def _start(found: dict[str, Any]) -> list[str]:
+def how_far(found: dict[str, Any]) -> str:
+    """How far a start has come."""
     reading = found.get("recovery") or {}
     if not reading:
-        return ["the files are about to be read; senders wait"]
+        return "the files are about to be read; senders wait"
     size = f"{render.size(reading['done_bytes'])} of {render.size(reading['all_bytes'])}"
-    return [f"reading {reading['phase']}: {reading['percent']:.0f}%, {size}{_left(reading)}; senders wait"]
+    return f"reading {reading['phase']}: {reading['percent']:.0f}%, {size}{_left(reading)}; senders wait"
 
 
 def _left(progress: dict[str, Any]) -> str:

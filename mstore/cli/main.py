@@ -29,6 +29,7 @@ from mstore.cli import (
     follow,
     imports,
     info,
+    job,
     life,
     look,
     query,
@@ -36,14 +37,15 @@ from mstore.cli import (
     simulate,
     store,
     streams,
+    top,
     write,
 )
 from mstore.errors import ConfigError, InvalidRequest, MstoreError
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
 _COMMANDS = (
-    demo, store, check, backup, archive, debug, dump, write, query, follow, look, info, life, imports, exports, simulate,
-    collect,
+    demo, store, check, backup, archive, debug, dump, write, query, job, follow, top, look, info, life, imports, exports,
+    simulate, collect,
 )  # fmt: skip
 
 

@@ -142,3 +142,17 @@ def _time_axis(start: float, stop: float, columns: int, utc: bool, rule: str, ma
             + text
         )
     return "".join(line), told
+
+
+def legend(names: list[str], lines_max: int = 3) -> list[str]:
+    """The series' names in their colours, as many as fit on a few lines."""
+    lines, room = [""], 0
+    for index, name in enumerate(names):
+        if index and room + len(name) + 2 > common.width():
+            if len(lines) == lines_max:
+                return [*lines, f"  ... {len(names) - index} more"]
+            lines.append("")
+            room = 0
+        lines[-1] += "  " + render.paint(name, render.SERIES_COLOURS[index % len(render.SERIES_COLOURS)])
+        room += len(name) + 2
+    return lines

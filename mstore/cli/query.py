@@ -1,14 +1,13 @@
-"""`mstore query`: one metric of one or several hosts, as a table, CSV, JSON or a plot."""
+"""`mstore query`: one metric of one or several hosts, as a table, CSV, JSON, Parquet or a plot."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mstore import choices, clock
-from mstore.cli import common, render
+from mstore.cli import common, output, streams
+from mstore.cli.reasons import reason
 from mstore.errors import ConfigError, InvalidRequest, InvalidTimeRange
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 NAMES = ("query",)
 ROWS_DEFAULT = 20
-EMPTY_ROWS_MAX = 3
-"""More empty rows than this at either end of a table become one line."""
 SLOTS_MAX = 5_000_000
 """Beyond this many values Python would print for minutes; programs have `mstore.connect` and `mstore.attach`."""
 
@@ -55,7 +52,7 @@ def add(commands: common.Commands) -> None:
         "--aggregate", action="store_true", help="one series out of all ids, by the metric's own rule"
     )
     _add_shape(parser)
-    parser.add_argument("--format", choices=("table", "csv", "json", "plot"), default="table")
+    output.add(parser, ("table", "csv", "json", "parquet", "plot"))
     rows_help = f"rows of a table, half from each end; 0 = all (default: {ROWS_DEFAULT})"
     parser.add_argument("--rows", type=int, default=ROWS_DEFAULT, metavar="N", help=rows_help)
     parser.add_argument("--utc", action="store_true", help="show times in UTC instead of the local zone")
@@ -95,6 +92,7 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    wanted = output.wanted(args)
     hosts = _hosts(args)
     start, end = _range(args)
     found: list[Series] = []
@@ -108,21 +106,34 @@ def run(args: argparse.Namespace) -> int:
                 max_gap=args.max_gap,
             )  # fmt: skip
             found += answer if isinstance(answer, list) else [answer]
-    n_slots = sum(len(series) for series in found)
+        empty = not any(len(series) and series.valid.any() for series in found)
+        why = reason(client, args, hosts[0], found) if empty else ""
+    _refuse_too_many(sum(len(series) for series in found))
+    if not empty or wanted.text in ("csv", "json", "parquet"):
+        _show(found, args, wanted)
+    if empty:
+        streams.complain(f"mstore: {args.cluster}/{args.host} {args.metric}: {why}")
+    return 1 if empty else 0
+
+
+def _refuse_too_many(n_slots: int) -> None:
     if n_slots > SLOTS_MAX:
         raise InvalidRequest(
             f"{n_slots:,} values, gaps included, are too many to print (at most {SLOTS_MAX:,}):"
             " ask for a shorter time, or for fewer with --resolution"
         )
-    empty = not any(len(series) and series.valid.any() for series in found)
-    if not empty or args.format in ("csv", "json"):
-        FORMATS[args.format](found, args)
-    if not empty:
-        return 0
-    why = next((series.why for series in found if series.why), "no samples in this time range")
-    sys.stdout.flush()
-    sys.stderr.write(f"mstore: {args.cluster}/{args.host} {args.metric}: {why}\n")
-    return 1
+
+
+def _show(found: list[Series], args: argparse.Namespace, wanted: output.Wanted) -> None:
+    from mstore.cli import formats
+
+    if wanted.picture:
+        wanted.save(formats.as_picture(found, args, wanted.picture))
+    elif wanted.text == "parquet":
+        wanted.save(formats.as_parquet(found, args))
+    else:
+        with wanted.printed():
+            formats.PRINTED[wanted.text](found, args)
 
 
 def _hosts(args: argparse.Namespace) -> list[str]:
@@ -147,243 +158,3 @@ def _range(args: argparse.Namespace) -> tuple[int, int]:
     if start > end:
         raise InvalidTimeRange(f"--from {args.start} is after --to {args.end}")
     return start, end
-
-
-# --- names and headings
-
-
-def names_of(found: list[Series]) -> list[str]:
-    """What tells the series apart: the parts of their paths that differ, "value" for a single one."""
-    if len(found) == 1:
-        return ["value"]
-    several_hosts = len({series.host for series in found}) > 1
-    names = []
-    for series in found:
-        below = [series.type + series.type_id, series.subtype + series.subtype_id]
-        parts = ([series.host] if several_hosts else []) + [part for part in below if part]
-        names.append("/".join(parts) or series.host)
-    return names
-
-
-def heading(found: list[Series], args: argparse.Namespace) -> str:
-    first = found[0]
-    unit = f" [{first.unit}]" if first.unit else ""
-    step = ("every " if first.step else "") + render.step(first.step)
-    if _picked(args):
-        step = f"lttb of {render.step(args.resolution)}"
-    start, end = first.start, max(series.end for series in found)
-    one_day = render.clock(start, args.utc, "%j") == render.clock(end, args.utc, "%j")
-    until = render.clock(end, args.utc, "%H:%M" if one_day else "%Y-%m-%d %H:%M")
-    range_text = (
-        f"{render.clock(start, args.utc, '%Y-%m-%d %H:%M')} to {until} {render.zone(start, args.utc)}"
-    )
-    how = (
-        f", {first.aggregation} of {first.n_series} series"
-        if first.aggregation and first.n_series > 1
-        else ""
-    )
-    title = f"{first.cluster or args.cluster}/{args.host}  {first.metric or args.metric}{unit}"
-    if args.function:
-        window = f" over {render.step(args.window)}" if args.window else ""
-        step = f"{args.function.replace('_', ' ')}{window}, {step}"
-    details = f"{step}{how}, {range_text}"
-    fits = render.columns_of(title) + 2 + render.columns_of(details) <= common.width()
-    return ("  " if fits else "\n").join(
-        [render.paint(title, render.BOLD), render.paint(details, render.DIM)]
-    )
-
-
-def _flat(found: list[Series]) -> list[tuple[str, Series]]:
-    """(name, series with one column): a stamped series of several columns becomes one for each."""
-    flat = []
-    for name, series in zip(names_of(found), found, strict=True):
-        if series.columns:
-            prefix = "" if len(found) == 1 else f"{name} "
-            flat += [(prefix + column, series.column(column)) for column in series.columns]
-        else:
-            flat.append((name, series))
-    return flat
-
-
-# --- formats
-
-
-def as_table(found: list[Series], args: argparse.Namespace) -> None:
-    flat = _flat(found)
-    print(heading(found, args))
-    rows, heads = _rows(flat, args)
-    wide = [max(map(render.columns_of, column)) for column in zip(heads, *rows, strict=True)]
-    if sum(wide) + 2 * len(wide) - 2 <= common.width():
-        print("\n".join(_shortened(render.table(heads, rows, "<" + ">" * len(flat)), rows, args.rows)))
-    else:
-        print("\n".join(summary(flat)))
-        print(
-            render.paint("too many series to stand side by side: --format csv prints every value", render.DIM)
-        )
-
-
-def _shortened(lines: list[str], rows: list[list[str]], n_rows: int) -> list[str]:
-    """A table's lines without many empty rows at its ends and, when they are still too many, without the middle."""
-    if n_rows <= 0:
-        return lines
-    filled = [place for place, row in enumerate(rows) if any(cell != "-" for cell in row[1:])]
-    first, stop = (filled[0], filled[-1] + 1) if filled else (0, len(rows))
-    first = first if first > EMPTY_ROWS_MAX else 0
-    stop = stop if len(rows) - stop > EMPTY_ROWS_MAX else len(rows)
-    shown = lines[2 + first : 2 + stop]
-    if len(shown) > n_rows + 1:
-        head, tail = n_rows - n_rows // 2, n_rows // 2
-        left_out = f"... {len(shown) - n_rows:,} rows left out (--rows 0 prints all)"
-        shown = [*shown[:head], render.paint(left_out, render.DIM), *(shown[-tail:] if tail else [])]
-    before = [render.paint(f"... {first:,} slots without a sample", render.DIM)] if first else []
-    after = (
-        [render.paint(f"... {len(rows) - stop:,} slots without a sample", render.DIM)]
-        if stop < len(rows)
-        else []
-    )
-    return [*lines[:2], *before, *shown, *after]
-
-
-def summary(flat: list[tuple[str, Series]], columns: int | None = None) -> list[str]:
-    """One line a series: how many samples, smallest, mean, largest, last, and its course in the room left."""
-    from mstore.display import sparkline
-
-    rows = []
-    for name, series in flat:
-        stats = series.stats
-        told = [render.number(None)] * 4
-        if stats.count:
-            told = [render.number(float(one), 5) for one in (stats.min, stats.avg, stats.max, stats.last)]
-        rows.append([name, f"{stats.count:,}", *told])
-    heads = ("series", "samples", "min", "mean", "max", "last")
-    plain = render.table(heads, rows, "<>>>>>", colour=False)
-    room = (columns or common.width()) - max(map(render.columns_of, plain)) - 2
-    if room < 8 or not common.unicode_ok():
-        return render.table(heads, rows, "<>>>>>")
-    for row, (_, series) in zip(rows, flat, strict=True):
-        row.append(sparkline(series.values, series.valid, min(room, 40)))
-    return render.table((*heads, ""), rows, "<>>>>>")
-
-
-def _rows(flat: list[tuple[str, Series]], args: argparse.Namespace) -> tuple[list[list[str]], list[str]]:
-    """Cells of a time table: the union of all times, "-" where a series has no sample."""
-    times = _all_times(flat)
-    stamped = _in_ms(flat, args)
-    one_day = (
-        len(times) and len({render.clock(ms / 1000, args.utc, "%j %Y") for ms in (times[0], times[-1])}) == 1
-    )
-    layout = "%H:%M:%S" if one_day else "%Y-%m-%d %H:%M:%S"
-    columns = [_by_time(series) for _, series in flat]
-    rows = []
-    for ms in times:
-        shown = render.clock(ms // 1000, args.utc, layout) + (f".{ms % 1000:03}" if stamped else "")
-        rows.append([shown, *(render.number(column.get(ms)) for column in columns)])
-    return rows, ["time", *(name for name, _ in flat)]
-
-
-def _picked(args: argparse.Namespace) -> bool:
-    """Whether lttb picked the slots of the answers: their own times are whole seconds, and those of no rows."""
-    return bool(args.algo == "lttb" and args.resolution)
-
-
-def _in_ms(flat: list[tuple[str, Series]], args: argparse.Namespace) -> bool:
-    return not _picked(args) and any(series.stamped for _, series in flat)
-
-
-def _all_times(flat: list[tuple[str, Series]]) -> list[int]:
-    found: set[int] = set()
-    for _, series in flat:
-        found.update(series.times_ms.tolist())
-    return sorted(found)
-
-
-def _by_time(series: Series) -> dict[int, float | int]:
-    """Unix ms -> value, of the slots that hold a sample."""
-    valid = series.valid
-    return dict(zip(series.times_ms[valid].tolist(), render.exact(series.values[valid]), strict=True))
-
-
-def as_csv(found: list[Series], args: argparse.Namespace) -> None:
-    import csv
-
-    flat = _flat(found)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    stamped = _in_ms(flat, args)
-    writer.writerow(["time_ms" if stamped else "time", *(name for name, _ in flat)])
-    columns = [_by_time(series) for _, series in flat]
-    for ms in _all_times(flat):
-        writer.writerow([ms if stamped else ms // 1000, *(column.get(ms, "") for column in columns)])
-
-
-def as_json(found: list[Series], args: argparse.Namespace) -> None:
-    common.print_json([_document(series) for series in found])
-
-
-def _document(series: Series) -> dict[str, Any]:
-    fields = (
-        "cluster",
-        "host",
-        "metric",
-        "type",
-        "type_id",
-        "subtype",
-        "subtype_id",
-        "unit",
-        "aggregation",
-        "why",
-    )
-    document: dict[str, Any] = {name: text for name in fields if (text := getattr(series, name))}
-    document |= {"start": series.start, "step": series.step}
-    if series.stamped:
-        document["times_ms"] = series.times_ms.tolist()
-    if series.columns:
-        document["columns"] = {name: list(_or_null(series.column(name))) for name in series.columns}
-    else:
-        document["values"] = list(_or_null(series))
-    if series.coverage is not None:
-        document["coverage"] = series.coverage.tolist()
-    return document
-
-
-def _or_null(series: Series) -> Iterator[float | int | None]:
-    for value, valid in zip(render.exact(series.values), series.valid.tolist(), strict=True):
-        yield value if valid else None
-
-
-def as_plot(found: list[Series], args: argparse.Namespace) -> None:
-    import numpy as np
-
-    from mstore.cli.plot import plot
-
-    flat = [(name, series) for name, series in _flat(found) if series.valid.any()]
-    print(heading(found, args))
-    times = [series.times_ms / 1000 for _, series in flat]
-    values = [np.where(series.valid, series.values.astype(np.float64), np.nan) for _, series in flat]
-    print("\n".join(plot(times, values, columns=common.width(), utc=args.utc, colour=common.colours())))
-    if len(flat) > 1:
-        # The last value tells which line is which where there are no colours.
-        ends = (float(series.values[series.valid][-1]) for _, series in flat)
-        print(
-            "\n".join(
-                _legend(
-                    [f"{name} {render.number(end, 4)}" for (name, _), end in zip(flat, ends, strict=True)]
-                )
-            )
-        )
-
-
-def _legend(names: list[str], lines_max: int = 3) -> list[str]:
-    """The series' names in their colours, as many as fit on a few lines."""
-    lines, room = [""], 0
-    for index, name in enumerate(names):
-        if index and room + len(name) + 2 > common.width():
-            if len(lines) == lines_max:
-                return [*lines, f"  ... {len(names) - index} more"]
-            lines.append("")
-            room = 0
-        lines[-1] += "  " + render.paint(name, render.SERIES_COLOURS[index % len(render.SERIES_COLOURS)])
-        room += len(name) + 2
-    return lines
-
-
-FORMATS = {"table": as_table, "csv": as_csv, "json": as_json, "plot": as_plot}

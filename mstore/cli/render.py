@@ -92,6 +92,13 @@ def zone(seconds: float, utc: bool) -> str:
     return "UTC" if utc else clock(seconds, False, "%Z") or "local time"
 
 
+def time_range(start: float, end: float, utc: bool) -> str:
+    """ "2026-01-01 10:00 to 11:00 UTC"; the second date only where it is another day."""
+    one_day = clock(start, utc, "%j %Y") == clock(end, utc, "%j %Y")
+    until = clock(end, utc, "%H:%M" if one_day else "%Y-%m-%d %H:%M")
+    return f"{clock(start, utc, '%Y-%m-%d %H:%M')} to {until} {zone(start, utc)}"
+
+
 def columns_of(text: str) -> int:
     """How many terminal columns a text takes."""
     return sum(

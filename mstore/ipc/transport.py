@@ -76,6 +76,27 @@ class Link:
         self._spoiled = False
         self.decoder = framing.FrameDecoder(self._limit, messages.TAGS)
 
+    def open(self, path: str, until_s: float) -> None:
+        """Connect to a socket. raises TimeoutError at the monotonic time until_s, OSError"""
+        sock = _new_socket()
+        try:
+            sock.settimeout(_remaining_s(until_s))
+            sock.connect(path)
+        except BaseException:
+            sock.close()
+            raise
+        self.attach(sock)
+
+    async def open_async(self, path: str) -> None:
+        sock = _new_socket()
+        try:
+            sock.setblocking(False)
+            await _running_loop().sock_connect(sock, path)
+        except BaseException:
+            sock.close()
+            raise
+        self.attach(sock)
+
     def send(self, parts: list[Bin], until_s: float) -> None:
         """Send buffers, in order, all of them. raises TimeoutError at the monotonic time until_s, OSError"""
         sock, left = self.connected_sock(), list(parts)
@@ -113,6 +134,18 @@ class Link:
         loop = _running_loop()
         return self._decode(await loop.sock_recv_into(self.connected_sock(), self.decoder.receive_buffer()))
 
+    async def readable_async(self) -> None:
+        """Until there is something to receive; takes nothing."""
+        import asyncio
+
+        loop, sock = _running_loop(), self.connected_sock()
+        readable = asyncio.Event()
+        loop.add_reader(sock, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(sock)
+
     def connected_sock(self) -> socket.socket:
         if self.sock is None:
             raise LinkBroken("not connected")
@@ -141,6 +174,12 @@ class Link:
             with contextlib.suppress(OSError):
                 sock.send(farewell, socket.MSG_DONTWAIT)
         sock.close()
+
+
+def _new_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return sock
 
 
 def _poll_for(sock: socket.socket, event: int) -> select.poll:
@@ -236,30 +275,11 @@ class Connect(_OnLink):
         super().__init__(link, until_s)
         self.path = path
 
-    def _open(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        return sock
-
     def _blocking(self) -> None:
-        sock = self._open()
-        try:
-            sock.settimeout(_remaining_s(self.until_s))
-            sock.connect(self.path)
-        except BaseException:
-            sock.close()
-            raise
-        self.link.attach(sock)
+        self.link.open(self.path, self.until_s)
 
     async def _waiting(self) -> None:
-        sock = self._open()
-        try:
-            sock.setblocking(False)
-            await _running_loop().sock_connect(sock, self.path)
-        except BaseException:
-            sock.close()
-            raise
-        self.link.attach(sock)
+        await self.link.open_async(self.path)
 
 
 class Send(_OnLink):
@@ -320,15 +340,8 @@ class AwaitMessages(_OnLink):
         # Readable first, then read at once: a wait that is cut short must not lose what was just read.
         import asyncio
 
-        loop = _running_loop()
-        sock = self.link.connected_sock()
-        readable = asyncio.Event()
-        loop.add_reader(sock, readable.set)
-        try:
-            async with asyncio.timeout(_remaining_s(self.until_s)):
-                await readable.wait()
-        finally:
-            loop.remove_reader(sock)
+        async with asyncio.timeout(_remaining_s(self.until_s)):
+            await self.link.readable_async()
         return self.link.receive(self.until_s)
 
 

@@ -12,7 +12,7 @@ Each has `.errors`: what could not be answered while the rest was.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -163,7 +163,7 @@ class JobStatistics(View[dict[str, Statistics]]):
 
     def of_job(self) -> dict[str, Statistics]:
         """Of all samples of the job, by metric."""
-        return {metric: _united(list(hosts.values())) for metric, hosts in self.items() if hosts}
+        return {metric: united(list(hosts.values())) for metric, hosts in self.items() if hosts}
 
     def to_dict(self) -> dict[str, Any]:
         """{metric: {host: {"avg", "min", "max"}}}"""
@@ -225,7 +225,8 @@ class NodeListData(View[dict[str, dict[str, MetricData]]]):
         return {host: _by_scope(metrics) for host, metrics in self.items()}
 
 
-def _united(parts: list[Statistics]) -> Statistics:
+def united(parts: Sequence[Statistics]) -> Statistics:
+    """Of all samples of several series, at least one, each with samples."""
     n_samples = sum(one.n_samples for one in parts)
     mean = sum(one.avg * one.n_samples for one in parts) / n_samples
     return Statistics(

@@ -1,95 +1,91 @@
-"""Answers to questions for samples, by any Reader: a query worker's over memory, a helper's over memory and archive."""
+"""A query worker's answers, by message: questions to a Reader, and what they come to as messages. No sockets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from dataclasses import asdict, astuple
+from typing import Any
 
-from mstore.archive.questions import reach_of, selected_clusters
-from mstore.archive.switch import Switch
+import numpy as np
+
+from mstore import clock
+from mstore.config import Config, told
+from mstore.errors import UnknownMessage
 from mstore.ipc import messages as m
 from mstore.query.budget import Budget, Work
+from mstore.query.catalog import MetricInfo
 from mstore.query.reader import Reader
-from mstore.selector import Selector
-from mstore.workers import selecting
-
-Answer: TypeAlias = Callable[[Any, Budget], m.Message | Work[m.Message]]
-"""At once, or by work in pieces. What is read and answered is spent from the budget."""
+from mstore.workers import sample_answers
+from mstore.workers.sample_answers import Answer
 
 
-def answers(reader: Reader, now_s: Callable[[], int]) -> dict[type[m.Message], Answer]:
-    """By message: what answers it."""
-    asked = _Asked(reader)
-    return {
-        m.Query: asked.query,
-        m.Fetch: asked.fetch,
-        m.Load: asked.load,
-        **selecting.answers(reader, now_s),
-    }
+class Answers:
+    """Of one reader.
 
-
-class _Asked:
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
-        if _plain(q):
-            found = self._reader.single(q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids)
-            if found is not None:
-                budget.spend(series=1, samples=len(found.values), n_bytes=found.values.nbytes)
-                return m.Answer(False, [found.to_wire()])
-        return self._planned(q, budget)
-
-    def _planned(self, q: m.Query, budget: Budget) -> Work[m.Message]:
-        (found,) = yield from self._reader.answering([selecting.request_of(q)], budget)
-        many = isinstance(found, list)
-        return m.Answer(many, [one.to_wire() for one in (found if isinstance(found, list) else [found])])
-
-    def fetch(self, message: m.Fetch, budget: Budget) -> Work[m.Message]:
-        return m.FetchAnswer.of((yield from self._reader.fetch_work(message.request(), budget)))
-
-    def load(self, message: m.Load, budget: Budget) -> Work[m.Message]:
-        return m.LoadAnswer.of((yield from self._reader.load_work(message.request(), budget)))
-
-
-def _plain(q: m.Query) -> bool:
-    """Whether it may ask for one series as it is stored."""
-    return not (
-        q.aggregate or q.resolution or q.function or q.window or q.max_gap
-        or q.subtype is not None or q.subtype_ids is not None
-    ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
-
-
-# --- which questions reach into the past
-
-Reach: TypeAlias = tuple[str, int, int]
-"""Cluster, seconds [start, end)."""
-
-
-def reaches(reader: Reader, switch: Switch, message: m.Message) -> Iterator[Reach]:
-    """What a question looks at; nothing for those that are of memory alone.
-
-    raises  what the question itself is refused for
+    config   what topologies and definitions are asked of
+    info     the store's own figures
     """
-    if isinstance(message, m.Query):
-        yield from _of_query(reader, message)
-    elif isinstance(message, m.QueryMany):
-        for fields in message.questions:
-            yield from _of_query(reader, m.of_fields(m.Query, fields))
-    elif isinstance(message, m.Load) or (isinstance(message, m.Fetch) and message.archive):
-        yield message.cluster, message.start, message.end
-    elif isinstance(message, m.SelectStats | m.SelectTop):
-        for cluster in selected_clusters(reader, switch, Selector.parse(message.selector)):
-            yield cluster, message.start, message.end
-    elif isinstance(message, m.SelectSeries):
-        selector, request = selecting.selected_by(message)
-        _, start, end = reach_of(reader, request)
-        for cluster in selected_clusters(reader, switch, selector):
-            yield cluster, start, end
+
+    def __init__(
+        self, reader: Reader, config: Callable[[], Config], info: Callable[[m.Info], dict[str, Any]]
+    ) -> None:
+        self._reader = reader
+        self._config = config
+        self._info = info
+        self._answers: dict[type[m.Message], Answer] = {
+            m.Children: self._children,
+            m.Paths: self._paths,
+            m.Metrics: self._metrics,
+            m.Clusters: self._clusters,
+            m.HostSeries: self._host_series,
+            m.CheckHealth: self._health,
+            m.Sizes: self._sizes,
+            m.DebugDump: self._debug_dump,
+            m.Protected: self._protected,
+            m.Info: lambda message, _: m.InfoReply(self._info(message)),
+            m.Ping: lambda _message, _budget: m.Done({}),
+            **sample_answers.answers(reader, clock.now_s),
+        }
+
+    def answer(self, message: m.Message, budget: Budget) -> m.Message | Work[m.Message]:
+        """The reply to one request, or the work that makes it; raises typed errors."""
+        answer = self._answers.get(type(message))
+        if answer is None:
+            raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
+        return answer(message, budget)
+
+    def _children(self, message: m.Children, _: Budget) -> m.Message:
+        return m.Names(self._reader.children(*message.path))
+
+    def _paths(self, message: m.Paths, _: Budget) -> m.Message:
+        return m.Names([list(path) for path in self._reader.paths(message.depth)])
+
+    def _metrics(self, message: m.Metrics, _: Budget) -> m.Message:
+        return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])
+
+    def _clusters(self, _message: m.Clusters, _budget: Budget) -> m.Message:
+        return m.ClusterList(*told(self._config()))
+
+    def _host_series(self, message: m.HostSeries, _: Budget) -> m.Message:
+        return m.SeriesPaths(
+            [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
+        )
+
+    def _health(self, q: m.CheckHealth, budget: Budget) -> Work[m.Message]:
+        return m.HealthAnswer.of((yield from self._reader.health_work(q.cluster, q.hosts, q.metrics, budget)))
+
+    def _sizes(self, q: m.Sizes, budget: Budget) -> Work[m.Message]:
+        found = yield from self._reader.sizes_work(q.selector or None, q.depth, budget)
+        numbers = [(one.n_bytes, one.chunks, one.series, one.samples) for one in found]
+        return m.SizeList([list(one.path) for one in found], np.array(numbers, "<u8").tobytes())
+
+    def _debug_dump(self, q: m.DebugDump, budget: Budget) -> Work[m.Message]:
+        return m.Text((yield from self._reader.debug_dump_work(q.selector, budget)).encode())
+
+    def _protected(self, _message: m.Protected, _: Budget) -> m.Message:
+        hosts = self._reader.protected()
+        return m.Names([[cluster, host] for cluster, names in hosts.items() for host in names])
 
 
-def _of_query(reader: Reader, q: m.Query) -> Iterator[Reach]:
-    if q.function and q.archive:
-        yield reach_of(reader, selecting.request_of(q))
-    elif q.archive:
-        yield q.cluster, q.start, q.end
+def _plain(metric: MetricInfo) -> dict[str, Any]:
+    return {**asdict(metric), "columns": [list(column) for column in metric.columns]}

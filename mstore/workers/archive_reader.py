@@ -24,8 +24,8 @@ from mstore.log import set_up_logging
 from mstore.query.budget import Budget, finished
 from mstore.query.reader import Reader
 from mstore.workers import stacks
-from mstore.workers.answers import Answer, answers
 from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
+from mstore.workers.sample_answers import Answer, answers
 
 _NICE = 5
 """Questions of what is in memory come first on a busy machine."""

@@ -27,7 +27,7 @@ from mstore.ipc import framing
 from mstore.ipc import messages as m
 from mstore.query.budget import Budget, Work
 from mstore.query.reader import Reader
-from mstore.workers.answers import reaches
+from mstore.workers.sample_answers import reaches
 from mstore.workers.spec import WorkerSpec
 
 log = logging.getLogger(__name__)

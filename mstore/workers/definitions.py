@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import Degraded, StorageError, StoreFull
-from mstore.model import MetricSpec
+from mstore.ingest.engine import Rules
+from mstore.model import FieldMode, MetricSpec
 from mstore.shm import layout
+from mstore.shm.control import WorkerSlot
 from mstore.shm.directory import KEEP_ALL_S, DirectoryWriter, MetricInfo, SeriesInfo
-
-if TYPE_CHECKING:
-    from mstore.workers.persister import Persister
+from mstore.workers.path_interning import PathInterner
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,39 @@ _NO_SAMPLE = -(1 << 63)
 _TYPES = {name: code for code, name in layout.TYPE_NAMES.items()}
 
 
-def follow_configuration(persister: Persister) -> None:
+class Defining(Protocol):
+    """What a directory's writer must have for its metrics to follow a configuration."""
+
+    @property
+    def directory(self) -> DirectoryWriter: ...
+    @property
+    def config(self) -> Config: ...
+    @property
+    def slot(self) -> WorkerSlot: ...
+
+    def append_catalog(self, records: bytes) -> None:
+        """Log definitions. raises StorageError, Degraded"""
+        ...
+
+
+def set_policy(directory: DirectoryWriter, config: Config, version: int) -> PathInterner:
+    """What becomes of series and metrics that are not known yet, by this configuration; who interns paths by it."""
+    register = config.unknown_metrics == "register"
+    directory.set_policy(register, config.default_step_s, version, config.max_series, 4 * config.max_series)
+    directory.set_retentions(
+        {cluster.encode(): period_s for cluster, period_s in config.cluster_retention_s.items()}
+    )
+    directory.set_metric_source(lambda cluster, name: config.metric(cluster.decode(), name.decode()))
+    return PathInterner(directory, config.metric, register, config.default_step_s)
+
+
+def ingest_rules(config: Config, version: int) -> Rules:
+    """What ingest goes by."""
+    own = config.retentions_s() - {config.retention_s}
+    return Rules(config.retention_s, config.max_future_s, config.fields is FieldMode.JOIN, version, own)
+
+
+def follow_configuration(persister: Defining) -> None:
     """Define what the configuration names, and continue series of another step or type as new eras; all of it logged.
 
     What the log refuses now is logged before anything else is.

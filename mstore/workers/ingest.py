@@ -21,12 +21,13 @@ from mstore.ipc import greeting
 from mstore.ipc import messages as m
 from mstore.kernels._lines import LineScanner
 from mstore.kernels._ring import RingReader, RingWriter
-from mstore.model import Ack, FieldMode
+from mstore.model import Ack
 from mstore.shm import layout
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.directory import DirectoryReader
 from mstore.workers import memory, settings, states
 from mstore.workers.channel import Channel
+from mstore.workers.definitions import ingest_rules
 from mstore.workers.ingest_connection import IngestConnection
 from mstore.workers.interning import Interner
 from mstore.workers.process import run_worker
@@ -73,13 +74,7 @@ class IngestWorker:
         self._stopping = asyncio.Event()
 
     def _rules(self) -> Rules:
-        return Rules(
-            self._config.retention_s,
-            self._config.max_future_s,
-            self._config.fields is FieldMode.JOIN,
-            self._control.config_version,
-            self._config.retentions_s() - {self._config.retention_s},
-        )
+        return ingest_rules(self._config, self._control.config_version)
 
     def _reload(self, newer: Config) -> None:
         self._config = newer

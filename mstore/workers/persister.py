@@ -29,6 +29,7 @@ from mstore.workers import memory, opening, settings, states
 from mstore.workers.adoption import NotAdopted
 from mstore.workers.changeover_ground import Follower
 from mstore.workers.channel import Channel
+from mstore.workers.definitions import set_policy
 from mstore.workers.evictions import Evictions
 from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
@@ -163,20 +164,7 @@ class Persister:
     def _apply_policy(self) -> None:
         config = self.config
         self.control.retention_s = config.retention_s
-        self.directory.set_policy(
-            config.unknown_metrics == "register",
-            config.default_step_s,
-            self.control.config_version,
-            config.max_series,
-            4 * config.max_series,
-        )
-        self.directory.set_retentions(
-            {cluster.encode(): period_s for cluster, period_s in config.cluster_retention_s.items()}
-        )
-        self.directory.set_metric_source(lambda cluster, name: config.metric(cluster.decode(), name.decode()))
-        self.interner = PathInterner(
-            self.directory, config.metric, config.unknown_metrics == "register", config.default_step_s
-        )
+        self.interner = set_policy(self.directory, config, self.control.config_version)
 
     # --- rings -> log -> memory
 

@@ -7,26 +7,21 @@ import gc
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, astuple
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from mstore import __version__, clock
-from mstore.config import told
-from mstore.errors import UnknownMessage
 from mstore.ipc import greeting
 from mstore.ipc import messages as m
 from mstore.persistence.files import wal_dir
 from mstore.query.budget import Budget, Work
-from mstore.query.catalog import MetricInfo
 from mstore.query.following import Following
 from mstore.query.reader import Reader
 from mstore.selector import Selector
 from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.layout import STATE_STOPPING, WORKER_QUERY
 from mstore.shm.prediction import predict
-from mstore.workers import answers, memory, settings, states
+from mstore.workers import memory, settings, states
+from mstore.workers.answers import Answers
 from mstore.workers.archive_reading import ArchiveReading
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
@@ -37,9 +32,6 @@ from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.subscriber import Subscriber
 from mstore.workers.tasks import Tasks, take_connection
-
-Answer: TypeAlias = Callable[[Any, Budget], m.Message | Work[m.Message]]
-"""Answers messages of one type."""
 
 
 class QueryWorker:
@@ -66,20 +58,7 @@ class QueryWorker:
         self._connections: set[QueryConnection] = set()
         self._tasks = Tasks()
         self._stopping = asyncio.Event()
-        self._answers: dict[type[m.Message], Answer] = {
-            m.Children: self._children,
-            m.Paths: self._paths,
-            m.Metrics: self._metrics,
-            m.Clusters: self._clusters,
-            m.HostSeries: self._host_series,
-            m.CheckHealth: self._health,
-            m.Sizes: self._sizes,
-            m.DebugDump: self._debug_dump,
-            m.Protected: self._protected,
-            m.Info: self._info,
-            m.Ping: self._ping,
-            **answers.answers(self._reader, clock.now_s),
-        }
+        self._answers = Answers(self._reader, lambda: self._config, self._info)
 
     def opened(self, connection: QueryConnection) -> None:
         self._connections.add(connection)
@@ -99,10 +78,7 @@ class QueryWorker:
         """The reply to one request, or the work that makes it; raises typed errors."""
         if self.archive.needed(message):
             return self.archive.work(message, budget)
-        answer = self._answers.get(type(message))
-        if answer is None:
-            raise UnknownMessage(f"{type(message).__name__} is not a message of query.sock")
-        return answer(message, budget)
+        return self._answers.answer(message, budget)
 
     def answered(self, message: m.Message, budget: Budget, took_us: int) -> None:
         """Count a request that read samples, and keep it if it is among the slowest."""
@@ -124,46 +100,11 @@ class QueryWorker:
         subscriber, seq = self.feed.subscribe(following, reader.gatherer, send, waiting, since_s)
         return subscriber, m.FollowBegun(seq, following.n_series)
 
-    def _children(self, message: m.Children, _: Budget) -> m.Message:
-        return m.Names(self._reader.children(*message.path))
-
-    def _paths(self, message: m.Paths, _: Budget) -> m.Message:
-        return m.Names([list(path) for path in self._reader.paths(message.depth)])
-
-    def _metrics(self, message: m.Metrics, _: Budget) -> m.Message:
-        return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])
-
-    def _clusters(self, _message: m.Clusters, _budget: Budget) -> m.Message:
-        return m.ClusterList(*told(self._config))
-
-    def _host_series(self, message: m.HostSeries, _: Budget) -> m.Message:
-        return m.SeriesPaths(
-            [list(astuple(path)) for path in self._reader.host_series(message.cluster, message.host)]
-        )
-
-    def _health(self, q: m.CheckHealth, budget: Budget) -> Work[m.Message]:
-        return m.HealthAnswer.of((yield from self._reader.health_work(q.cluster, q.hosts, q.metrics, budget)))
-
-    def _sizes(self, q: m.Sizes, budget: Budget) -> Work[m.Message]:
-        found = yield from self._reader.sizes_work(q.selector or None, q.depth, budget)
-        numbers = [(one.n_bytes, one.chunks, one.series, one.samples) for one in found]
-        return m.SizeList([list(one.path) for one in found], np.array(numbers, "<u8").tobytes())
-
-    def _debug_dump(self, q: m.DebugDump, budget: Budget) -> Work[m.Message]:
-        return m.Text((yield from self._reader.debug_dump_work(q.selector, budget)).encode())
-
-    def _protected(self, _message: m.Protected, _: Budget) -> m.Message:
-        hosts = self._reader.protected()
-        return m.Names([[cluster, host] for cluster, names in hosts.items() for host in names])
-
-    def _info(self, message: m.Info, _: Budget) -> m.Message:
+    def _info(self, message: m.Info) -> dict[str, Any]:
         found = store_info(self._spec, self._control, self._reader.directory, self._samples)
         if message.predict:
             found["prediction"] = predict(self._config, os.cpu_count() or 1).plain()
-        return m.InfoReply(found)
-
-    def _ping(self, _message: m.Ping, _: Budget) -> m.Message:
-        return m.Done({})
+        return found
 
     def state(self) -> dict[str, Any]:
         """For `mstore debug`."""
@@ -203,10 +144,6 @@ class QueryWorker:
         await asyncio.sleep(0)
         self._connections.clear()
         self.slot.release()
-
-
-def _plain(metric: MetricInfo) -> dict[str, Any]:
-    return {**asdict(metric), "columns": [list(column) for column in metric.columns]}
 
 
 async def main(spec: WorkerSpec) -> None:

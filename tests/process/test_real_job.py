@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +112,50 @@ def test_the_real_job_comes_back_equal_in_all_288_series(
     server = serve(f'retention = "0"\n{metrics}')
     n_series = check_job(server, job, meta, {"f32": "float32", "f64": "float64"}[dtype], 0.01)
     assert n_series == (288 if fixtures else 4)
+
+
+def ask(server: Server, *argv: str) -> str:
+    """What a `mstore` command prints."""
+    command = [sys.executable, "-m", "mstore", *argv, "--dir", str(server.directory)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_the_job_command_shows_what_the_jobs_files_say(
+    serve: Serve, fixtures: Path | None, tmp_path: Path
+) -> None:
+    job, meta = real_job(fixtures) if fixtures else own_job()
+    n_slots = max(len(series["data"]) for scopes in job.values() for series in scopes["node"]["series"])
+    hosts = [series["hostname"] for series in next(iter(job.values()))["node"]["series"]]
+    # The file's last slots lie behind the end of the job.
+    meta |= {"duration": 60 * n_slots, "resources": [{"hostname": host} for host in hosts]}
+    path = tmp_path / "meta.json"
+    path.write_text(json.dumps(meta))
+    server = serve('retention = "0"\n' + "".join(f'[metrics.{name}]\ntype = "f64"\n' for name in job))
+    with server.client() as client:
+        client.write(lines_of(job, meta))
+
+    shown = json.loads(ask(server, "job", str(path), "--format", "json"))
+    assert shown["missing"] == []
+    for name, scopes in job.items():
+        series = shown["data"][name]["node"]["series"]
+        assert [one["hostname"] for one in series] == hosts
+        for found, expected in zip(series, scopes["node"]["series"], strict=True):
+            padded = expected["data"] + [None] * (n_slots - len(expected["data"]))
+            assert found["data"] == padded, (name, found["hostname"])
+
+    rows = list(csv.DictReader(io.StringIO(ask(server, "job", str(path), "--format", "csv"))))
+    assert len(rows) == len(job) * len(hosts)
+    for row in rows:
+        data = next(
+            one["data"] for one in job[row["metric"]]["node"]["series"] if one["hostname"] == row["host"]
+        )
+        present = np.array([value for value in data if value is not None])
+        assert [float(row["min"]), float(row["max"])] == [present.min(), present.max()]
+        assert float(row["avg"]) == pytest.approx(present.mean(), rel=1e-12)
+        assert int(row["samples"]) == len(present)
+    for line in ask(server, "job", str(path), "--utc").splitlines():
+        if (name := line.partition(" ")[0]) in job and name != "ipc":
+            low, mean, high = (float(cell) for cell in line.split()[2:5])
+            said = meta["statistics"][name]
+            assert (low, high) == pytest.approx((said["min"], said["max"]), rel=1e-4)
+            assert mean == pytest.approx(said["avg"], abs=0.01)

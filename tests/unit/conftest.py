@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mstore import clock
@@ -23,3 +24,13 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., W
     """make_rig(**options) -> an ingest worker at NOW_S, on which the clock stands still."""
     monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
     return lambda **options: WorkerRig(tmp_path, monkeypatch, **options)
+
+
+@pytest.fixture(scope="module")
+def fonts_open() -> None:
+    """matplotlib keeps the fonts that it has used open as long as the process lives: no test's leak."""
+    from mstore.cli.picture import Panel, picture
+    from mstore.frames import Series
+
+    for kind in ("png", "svg"):
+        picture([Panel("fonts", "W", [("a", Series(np.ones(2), NOW_S, 60))])], "fonts", kind)

@@ -209,7 +209,7 @@ def test_the_help_lists_every_command(run: Run) -> None:
     expected = [
         *("demo", "serve", "stop", "restart", "reload", "snapshot", "config"),
         *("check", "backup", "archive", "debug", "dump"),
-        *("write", "query", "follow", "ls", "info", "free", "protect", "sizes"),
+        *("write", "query", "job", "follow", "top", "ls", "info", "free", "protect", "sizes"),
         *("import", "export"),
         *("simulate", "collect"),
     ]

@@ -1,0 +1,221 @@
+"""Where answers go: formats by name and by ending, files that appear whole, pictures, and why there is nothing."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mstore.cli import common, output
+from mstore.cli import main as cli
+from mstore.cli.picture import LINES_MAX, PANELS_MAX, Panel, picture
+from mstore.conversions import long_table
+from mstore.errors import InvalidRequest, MissingLibrary
+from mstore.frames import Series
+from tests.jobs_rig import N, filled, reader, store_name
+from tests.query_rig import T0, Store
+
+pytestmark = pytest.mark.usefixtures("fonts_open")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    made = filled(store_name() + "-output")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    asked = reader(store)
+    monkeypatch.setattr(common, "open_client", lambda args, **options: contextlib.nullcontext(asked))
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        times = ("--from", str(T0), "--to", str(T0 + 60 * N), "--utc")
+        try:
+            status = cli.main(["query", *times, "tiny", *argv])
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+def wanted(*argv: str) -> output.Wanted:
+    parser = argparse.ArgumentParser()
+    output.add(parser, ("table", "csv", "json", "parquet", "plot"))
+    return output.wanted(parser.parse_args(argv))
+
+
+def test_the_format_is_the_named_one_or_the_files_ending_or_a_table() -> None:
+    assert wanted().text == "table"
+    assert wanted("-o", "x.csv") == output.Wanted("csv", Path("x.csv"))
+    assert wanted("-o", "x.txt", "--format", "json") == output.Wanted("json", Path("x.txt"))
+    assert wanted("--plot", "a.SVG") == output.Wanted("plot", Path("a.SVG"), "svg")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--plot", "a.jpg"], ".png or .svg"),
+        (["--plot", "a.png", "-o", "x.csv"], "a call of their own"),
+        (["--plot", "a.png", "--format", "csv"], "a call of their own"),
+        (["--format", "parquet"], "needs -o FILE"),
+        (["-o", "x.txt"], "a name that ends so"),
+        (["-o", "x.csv", "--format", "table"], "csv or json or parquet"),
+    ],
+)
+def test_what_does_not_go_together_is_said(argv: list[str], told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        wanted(*argv)
+
+
+def test_a_file_that_is_written_is_what_would_be_printed(run: Run, tmp_path: Path) -> None:
+    printed = run("n[1-2]", "cpu_load", "--format", "csv")[1]
+    assert run("n[1-2]", "cpu_load", "-o", str(tmp_path / "x.csv")) == (0, "", "")
+    assert (tmp_path / "x.csv").read_text() == printed
+    assert run("n1", "cpu_load", "-o", str(tmp_path / "x.csv"))[0] == 0  # replaces it
+    assert (tmp_path / "x.csv").read_text() != printed
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_a_file_where_none_can_be_is_one_line(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("n1", "cpu_load", "-o", str(tmp_path / "no" / "x.csv"))
+    assert (status, err.count("\n")) == (1, 1)
+    assert "x.csv" in err
+
+
+def test_parquet_holds_a_row_a_sample(run: Run, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run("n[1-2]", "flops", "--type", "hwthread", "-o", str(tmp_path / "x.parquet")) == (0, "", "")
+    table = parquet.read_table(tmp_path / "x.parquet")
+    assert table.column_names == ["time", "cluster", "host", "level", "metric", "value"]
+    assert table.num_rows == 2 * 8 * N
+    assert table.schema.metadata[b"unit"] == b"GF/s"
+    first = table.slice(0, 1).to_pylist()[0]
+    assert (first["host"], first["level"], first["value"]) == ("n1", "hwthread0", 1.0)
+    assert int(first["time"].timestamp()) == T0
+
+
+def test_a_long_table_keeps_columns_and_exact_integers() -> None:
+    pytest.importorskip("pyarrow")
+    rows = np.array([(2**63 + 1, 0.5), (3, float("nan"))], [("reads", "<u8"), ("seconds", "<f8")])
+    stamped = Series(
+        rows, T0, 0, valid=np.array([[True, True], [True, False]]), stamps_ms=np.array([T0 * 1000, T0 * 1000 + 1]),
+        host="f1", metric="scrape",
+    )  # fmt: skip
+    table = long_table([stamped, stamped])
+    assert table["reads"].to_pylist() == [2**63 + 1, 3] * 2
+    assert table["seconds"].to_pylist() == [0.5, None] * 2
+    with pytest.raises(InvalidRequest, match="different columns"):
+        long_table([stamped, Series(np.ones(3), T0, 60)])
+
+
+def test_a_long_table_of_nothing_has_its_columns() -> None:
+    pytest.importorskip("pyarrow")
+    assert long_table([]).column_names == ["time", "cluster", "host", "level", "metric", "value"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["node1", "cpu_load"], "no such host\n"),
+        (["n11", "cpu_load"], "no such host; did you mean n1?"),
+        (["n1", "cpu_load", "--type", "socket"], "cpu_load of n1 is stored at the host itself (no --type)"),
+        (["n1", "mem_bw", "--type", "core"], "mem_bw of n1 is stored at --type socket"),
+        (
+            ["n1", "flops", "--type", "hwthread", "--type-id", "9"],
+            "hwthread has the ids 0, 1, 2, 3, 4, ... (8 in all)",
+        ),
+        (["n1", "acc_power"], "n1 has not sent this metric"),
+    ],
+)
+def test_an_empty_answer_says_why_and_what_there_is(run: Run, argv: list[str], told: str) -> None:
+    status, out, err = run(*argv)
+    assert (status, out) == (1, "")
+    assert told in err
+
+
+def test_a_range_without_samples_says_when_the_newest_is_from(run: Run) -> None:
+    status, _, err = run("n1", "cpu_load", "--from", "0", "--to", "60")
+    assert status == 1
+    assert "no samples in range; the newest sample is of 2023-11-14 22:17:20" in err
+
+
+# --- pictures
+
+
+def line(name: str, values: list[float]) -> tuple[str, Series]:
+    return name, Series(np.array(values), T0, 60, unit="W")
+
+
+def svg(*panels: Panel) -> str:
+    return picture(panels, "a title", "svg", utc=True).decode()
+
+
+def test_a_picture_names_its_lines_once_for_all_panels() -> None:
+    series = [line("n1", [1, 2, 3]), line("n2", [3, 2, 1])]
+    both = svg(Panel("load", "", series), Panel("power", "W", series))
+    assert both.count("<!-- n1 -->") == 1
+    apart = svg(Panel("load", "", series), Panel("power", "W", [line("n1", [1]), line("n3", [2])]))
+    assert apart.count("<!-- n1 -->") == 2
+
+
+def test_more_series_than_colours_become_a_band() -> None:
+    many = [line(f"n{i}", [i, i + 1]) for i in range(LINES_MAX + 1)]
+    drawn = svg(Panel("load", "", many))
+    assert f"<!-- mean and span of {LINES_MAX + 1} -->" in drawn
+    assert "<!-- n1 -->" not in drawn
+
+
+def test_the_same_series_make_the_same_file() -> None:
+    panel = Panel("load", "W", [line("n1", [1, float("nan"), 3])])
+    assert svg(panel) == svg(panel)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize(
+    "values",
+    [[1.0], [5.0] * 9, [1e308, -1e308], [1e-320, 5e-320], [1, float("inf"), -float("inf"), 2], [0.0] * 3],
+)
+def test_any_numbers_can_be_drawn(values: list[float], kind: str) -> None:
+    panel = Panel("a $name$ of $x$", "$W$", [line("a", values), line("b$^_", [1.0, 2.0])])
+    assert len(picture([panel], "$title_{", kind, utc=True)) > 1000
+    many = Panel("a band", "", [line(str(i), values) for i in range(LINES_MAX + 1)])
+    assert len(picture([many], "", kind, utc=True)) > 1000
+
+
+def test_too_many_panels_are_refused() -> None:
+    panel = Panel("load", "W", [line("n1", [1])])
+    with pytest.raises(InvalidRequest, match="choose metrics"):
+        picture([panel] * (PANELS_MAX + 1), "", "png")
+
+
+def test_a_picture_is_drawn_by_query(run: Run, tmp_path: Path) -> None:
+    assert run("n[1-2]", "cpu_load", "--plot", str(tmp_path / "x.png")) == (0, "", "")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_picture_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingLibrary, match=r"mstore\[plot\]"):
+        picture([Panel("load", "W", [line("n1", [1])])], "", "png")
+    status, out, err = run("n1", "cpu_load", "--plot", str(tmp_path / "x.png"))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+
+
+def test_json_of_nothing_is_still_json(run: Run) -> None:
+    status, out, err = run("n9", "cpu_load", "--format", "json")
+    assert (status, json.loads(out)[0]["why"]) == (1, "no such host")
+    assert "no such host" in err
