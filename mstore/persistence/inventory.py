@@ -18,7 +18,7 @@ from mstore.errors import CorruptRecord, LayoutMismatch
 from mstore.persistence.files import Files, FileStatus, snapshot_dir, wal_dir
 from mstore.persistence.snapshot import list_snapshots
 from mstore.persistence.snapshot_files import read_manifest
-from mstore.persistence.wal import SegmentFile
+from mstore.persistence.wal_segments import SegmentFile
 
 
 @dataclass(frozen=True, slots=True)

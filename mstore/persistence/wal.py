@@ -23,12 +23,10 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,35 +40,12 @@ from mstore.persistence.blocks import (
     Payload,
     encode_header,
 )
-from mstore.persistence.files import WAL_SUFFIX, CommitterLike, Files, is_no_space, number_of, wal_name
+from mstore.persistence.files import CommitterLike, Files, is_no_space
 from mstore.persistence.spares import Spares
+from mstore.persistence.wal_segments import SegmentFile, Segments
 
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 5.0
-
-
-@dataclass(slots=True)
-class _Segment:
-    path: Path
-    first_seq: int
-    fd: int = -1
-    """Open while it may hold blocks that are not durable."""
-    segment_id: int = 0
-    tainted: bool = False
-    """A sync of it failed: it may be read, never recycled."""
-
-
-class SegmentFile(NamedTuple):
-    """One file of the log, for who looks after it."""
-
-    path: Path
-    first_seq: int
-    last_seq: int
-    """Of the blocks written so far; below first_seq: none."""
-    n_bytes: int
-    """That it must have while it is open."""
-    fd: int
-    """-1: it is closed, everything in it is durable."""
 
 
 class _Pending(NamedTuple):
@@ -131,10 +106,7 @@ class Wal:
         self._new_name = True
         self._pending: deque[_Pending] = deque()
         self._unnoted = 0  # the last block, while note() has not been called for it
-        self._segments: list[_Segment] = []
         self._begun = False
-        self._left: Path | None = None
-        """A file whose first block could not be written: it still has a name, which would end the one before it."""
         self._prepare = prepare
         self._retry_at = 0.0
         self._retry_wait = 0.0
@@ -142,14 +114,12 @@ class Wal:
         """Why the log does not acknowledge at the moment; empty while it does."""
         self.n_moves = 0
         """How often pending blocks were moved to a new segment after a failed sync."""
-        self._holds: set[int] = set()
-        self._retire_upto = 0
         self.bytes_written = 0
         """Of blocks with their headers, since this object was made."""
         self._dir_fd = dir_fd
         self._committer = committer
-        self._on_segment = on_segment
         self._spares = Spares(files, directory, segment_bytes, keep=spares, background=background)
+        self._segments = Segments(files, directory, self._spares, on_segment)
         try:
             self.begin()
         except StorageError as failure:
@@ -185,12 +155,7 @@ class Wal:
                     raise
                 self._prepare()
             self._prepare = None
-        self._segments = [
-            _Segment(self._directory / name, number)
-            for name in self._files.list(self._directory)
-            if (number := number_of(name, WAL_SUFFIX)) is not None
-        ]
-        assert all(segment.first_seq < self._next for segment in self._segments), "finish_replay first"
+        self._segments.begin(self._next)
         self._open_segment(self._next)
 
     @property
@@ -213,11 +178,7 @@ class Wal:
 
     def segment_files(self) -> list[SegmentFile]:
         """The files that hold the log, oldest first; none while there is no room for the first."""
-        ends = [later.first_seq for later in self._segments[1:]] + [self._next]
-        return [
-            SegmentFile(one.path, one.first_seq, end - 1, self._segment_bytes, one.fd)
-            for one, end in zip(self._segments, ends, strict=False)
-        ]
+        return self._segments.files(self._next, self._segment_bytes)
 
     def state(self) -> dict[str, object]:
         """Numbers for people."""
@@ -230,7 +191,7 @@ class Wal:
             "offset": self._offset,
             "spares_ready": self._spares.n_ready(),
             "spare_failures": list(self._spares.failures),
-            "holds": len(self._holds),
+            "holds": self._segments.n_holds,
             "moves": self.n_moves,
             "failure": self.failure,
         }
@@ -375,32 +336,16 @@ class Wal:
         While somebody holds the log, none is given up: that is made good by release().
         """
         self._prune()
-        self._retire_upto = max(self._retire_upto, upto_seq)
-        if self._holds:
-            return 0
-        bound = min(self._retire_upto, self.durable())
-        n_retired = 0
-        while len(self._segments) > 1 and self._segments[1].first_seq <= bound + 1:
-            segment = self._segments[0]
-            assert segment.fd < 0
-            if segment.tainted:
-                self._files.unlink(segment.path)
-            else:
-                self._spares.recycle(segment.path)
-            del self._segments[0]
-            n_retired += 1
-        return n_retired
+        return self._segments.retire(upto_seq, self.durable())
 
     def hold(self) -> int:
         """Give up no segment until release() of the number returned: somebody is copying the log."""
-        number = secrets.randbits(62)  # who held the log of a persister before this one must not end it here
-        self._holds.add(number)
-        return number
+        return self._segments.hold()
 
     def release(self, hold: int) -> int:
         """End a hold; how many segments were given up because of it. One that has ended already is no error."""
-        self._holds.discard(hold)
-        return self.retire(self._retire_upto)
+        self._segments.release(hold)
+        return self.retire(0)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Make everything durable, say so in the log, stop both threads. False if that failed."""
@@ -419,8 +364,7 @@ class Wal:
             clean = clean and not self._thread.is_alive()
         self._spares.close()
         if self._thread is None or not self._thread.is_alive():
-            for segment in self._segments:
-                self._close(segment)
+            self._segments.close()
             self._files.close(self._dir_fd)
         return clean
 
@@ -445,47 +389,22 @@ class Wal:
         self.note(seq, CATALOG, 0)
 
     def _open_segment(self, first_seq: int) -> None:
-        """Continue in a new file; the old one stays open until its blocks are durable."""
-        spare = self._spares.get()
-        path = self._directory / wal_name(first_seq)
-        try:
-            self._files.rename(spare.path, path)
-        except StorageError:
-            self._files.close(spare.fd)
-            self._files.unlink(spare.path)
-            raise
-        if path == self._left:
-            self._left = None
-        self._segments.append(_Segment(path, first_seq, spare.fd, spare.segment_id))
-        if self._on_segment is not None:
-            self._on_segment(spare.segment_id)
+        self._segments.open(first_seq)
         self._offset = SEGMENT_HEADER_BYTES
         self._new_name = True
         self._prune()
 
     def _leave_segment(self) -> None:
         """Part of the file cannot be written: the next try goes to another one, as after a failed sync."""
-        segment = self._segments[-1]
-        segment.tainted = True
         self._offset = self._segment_bytes
-        if segment.first_seq == self._next:  # nothing of it counts, and the next file takes its name
-            self._close(segment)
-            self._segments.pop()
-            self._left = segment.path
+        self._segments.leave(self._next)
 
     def _prune(self) -> None:
         """Forget payloads that are durable, and close files that hold nothing else."""
         durable = self._committer.durable()
         while self._pending and self._pending[0].seq <= durable:
             self._pending.popleft()
-        for segment, later in zip(self._segments, self._segments[1:], strict=False):
-            if segment.fd >= 0 and later.first_seq <= durable + 1:
-                self._close(segment)
-
-    def _close(self, segment: _Segment) -> None:
-        if segment.fd >= 0:
-            self._files.close(segment.fd)
-            segment.fd = -1
+        self._segments.settle(durable)
 
     def _move_pending(self) -> None:
         """After a failed sync: write every block that is not durable to new files, in order.
@@ -495,16 +414,7 @@ class Wal:
         """
         durable = self._committer.durable()
         self._prune()
-        if self._left is not None:
-            self._files.unlink(self._left)
-            self._left = None
-        for segment in [segment for segment in self._segments if segment.first_seq > durable]:
-            self._close(segment)
-            self._files.unlink(segment.path)
-            self._segments.remove(segment)
-        for segment in self._segments:
-            segment.tainted = segment.tainted or segment.fd >= 0
-            self._close(segment)
+        self._segments.forsake(durable)
         self._files.mkdir(self._directory)  # somebody may have removed all of it
         failed_dir_fd = self._dir_fd
         self._dir_fd = self._files.open_dir(self._directory)

@@ -77,7 +77,7 @@ def test_the_search_finds_a_refused_file_that_keeps_its_name(monkeypatch: pytest
     move = Wal._move_pending
 
     def forgetful(self: Wal) -> None:
-        self._left = None
+        self._segments._left = None
         move(self)
 
     monkeypatch.setattr(Wal, "_move_pending", forgetful)
