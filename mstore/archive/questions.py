@@ -176,7 +176,11 @@ class ArchivedQuestions(Reader):
 
 
 def reach_of(reader: Reader, request: Request) -> tuple[str, int, int]:
-    """Cluster and seconds [start, end) that a question looks at, by its function also around its range."""
+    """Cluster and seconds [start, end) that a question looks at, by its function also around its range.
+
+    raises  what an unsound question is refused for
+    """
+    request.refuse_unless_sound()
     if not request.function:
         return request.cluster, request.start, request.end
     before_s, after_s = functions.reach(request.function, request.window, reader.longest_step_s())

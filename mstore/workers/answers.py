@@ -27,7 +27,11 @@ class Answers:
     """
 
     def __init__(
-        self, reader: Reader, config: Callable[[], Config], info: Callable[[m.Info], dict[str, Any]]
+        self,
+        reader: Reader,
+        config: Callable[[], Config],
+        info: Callable[[m.Info], dict[str, Any]],
+        now_s: Callable[[], int] = clock.now_s,
     ) -> None:
         self._reader = reader
         self._config = config
@@ -44,7 +48,7 @@ class Answers:
             m.Protected: self._protected,
             m.Info: lambda message, _: m.InfoReply(self._info(message)),
             m.Ping: lambda _message, _budget: m.Done({}),
-            **sample_answers.answers(reader, clock.now_s),
+            **sample_answers.answers(reader, now_s),
         }
 
     def answer(self, message: m.Message, budget: Budget) -> m.Message | Work[m.Message]:

@@ -22,8 +22,7 @@ def unmarked_log(directory: Path, n_blocks: int) -> None:
     wal = open_wal(directory, background=False)
     for seq in range(1, n_blocks + 1):
         wal.append(CATALOG, 0, 0, payload(seq))
-    for segment in wal._segments:
-        wal._close(segment)
+    wal._segments.close()
     os.close(wal._dir_fd)
 
 

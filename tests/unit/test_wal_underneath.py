@@ -68,8 +68,7 @@ def test_a_newest_segment_that_is_not_what_it_was_is_left_and_what_is_not_durabl
     assert wal.durable() == durable == 0, "not durable in a file that nobody finds"
     append(wal, range(4, 6))
     assert inventory.look_at_log(wal.segment_files()) == [], "told once, and the new file is what it is"
-    for segment in wal._segments:
-        wal._close(segment)
+    wal._segments.close()
     os.close(wal._dir_fd)
     wal._spares.close()
     found: list[bytes] = []
