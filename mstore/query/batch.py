@@ -17,7 +17,7 @@ from mstore.frames import Series, without_missing
 from mstore.kernels import _gather_batch
 from mstore.kernels.chosen import aggregate as kernel
 from mstore.query import alone
-from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work, finished
+from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, SAMPLES_OF_A_CALL, Budget, Work
 from mstore.query.gather import DTYPES, SLOTS_MAX, Replan, checked, refuse_too_large, slots_limit
 from mstore.query.plan import NO_SAMPLES, NO_SERIES, Metric, Request
 from mstore.query.retained import RetainedGatherer
@@ -44,26 +44,16 @@ class Group:
 Gathered = Series | NotAggregatable
 
 
-def gathered(gatherer: RetainedGatherer, groups: Sequence[Group]) -> list[Gathered]:
-    """The samples of each group over its own range, in the order of the groups, at native step.
-
-    raises LimitExceeded for the whole, Replan when the store changed meanwhile
-    """
-    found: list[Gathered] = []
-    for one in finished(gathering(gatherer, groups, Budget())):
-        if one is None:
-            raise Replan
-        found.append(one)
-    return found
-
-
 def gathering(
     gatherer: RetainedGatherer, groups: Sequence[Group], budget: Budget
 ) -> Work[list[Gathered | None]]:
-    """gathered() in pieces; None for a group whose series changed meanwhile: plan that one again."""
+    """The samples of each group over its own range, in the order of the groups, at native step.
+
+    None for a group whose series changed meanwhile: plan that one again. raises LimitExceeded for the whole
+    """
     found: list[Gathered | None] = [None] * len(groups)
     piece: list[int] = []
-    n_samples = 0
+    n_samples = n_alone = 0
     for index, group in enumerate(groups):
         n = _spend(group, budget)
         try:
@@ -74,6 +64,10 @@ def gathering(
             continue
         if one is not None:
             found[index] = one
+            n_alone += SAMPLES_OF_A_CALL
+            if n_alone >= PIECE_SAMPLES:
+                n_alone = 0
+                yield
             continue
         piece.append(index)
         n_samples += n

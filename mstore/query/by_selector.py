@@ -7,7 +7,6 @@ selector -> levels -> series (resolve.py) -> one pass of a kernel over all of th
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore import limits
+from mstore import choices, limits
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, NotAggregatable
 from mstore.frames import Series
 from mstore.kernels import _select
@@ -74,7 +73,7 @@ def latest(
         budget.spend(n_bytes=32 * len(selected.rows))
         return _latest(gatherer, selected, metric, parts)
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 def above(
@@ -102,7 +101,7 @@ def above(
             found.append(part)
         return _above(gatherer, selected, metric, beyond, for_s, found, kept)
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 def stats(
@@ -118,7 +117,7 @@ def stats(
     """What the samples of [start, end) of all series at or below each level come to."""
     refuse_unknown(per)
     refuse_backwards(start, end)
-    asked = _percents_of(percents)
+    asked = tuple(choices.percentiles(percents))
 
     def attempt() -> Work[Stats]:
         selected = yield from selecting(gatherer, selector, metric, budget)
@@ -133,7 +132,7 @@ def stats(
             yield from _fill_quantiles(gatherer, selected, table, budget)
         return table
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 def top(
@@ -150,10 +149,10 @@ def top(
 ) -> Work[Top]:
     """The k rows whose figure is largest (smallest), the first of them first; of equal ones the earlier row."""
     percents = refuse_unknown_figure(by)
-    if not 1 <= k <= limits.QUERY_SERIES_MAX:
-        raise InvalidRequest(f"k={k!r}: expected 1 to {limits.QUERY_SERIES_MAX}")
+    k = choices.ranks(k)
     found = yield from stats(gatherer, selector, metric, start, end, percents, per, budget)
-    rows = np.flatnonzero(found.valid)
+    # Infinities may have no mean, and samples may become too old between two looks: no figure, no rank.
+    rows = np.flatnonzero(found.valid & ~np.isnan(found.column(by)))
     figures = found.column(by)[rows]
     order = np.argsort(figures, kind="stable")
     if largest:  # stable from the other end, too; and u64 has no negative
@@ -188,7 +187,7 @@ def series(
             found.append(one)
         return found[0] if united else found
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 # --- what may be asked
@@ -196,26 +195,7 @@ def series(
 
 def beyond(value: float, below: bool) -> Beyond:
     """raises InvalidRequest for a level that is no finite number"""
-    try:
-        level = float(value)
-    except (TypeError, ValueError):
-        level = math.nan
-    if not math.isfinite(level):
-        raise InvalidRequest(f"value={value!r}: expected a finite number")
-    return Beyond(level, below, 0)
-
-
-def _percents_of(percents: Sequence[float]) -> tuple[float, ...]:
-    """raises InvalidRequest"""
-    numbers = len(percents) <= limits.PERCENTILES_MAX and all(
-        isinstance(one, int | float) for one in percents
-    )
-    found = tuple(float(one) for one in percents) if numbers else (math.nan,)
-    if not all(0.0 <= one <= 100.0 for one in found):
-        raise InvalidRequest(
-            f"percentiles={reprlib.repr(percents)}: expected at most {limits.PERCENTILES_MAX} numbers from 0 to 100"
-        )
-    return found
+    return Beyond(choices.finite("value", value), below, 0)
 
 
 def refuse_unknown(per: str) -> None:

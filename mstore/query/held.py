@@ -17,12 +17,12 @@ from mstore.limits import PATH_DEPTH_MAX
 from mstore.query import selected
 from mstore.query.budget import PIECE_SERIES, Budget, Work, finished
 from mstore.query.gather import checked, replanned
-from mstore.query.plan import natural_key
 from mstore.query.retained import RetainedGatherer
 from mstore.selector import Selector, SelectorLike
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 from mstore.sizes import LevelSize
+from mstore.topology import natural_key
 
 _NAMES = 1024
 """Of levels, told between two looks at the clock."""

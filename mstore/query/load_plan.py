@@ -22,10 +22,9 @@ from mstore.jobs.loaded import LABEL, Loaded, LoadedMetric
 from mstore.jobs.request import LoadRequest, refuse_too_much
 from mstore.query.budget import PIECE_SERIES, Work
 from mstore.query.finder import Finder
-from mstore.query.plan import natural_key
 from mstore.query.rows import Row
 from mstore.scopes import FINE_TO_COARSE, ScopeQuery, scope_queries
-from mstore.topology import Cluster, Subcluster
+from mstore.topology import Cluster, Subcluster, natural_key
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ An entry of a level that does not hold the metric itself stands for the series b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, Unkno
 from mstore.kernels._gather import Gatherer
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.query.gather import checked
+from mstore.topology import natural_key
 
 Ids = str | int | Iterable[str | int] | None
 
@@ -33,9 +33,6 @@ NO_HOST, NO_LEVEL, NO_SERIES, NO_SAMPLES = (
     "no such series",
     "no samples in range",
 )
-
-_DIGITS = re.compile(r"(\d+)", re.ASCII)
-
 
 # What is made anew for each of the thousand questions of a job view is not frozen: that would take five times as long.
 
@@ -126,12 +123,6 @@ class Plan:
     metric: Metric
     entries: list[Entry]
     many: bool
-
-
-def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key that puts core2 before core10; texts that only differ in leading zeros keep one order."""
-    parts = _DIGITS.split(text)
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), text
 
 
 def plan(gatherer: Gatherer, request: Request, known: dict[tuple[int, str], Metric] | None = None) -> Plan:

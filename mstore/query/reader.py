@@ -179,7 +179,11 @@ class Reader(
 
     def paths(self, depth: int) -> list[tuple[str, ...]]:
         """All paths of that many names: 1 = clusters, 2 = (cluster, host), ..."""
-        return catalog.paths(self.gatherer, depth)
+        return finished(self.paths_work(depth))
+
+    def paths_work(self, depth: int) -> Work[list[tuple[str, ...]]]:
+        """paths() in pieces."""
+        return catalog.paths_work(self.gatherer, depth)
 
     def matching(self, selector: Selector, metrics: Sequence[str]) -> NDArray[np.uint64]:
         """References of the live series of some metrics (none = all) that a selector selects, each once."""

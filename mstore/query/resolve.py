@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore.errors import LimitExceeded, UnknownMetric, UnknownSelector
-from mstore.kernels import _select
+from mstore.kernels import _gather, _select
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.model import SeriesPath
 from mstore.query.budget import PIECE_SERIES, Budget, Work
@@ -33,7 +34,11 @@ assert WHYS[NO_SAMPLES] == "no samples in range"
 
 _NO_LEVEL = _select.NO_LEVEL
 
+_PARENTS = 512
+"""Whose children are looked through in one piece: a host has some hundred, a cluster thousands."""
+
 Levels = NDArray[np.uint32]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -80,18 +85,22 @@ def labelled(
     return Paths("".join(f"{line}\n" for line in lines))
 
 
-def resolving(gatherer: RetainedGatherer, selector: Selector) -> Work[Resolved]:
-    """The levels of a selector. raises UnknownSelector, LimitExceeded, Unavailable"""
-    found = Resolved(np.zeros(1, np.uint32), np.ones(1, np.bool_), np.full(1, -1, np.int64), [])
+def resolving(gatherer: RetainedGatherer, selector: Selector, *, absent: bool = True) -> Work[Resolved]:
+    """The levels of a selector. raises UnknownSelector, LimitExceeded, Unavailable
+
+    absent   False: what is named and not there is left out, also a cluster
+    """
+    named = np.full(1, absent, np.bool_)
+    found = Resolved(np.zeros(1, np.uint32), named, np.full(1, -1, np.int64), [])
     for depth, step in enumerate(selector.steps):
         parts = []
         n_rows = 0
-        for at in range(0, len(found), PIECE_SERIES):
-            rows = np.arange(at, min(at + PIECE_SERIES, len(found)))
+        for at in range(0, len(found), _PARENTS):
+            rows = np.arange(at, min(at + _PARENTS, len(found)))
             parts.append(_step_down(gatherer, found.taken(rows), step, depth))
             n_rows += len(parts[-1])
             if n_rows > QUERY_SERIES_MAX:
-                raise LimitExceeded(f"the selector means more than {QUERY_SERIES_MAX} levels")
+                raise _too_many("levels")
             yield
         found = Resolved(
             np.concatenate([part.levels for part in parts] or [found.levels]),
@@ -137,8 +146,11 @@ def _by_name(
 ) -> tuple[Resolved, NDArray[np.int64]]:
     """The rows of these names below each parent, and its place; below a named parent also what is not there."""
     ids, places, name_places = replanned(
-        lambda: checked(
-            _select.named(gatherer, parents.levels, [encoded(name) for name in names], True, QUERY_SERIES_MAX)
+        lambda: _few(
+            "levels",
+            _select.named(
+                gatherer, parents.levels, [encoded(name) for name in names], True, QUERY_SERIES_MAX
+            ),
         )
     )
     at = places.astype(np.int64)
@@ -178,11 +190,10 @@ def _by_form(
     gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int
 ) -> tuple[Resolved, NDArray[np.int64]]:
     """The children of each parent that have a form, in natural order, and the parent's place."""
-    ids, bounds = checked(_select.children(gatherer, parents.levels, QUERY_SERIES_MAX))
+    ids, bounds = _few("levels", _select.children(gatherer, parents.levels, QUERY_SERIES_MAX))
     places = np.repeat(np.arange(len(parents)), np.diff(bounds))
     if not step.any:
-        names = checked(_select.names(gatherer, ids)).decode("utf-8", "replace").split("\n")
-        kept = [at for at in range(len(ids)) if step.matches(names[at])]
+        kept = _matching(gatherer, ids, step)
         ids, places = ids[kept], places[kept]
     # What is not there goes on as it is.
     gone = np.flatnonzero(parents.ghosts >= 0)
@@ -193,6 +204,27 @@ def _by_form(
     found.levels = ids[order]
     found.named &= found.ghosts >= 0
     return found, places[order]
+
+
+def _matching(gatherer: RetainedGatherer, levels: Levels, step: Step) -> NDArray[np.bool_]:
+    """bool[n]: which levels have a name that a step means; the hosts of a cluster are alike, so each name is tried once."""
+    names = checked(_select.names(gatherer, levels)).decode("utf-8", "replace").split("\n")[:-1]
+    meant = {name: step.matches(name) for name in set(names)}
+    return np.fromiter(map(meant.__getitem__, names), np.bool_, len(names))
+
+
+def _few(what: str, answer: T | int) -> T:
+    """The kernel's answer; LimitExceeded says of what it found too many."""
+    if isinstance(answer, int) and answer == _gather.LIMIT:
+        raise _too_many(what)
+    return checked(answer)
+
+
+def _too_many(what: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"the selector means more than {QUERY_SERIES_MAX:,} {what}: name fewer hosts at a time",
+        limit=QUERY_SERIES_MAX,
+    )
 
 
 @dataclass(slots=True)
@@ -230,7 +262,7 @@ def selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budge
 
     raises UnknownSelector, UnknownMetric when no cluster of the selector knows it, LimitExceeded, Unavailable
     """
-    return (yield from replanned_work(lambda: _selecting(gatherer, selector, metric, budget)))
+    return (yield from replanned_work(lambda: _selecting(gatherer, selector, metric, budget), budget))
 
 
 def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budget: Budget) -> Work[Selected]:
@@ -243,7 +275,9 @@ def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budg
     parts, sizes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for at in range(0, len(rows), PIECE_SERIES):
         part = slice(at, at + PIECE_SERIES)
-        refs, bounds = checked(_select.collect(gatherer, levels[part], indices[of[part]], QUERY_SERIES_MAX))
+        refs, bounds = _few(
+            "series", _select.collect(gatherer, levels[part], indices[of[part]], QUERY_SERIES_MAX)
+        )
         budget.spend(series=len(refs))
         parts.append(refs)
         sizes.append(np.diff(bounds))
