@@ -179,3 +179,28 @@ def test_what_has_no_mean_has_no_rank(largest: bool) -> None:
         del reader
     finally:
         store.close()
+
+
+COUNTS = [0, 1, 2**53, 2**53 + 1, 2**53 + 2, 2**63 + 1]
+
+
+@pytest.fixture(scope="module")
+def counters() -> Iterator[Store]:
+    """Hosts whose grid (ops) and rows (beat) hold one count each."""
+    made = Store(f"mstore-test-many-u64-{os.getpid()}")
+    for n, count in enumerate(COUNTS):
+        made.put(made.open("ops", f"f{n}"), T0, [count], 10)
+        made.rows(made.open("beat", f"f{n}"), [(1000 * T0, count)], "Q")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("metric", ["beat", "ops"])
+@pytest.mark.parametrize("level", [-1.0, 0.0, 0.5, 2.0**53, 2.0**53 + 2, 2.0**64, 1e30])
+@pytest.mark.parametrize("below", [False, True])
+def test_a_counter_is_compared_exactly_with_a_level(
+    counters: Store, metric: str, level: float, below: bool
+) -> None:
+    reader = Reader(counters.directory_map.segment, counters.samples_map.segment, now_s=lambda: T0 + 10)
+    found = reader.above("fritz/*", metric, level, 0, below)
+    assert found.values.tolist() == [count for count in COUNTS if (count < level if below else count > level)]
