@@ -102,7 +102,7 @@ def _planned(gatherer: RetainedGatherer, requests: Sequence[Request]) -> Work[tu
         groups += [
             Group(
                 request, found.metric, entry_refs, entry.why or NO_SERIES,
-                (entry.type, entry.type_id, entry.subtype, entry.subtype_id),
+                (request.cluster, request.host, entry.type, entry.type_id, entry.subtype, entry.subtype_id),
             )
             for entry, entry_refs in zip(found.entries, refs, strict=True)
         ]  # fmt: skip

@@ -37,8 +37,8 @@ class Group:
     refs: NDArray[np.uint64]
     why: str = ""
     """Why there is none, when refs is empty."""
-    below_host: tuple[str, str, str, str] | None = None
-    """Type, id, subtype and id of the answer's path, where they are not those of the request."""
+    path: tuple[str, ...] | None = None
+    """Cluster, host, type, id, subtype and id that label the answer, where they are not those of the request."""
 
 
 Gathered = Series | NotAggregatable
@@ -122,20 +122,21 @@ def _without_kernel(gatherer: RetainedGatherer, group: Group) -> Gathered | None
 
 def labelled(series: Series, group: Group) -> Series:
     """The same series, with the path of its group."""
-    request = group.request
-    series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
-    series.type, series.type_id, series.subtype, series.subtype_id = _below_host(group)
+    series.metric = group.request.metric
+    series.cluster, series.host, series.type, series.type_id, series.subtype, series.subtype_id = _path_of(
+        group
+    )
     return series
 
 
-def _below_host(group: Group) -> tuple[str, str, str, str]:
-    """Type, id, subtype and id that a group names; "" for what it leaves open."""
-    if group.below_host is not None:
-        return group.below_host
+def _path_of(group: Group) -> tuple[str, ...]:
+    """Cluster, host, type, id, subtype and id that a group names; "" for what it leaves open."""
+    if group.path is not None:
+        return group.path
     request = group.request
     ids = (request.type_ids, request.subtype_ids)
     type_id, subtype_id = (one if isinstance(one, str) else "" for one in ids)
-    return request.type or "", type_id, request.subtype or "", subtype_id
+    return request.cluster, request.host, request.type or "", type_id, request.subtype or "", subtype_id
 
 
 def _fill(
@@ -197,10 +198,10 @@ def _made(
     coverage: NDArray[np.uint32] | None,
     n_present: int,
 ) -> Series:
-    request = group.request
+    cluster, host, type_, type_id, subtype, subtype_id = _path_of(group)
     return Series(
         values, start, step, group.metric.unit, valid, coverage, None, "" if n_present else NO_SAMPLES,
-        request.cluster, request.host, request.metric, *_below_host(group),
+        cluster, host, group.request.metric, type_, type_id, subtype, subtype_id,
         "" if coverage is None else layout.AGG_NAMES[group.metric.aggregation], len(group.refs),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from mstore.frames import Series
 from mstore.kernels import _select
 from mstore.query.answer import refuse_steps_that_do_not_fit, shaping
 from mstore.query.batch import Group, refuse_unless_aggregatable
-from mstore.query.budget import PIECE_SAMPLES, Budget, Work
+from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work
 from mstore.query.gather import Replan, replanned_work
 from mstore.query.plan import Metric, Request
 from mstore.query.resolve import NO_SAMPLES, NO_SERIES, Selected, resolving, selecting
@@ -28,7 +28,7 @@ from mstore.query.retained import RetainedGatherer
 from mstore.query.scanning import NO_TIME, Beyond, Newest, Scanned, newest, samples, scanning
 from mstore.selector import Selector
 from mstore.shm import layout
-from mstore.tables import WHYS, Above, Latest, LevelPath, Paths, Stats, Top, percent_of
+from mstore.tables import WHYS, Above, Latest, Paths, Stats, Top, percent_of
 from mstore.times import SECONDS_MAX, SECONDS_MIN
 
 GAP_STEPS = 5
@@ -36,6 +36,7 @@ GAP_STEPS = 5
 GAP_STAMPED_S = 300
 
 _NO_LEVEL = _select.NO_LEVEL
+_NO_PARTS = ("",) * 6
 
 
 def levels(gatherer: RetainedGatherer, selector: Selector, metric: str | None, budget: Budget) -> Work[Paths]:
@@ -177,7 +178,10 @@ def series(
             if definition is not None:
                 refuse_steps_that_do_not_fit(definition, request.resolution)
         united = request.aggregate
-        groups = [_united(selected, request, selector)] if united else _groups(gatherer, selected, request)
+        if united:
+            groups = [_united(selected, request, selector)]
+        else:
+            groups = yield from _groups(gatherer, selected, request)
         found = []
         for one in (yield from shaping(gatherer, groups, budget)):
             if isinstance(one, NotAggregatable):
@@ -426,14 +430,18 @@ def quantiles(values: NDArray[np.float64], percents: Sequence[float]) -> NDArray
 # --- series
 
 
-def _groups(gatherer: RetainedGatherer, selected: Selected, request: Request) -> list[Group]:
+def _groups(gatherer: RetainedGatherer, selected: Selected, request: Request) -> Work[list[Group]]:
     whys = selected.whys().tolist()
     bounds = selected.bounds.tolist()
     groups = []
-    for row, path in enumerate(selected.rows.paths(gatherer)):
+    for row, line in enumerate(selected.rows.paths(gatherer).lines):
         metric = selected.metrics[selected.of[row]] or selected.metric
         refs = selected.refs[bounds[row] : bounds[row + 1]]
-        groups.append(Group(_at(request, path), metric, refs, WHYS[whys[row]]))
+        parts = line.split("\t")
+        path = (*parts, *_NO_PARTS[len(parts) :])
+        groups.append(Group(request, metric, refs, WHYS[whys[row]], path))
+        if row % PIECE_SERIES == PIECE_SERIES - 1:
+            yield
     return groups
 
 
@@ -451,13 +459,5 @@ def _united(selected: Selected, request: Request, selector: Selector) -> Group:
         )
     whys = selected.whys()
     alone = [step.names[0] if step.names and len(step.names) == 1 else "" for step in selector.steps]
-    path = LevelPath(*alone[:2])
-    return Group(_at(request, path), selected.metric, refs, WHYS[int(whys[0]) if len(whys) else NO_SERIES])
-
-
-def _at(request: Request, path: LevelPath) -> Request:
-    """The request with the path that its answer is labelled with."""
-    return replace(
-        request, cluster=path.cluster, host=path.host, type=path.type, type_ids=path.type_id, subtype=path.subtype,
-        subtype_ids=path.subtype_id,
-    )  # fmt: skip
+    path = (*alone, *_NO_PARTS)[:2] + _NO_PARTS[2:]
+    return Group(request, selected.metric, refs, WHYS[int(whys[0]) if len(whys) else NO_SERIES], path)

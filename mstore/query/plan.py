@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mstore import choices
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, UnknownMetric
+from mstore.kernels import _select
 from mstore.kernels._gather import Gatherer
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.query.gather import checked
@@ -248,10 +249,13 @@ def _all(
         yield _labelled(parent, which, kind, "", parent.levels, "", below=kind)
         return
     children: Sequence[tuple[int, str, str]] = checked(gatherer.children(parent.levels[0], encoded(kind)))
-    for level, _, name in sorted(children, key=lambda child: natural_key(child[2])):
-        refs = checked(gatherer.collect([level], metric.index))
-        if len(refs):
-            yield _labelled(parent, which, kind, name, (level,), "", refs=refs)
+    children = sorted(children, key=lambda child: natural_key(child[2]))
+    levels = np.array([level for level, _, _ in children], np.uint32)
+    metrics = np.full(len(levels), metric.index, np.uint32)
+    refs, ends = checked(_select.collect(gatherer, levels, metrics, QUERY_SERIES_MAX))
+    for (level, _, name), first, end in zip(children, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        if end > first:
+            yield _labelled(parent, which, kind, name, (level,), "", refs=refs[first:end])
 
 
 def _labelled(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mstore import errors, limits
+from mstore.kernels import _gather
+from mstore.kernels._sizes import SizeReader
 from mstore.query import Reader, Request, by_selector
 from mstore.query.budget import SAMPLES_OF_A_CALL, Budget, Slices, Work, finished
 from mstore.query.gather import Replan, replanned_work
@@ -164,6 +167,33 @@ def test_what_is_done_again_because_the_store_changed_counts_once(monkeypatch: p
 
     assert finished(replanned_work(attempt, budget)) == "done"
     assert budget.spent() == (5, 5, 6)
+
+
+def test_a_store_that_changes_under_a_question_is_looked_at_again(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is planned: sizes of levels, and what the batches' metrics are."""
+    sizes = reader.sizes("fritz/*")
+    view = reader.node_data("fritz", T0, NOW, metrics=["load"]).to_dict()
+
+    def busy_at_first(answer: Any) -> Any:
+        left = [3]
+
+        def asked(*arguments: Any) -> Any:
+            left[0] -= 1
+            return _gather.BUSY if left[0] > 0 else answer(*arguments)
+
+        return asked
+
+    sizer, gatherer = SizeReader(reader.directory, reader.gatherer.samples), reader.gatherer
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "mstore.query.held.SizeReader",
+            lambda *_: SimpleNamespace(chunk_rows=busy_at_first(sizer.chunk_rows)),
+        )
+        assert reader.sizes("fritz/*") == sizes
+    monkeypatch.setattr(gatherer, "metric", busy_at_first(gatherer.metric), raising=False)
+    assert reader.node_data("fritz", T0, NOW, metrics=["load"]).to_dict() == view
 
 
 @pytest.mark.parametrize("largest", [True, False])
