@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mstore import choices, errors
+import mstore
+from mstore import choices, clock, errors
 from mstore.client import questions, selecting
 from mstore.client.following import FollowBatch, FollowedSeries
 from mstore.client.life import LifeOperations
+from mstore.frames import Series
 from mstore.ipc import messages
 from mstore.jobs.request import LoadRequest
 from mstore.testing import store
@@ -82,3 +85,26 @@ def test_followed_samples_of_two_types_are_each_read_as_their_own() -> None:
     )  # fmt: skip
     found = [(times.tolist(), values.tolist()) for _, times, values in batch.runs()]
     assert found == [([0, 120_000], [2**60 + 1, 7]), ([60_000], [1.5])]
+
+
+def test_clients_and_readers_answer_the_same_questions() -> None:
+    with store() as memory:
+        now = clock.now_s()
+        memory.write("".join(f"m,cluster=c,hostname=h{n} value={n} {now - 60}\n" for n in range(3)))
+        asked = [
+            mstore.Question(
+                "c", "h0", "m", datetime.fromtimestamp(now - 600, UTC), str(now), scale_by=2, fill="previous"
+            ),
+            mstore.Question("c", "h1", "m", now - 600, now, "node", resolution=120, algo="max"),
+            mstore.Question("c", "h2", "m", now - 600, now, "core", (n for n in (1, 2))),  # type: ignore[arg-type]
+        ]
+        there = memory.reader.query_many(asked)
+        asked[2] = asked[2]._replace(type_ids=[1, 2])
+        for here, found in zip(memory.query_many(asked), there, strict=True):
+            pairs = zip(here, found, strict=True) if isinstance(here, list) else [(here, found)]
+            for one, other in pairs:
+                assert isinstance(one, Series)
+                assert isinstance(other, Series)
+                assert (one.times.tolist(), one.step) == (other.times.tolist(), other.step)
+                assert np.array_equal(one.values, other.values, equal_nan=True)
+                assert (one.host, one.type_id, one.why) == (other.host, other.type_id, other.why)
