@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +37,8 @@ _NO_LEVEL = _select.NO_LEVEL
 
 _PARENTS = 512
 """Whose children are looked through in one piece: a host has some hundred, a cluster thousands."""
+_LOOKUPS = 32_768
+"""Names that are looked up in one piece: some milliseconds."""
 
 Levels = NDArray[np.uint32]
 T = TypeVar("T")
@@ -95,9 +98,11 @@ def resolving(gatherer: RetainedGatherer, selector: Selector, *, absent: bool = 
     for depth, step in enumerate(selector.steps):
         parts = []
         n_rows = 0
-        for at in range(0, len(found), _PARENTS):
-            rows = np.arange(at, min(at + _PARENTS, len(found)))
-            parts.append(_step_down(gatherer, found.taken(rows), step, depth))
+        n_names = sum(isinstance(part, str) for part in step.parts)
+        n_parents = max(min(_PARENTS, _LOOKUPS // max(n_names, 1)), 1)
+        for at in range(0, len(found), n_parents):
+            rows = np.arange(at, min(at + n_parents, len(found)))
+            parts.append((yield from _step_down(gatherer, found.taken(rows), step, depth)))
             n_rows += len(parts[-1])
             if n_rows > QUERY_SERIES_MAX:
                 raise _too_many("levels")
@@ -111,25 +116,30 @@ def resolving(gatherer: RetainedGatherer, selector: Selector, *, absent: bool = 
     return found
 
 
-def _step_down(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
+def _step_down(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Work[Resolved]:
     """The rows one level below."""
     if step.names is not None:
         return _by_name(gatherer, parents, step.names, depth)[0]
     if len(step.parts) == 1:
         return replanned(lambda: _by_form(gatherer, parents, step, depth))[0]
-    return _part_by_part(gatherer, parents, step, depth)
+    return (yield from _part_by_part(gatherer, parents, step, depth))
 
 
-def _part_by_part(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
+def _part_by_part(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Work[Resolved]:
     """Names and forms in one list: below each parent in the order in which they are written, each level once."""
-    found, places = [], []
-    for part in step.parts:
-        if isinstance(part, str):
-            rows, at = _by_name(gatherer, parents, (part,), depth)
-        else:
-            rows, at = replanned(partial(_by_form, gatherer, parents, Step((part,)), depth))
-        found.append(rows)
-        places.append(at)
+    found, places, n_rows = [], [], 0
+    for names, parts in groupby(step.parts, lambda part: isinstance(part, str)):
+        for some in [tuple(parts)] if names else [(form,) for form in parts]:
+            if names:
+                rows, at = _by_name(gatherer, parents, some, depth)
+            else:
+                rows, at = replanned(partial(_by_form, gatherer, parents, Step(some), depth))
+            found.append(rows)
+            places.append(at)
+            n_rows += len(rows)
+            if n_rows > QUERY_SERIES_MAX:
+                raise _too_many("levels")
+            yield
     at = np.concatenate(places)
     order = np.argsort(at, kind="stable")
     together = Resolved(
@@ -145,11 +155,13 @@ def _by_name(
     gatherer: RetainedGatherer, parents: Resolved, names: tuple[str, ...], depth: int
 ) -> tuple[Resolved, NDArray[np.int64]]:
     """The rows of these names below each parent, and its place; below a named parent also what is not there."""
+    # Below a star nobody asks for what is not there, which may be most of names times hosts.
+    asked = bool((parents.named & (parents.levels != _NO_LEVEL)).any())
     ids, places, name_places = replanned(
         lambda: _few(
             "levels",
             _select.named(
-                gatherer, parents.levels, [encoded(name) for name in names], True, QUERY_SERIES_MAX
+                gatherer, parents.levels, [encoded(name) for name in names], asked, QUERY_SERIES_MAX
             ),
         )
     )

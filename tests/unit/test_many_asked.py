@@ -234,3 +234,29 @@ def test_a_counter_is_compared_exactly_with_a_level(
     reader = Reader(counters.directory_map.segment, counters.samples_map.segment, now_s=lambda: T0 + 10)
     found = reader.above("fritz/*", metric, level, 0, below)
     assert found.values.tolist() == [count for count in COUNTS if (count < level if below else count > level)]
+
+
+def test_names_that_few_hosts_have_do_not_count_for_those_that_have_none(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mstore.query.resolve.QUERY_SERIES_MAX", 20)
+    assert len(reader.select("fritz/*/hwthread[1-100]")) == 2 * len(HOSTS)
+    assert len(reader.select("fritz/*/hwthread0*,hwthread[1-100]")) == 3 * len(HOSTS)
+    for selector in (
+        "fritz/f1/hwthread[1-100]",
+        "fritz/f1/" + ",".join(f"*{'hwthread'[:n]}*" for n in range(8)),
+    ):
+        with pytest.raises(errors.LimitExceeded, match="levels"):
+            reader.latest(selector, "flops")
+
+
+def test_many_names_and_forms_are_looked_up_some_at_a_time(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = reader.select("fritz/*/hwthread[0-2]").texts
+    monkeypatch.setattr("mstore.query.resolve._LOOKUPS", 3)
+    selector = Selector.parse("fritz/*/hwthread[0-2]")
+    assert n_pieces(by_selector.levels(reader.gatherer, selector, None, Budget())) >= len(HOSTS)
+    assert reader.select(selector).texts == wanted
+    forms = Selector.parse("fritz/f1/" + ",".join(f"x{n}*" for n in range(50)))
+    assert n_pieces(by_selector.levels(reader.gatherer, forms, None, Budget())) >= 50
