@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mstore import Client
 from mstore.client.operations import Operations
@@ -13,7 +13,7 @@ from mstore.ipc.transport import Steps
 from mstore.query import Reader
 from mstore.query.budget import Budget, finished
 from mstore.workers import selecting
-from mstore.workers.query import QueryWorker
+from mstore.workers.answers import Answers
 
 M = TypeVar("M", bound=m.Message)
 
@@ -21,18 +21,15 @@ M = TypeVar("M", bound=m.Message)
 class _Operations(Operations):
     def __init__(self, reader: Reader, now_s: int) -> None:
         super().__init__(Settings(Path("/nowhere")))
-        worker: Any = object.__new__(QueryWorker)  # its answers alone: no segments of a store, no channel
-        worker._reader = reader
-        self._answers: dict[type[m.Message], Any] = {
-            m.Query: worker._query, m.Fetch: worker._fetch, m.Load: worker._load, m.CheckHealth: worker._health,
-            **selecting.answers(reader, lambda: now_s),
-        }  # fmt: skip
+        self._answers = Answers(reader, reader._config, lambda _: {})
+        self._selecting = selecting.answers(reader, lambda: now_s)
 
     def _ask(
         self, message: m.Message, kind: type[M], timeout_s: float | None = None, role: str = "query"
     ) -> Steps[M]:
         asked = _through(message)
-        found = self._answers[type(asked)](asked, Budget())
+        answer = self._selecting.get(type(asked), self._answers.answer)
+        found = answer(asked, Budget())
         reply = _through(found if isinstance(found, m.Message) else finished(found))
         assert isinstance(reply, kind)
         return reply

@@ -128,12 +128,14 @@ def _step_down(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth:
 def _part_by_part(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Work[Resolved]:
     """Names and forms in one list: below each parent in the order in which they are written, each level once."""
     found, places, n_rows = [], [], 0
-    for names, parts in groupby(step.parts, lambda part: isinstance(part, str)):
-        for some in [tuple(parts)] if names else [(form,) for form in parts]:
-            if names:
-                rows, at = _by_name(gatherer, parents, some, depth)
+    for _, group in groupby(step.parts, lambda part: isinstance(part, str)):
+        parts = list(group)
+        names = tuple(part for part in parts if isinstance(part, str))
+        for form in [None] if names else parts:
+            if form is None:
+                rows, at = _by_name(gatherer, parents, names, depth)
             else:
-                rows, at = replanned(partial(_by_form, gatherer, parents, Step(some), depth))
+                rows, at = replanned(partial(_by_form, gatherer, parents, Step((form,)), depth))
             found.append(rows)
             places.append(at)
             n_rows += len(rows)
