@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
+from operator import index
 from typing import Any, Final
 
+from mstore import limits
 from mstore.errors import InvalidRequest
 
 ALGORITHMS: Final = ("average", "lttb", "simple", "min", "max", "last")
@@ -29,10 +34,40 @@ def refuse_unless(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def finite_factor(scale_by: Any) -> float:
     """scale_by as a plain float. raises InvalidRequest for what is no finite number"""
-    factor = math.nan
-    if not isinstance(scale_by, str | bytes | bytearray):  # which float() would read
+    return finite("scale_by", scale_by)
+
+
+def finite(name: str, value: Any) -> float:
+    """A number as a plain float. raises InvalidRequest for what is no finite number"""
+    number = math.nan
+    if not isinstance(value, str | bytes | bytearray):  # which float() would read
         with suppress(TypeError, ValueError, OverflowError):
-            factor = float(scale_by)
-    if not math.isfinite(factor):
-        raise InvalidRequest(f"scale_by={scale_by!r}: expected a finite number")
-    return factor
+            number = float(value)
+    if not math.isfinite(number):
+        raise InvalidRequest(f"{name}={reprlib.repr(value)}: expected a finite number")
+    return number
+
+
+def percentiles(percents: Sequence[Any]) -> list[float]:
+    """As plain floats. raises InvalidRequest for what is no number from 0 to 100, or too many"""
+    found = [finite("percentiles", one) for one in islice(percents, limits.PERCENTILES_MAX + 1)]
+    if len(found) > limits.PERCENTILES_MAX or not all(0.0 <= one <= 100.0 for one in found):
+        raise InvalidRequest(
+            f"percentiles={reprlib.repr(percents)}: expected at most {limits.PERCENTILES_MAX} numbers from 0 to 100"
+        )
+    return found
+
+
+def ranks(k: Any) -> int:
+    """How many of a ranking are asked for. raises InvalidRequest for what is no whole number of 1 or more"""
+    with suppress(TypeError):
+        if 1 <= (n := index(k)) <= limits.QUERY_SERIES_MAX:
+            return n
+    raise InvalidRequest(f"k={k!r}: expected 1 to {limits.QUERY_SERIES_MAX}")
+
+
+def names(name: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A list of names, None = all. raises InvalidRequest for a single text, which would be taken letter by letter"""
+    if isinstance(given, str):
+        raise InvalidRequest(f"{name}={given!r}: expected a list of names")
+    return None if given is None else tuple(given)

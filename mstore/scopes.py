@@ -49,14 +49,19 @@ class ScopeQuery:
     id: str | None = None
     """Of that one answer: "1" for socket 1; None for the node."""
 
+    def answer_ids(self) -> tuple[str, ...]:
+        """The id of each answer; "" for the node."""
+        if self.type is None or self.aggregate:
+            return (self.id or "",)
+        return self.ids
+
     def answers(self) -> tuple[tuple[str, tuple[Level, ...]], ...]:
         """The id of each answer ("" for the node), and the levels that make it."""
         if self.type is None:
             return (("", (("", "", "", ""),)),)
         levels = tuple((self.type, one, "", "") for one in self.ids)
-        if self.aggregate:
-            return ((self.id or "", levels),)
-        return tuple((level[1], (level,)) for level in levels)
+        each = (levels,) if self.aggregate else tuple((level,) for level in levels)
+        return tuple(zip(self.answer_ids(), each, strict=True))
 
 
 def effective(native: str, requested: str) -> str:

@@ -88,6 +88,10 @@ class Step:
         return any(part == name if isinstance(part, str) else part.matches(name) for part in self.parts)
 
 
+ANY = Step((Form(("", "")),))
+"""Written "*"."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selector:
     """Steps from the cluster down, one to four. str() gives a text that parses to the same selector."""

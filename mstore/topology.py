@@ -18,12 +18,12 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mstore.errors import ConfigError
+from mstore.errors import ConfigError, InvalidRequest
 from mstore.model import MetricSpec, SeriesPath
 
 SCOPES = ("node", "socket", "memoryDomain", "core", "hwthread", "accelerator")
@@ -54,6 +54,16 @@ def expand(hostlist: str, names_max: int = HOSTS_MAX) -> list[str]:
             raise _bad_hostlist(hostlist, f"more than {names_max} hosts")
         hosts += ["".join(combination) for combination in itertools.product(*choices)]
     return hosts
+
+
+def hosts_asked(nodes: str | Sequence[str] | None) -> list[str] | None:
+    """The hosts that a question names, as names or as a hostlist; None = all. raises InvalidRequest for a bad hostlist"""
+    if nodes is None or not isinstance(nodes, str):
+        return None if nodes is None else list(nodes)
+    try:
+        return expand(nodes)
+    except ConfigError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def fold(hosts: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from typing import TypeVar
 from mstore import Client
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
-from mstore.config import Config
 from mstore.ipc import messages as m
 from mstore.ipc.transport import Steps
 from mstore.query import Reader
@@ -21,7 +20,7 @@ M = TypeVar("M", bound=m.Message)
 class _Operations(Operations):
     def __init__(self, reader: Reader, now_s: int) -> None:
         super().__init__(Settings(Path("/nowhere")))
-        self._answers = Answers(reader, Config, lambda _: {}, lambda: now_s)
+        self._answers = Answers(reader, reader._config, lambda _: {}, lambda: now_s)
 
     def _ask(
         self, message: m.Message, kind: type[M], timeout_s: float | None = None, role: str = "query"

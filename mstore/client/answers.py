@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mstore import clock
+from mstore import choices, clock
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
 
@@ -47,13 +47,12 @@ class AnswerOperations:
         metrics: Sequence[str] | None,
         timeout_s: float | None,
     ) -> Steps[Health]:
-        from mstore.topology import expand
+        from mstore.topology import hosts_asked
 
-        hosts = expand(nodes) if isinstance(nodes, str) else nodes
+        asked = choices.names("metrics", metrics)
         message = messages.CheckHealth(
-            cluster, None if hosts is None else list(hosts), None if metrics is None else list(metrics),
-            deadline_ms(timeout_s),
-        )  # fmt: skip
+            cluster, hosts_asked(nodes), None if asked is None else list(asked), deadline_ms(timeout_s)
+        )
         reply = yield from self._ask(message, messages.HealthAnswer, timeout_s)
         return reply.health(cluster)
 

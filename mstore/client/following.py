@@ -83,14 +83,16 @@ class FollowBatch:
     def runs(self) -> Iterator[tuple[FollowedSeries, NDArray[np.int64], NDArray[Any]]]:
         """(series, times_ms int64[m], values [m]) for each series, in order of first sight.
 
-        values  float64, or uint64 for metrics of type u64; rows of several columns: a structured array
+        values  float64, or uint64 for metrics of type u64; rows of several columns: a structured array. A series whose
+                type has changed between two of the samples comes once with each
         """
         widths = np.ones(len(self.index), np.int64)
         for i in np.flatnonzero(self.types == _ROWS).tolist():
             widths[i] = max(1, len(self.series[int(self.index[i])].columns))
         starts = np.cumsum(widths) - widths
-        order = np.argsort(self.index, kind="stable")
-        borders = np.flatnonzero(np.diff(self.index[order])) + 1
+        kinds = self.index.astype(np.int64) << 8 | np.where(self.types == _U64, _U64, 0)
+        order = np.argsort(kinds, kind="stable")
+        borders = np.flatnonzero(np.diff(kinds[order])) + 1
         groups = np.split(order, borders) if len(order) else []
         for places in sorted(groups, key=lambda group: int(group[0])):
             series = self.series[int(self.index[places[0]])]
@@ -129,7 +131,7 @@ class FollowSteps:
         return self._series
 
     def begin(self, until_s: float) -> Steps[None]:
-        """Until the store has said that it begins. raises Unavailable, UnknownSelector, LimitExceeded, ..."""
+        """Until the store has said that it begins. raises Unavailable, LimitExceeded, ..."""
         while not self._begun:
             yield from self._receive(until_s)
 

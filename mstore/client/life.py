@@ -55,10 +55,9 @@ class LifeOperations:
     def protect(
         self, cluster: str, hosts: str | Sequence[str], until: TimeLike | str | None, timeout_s: float | None
     ) -> Steps[int]:
-        from mstore.topology import expand
+        from mstore.topology import hosts_asked
 
-        names = expand(hosts) if isinstance(hosts, str) else list(hosts)
-        message = messages.Protect(cluster, names, _until_s(until), deadline_ms(timeout_s))
+        message = messages.Protect(cluster, hosts_asked(hosts) or [], _until_s(until), deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
         return int(reply.details["protected"])
 

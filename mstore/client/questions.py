@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from mstore import choices, limits, times
+from mstore.client.answers import deadline_ms
 from mstore.client.session import Session
 from mstore.errors import InvalidRequest, InvalidStep, ProtocolError
 from mstore.ipc import messages
@@ -64,7 +65,7 @@ class Question(NamedTuple):
             self.cluster, self.host, self.metric,
             times.to_seconds(self.start, now_s), times.to_seconds(self.end, now_s),
             self.type, _ids(self.type_ids), self.subtype, _ids(self.subtype_ids), bool(self.aggregate), resolution,
-            0 if timeout_s is None else int(timeout_s * 1000),
+            deadline_ms(timeout_s),
             self.algo, self.function, _span_s("window", self.window, InvalidRequest), self.missing,
             choices.finite_factor(self.scale_by), self.fill, _span_s("max_gap", self.max_gap, InvalidRequest),
             bool(self.archive),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from mstore import clock
+from mstore import choices, clock
 from mstore.client.answers import deadline_ms
 from mstore.client.questions import Question, answers_of
-from mstore.errors import InvalidRequest, ProtocolError
+from mstore.errors import ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
 from mstore.selector import Selector, SelectorLike
@@ -83,7 +83,13 @@ def above(
 ) -> messages.SelectAbove:
     at_s = None if at == "now" else to_seconds(at, clock.now_s())
     return messages.SelectAbove(
-        _text(selector), metric, float(value), to_duration_s(for_), bool(below), at_s, deadline_ms(timeout_s)
+        _text(selector),
+        metric,
+        choices.finite("value", value),
+        to_duration_s(for_),
+        bool(below),
+        at_s,
+        deadline_ms(timeout_s),
     )
 
 
@@ -99,7 +105,7 @@ def stats(
     now_s = clock.now_s()
     return messages.SelectStats(
         _text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s),
-        [float(percent) for percent in percentiles], per, deadline_ms(timeout_s),
+        choices.percentiles(percentiles), per, deadline_ms(timeout_s),
     )  # fmt: skip
 
 
@@ -115,10 +121,8 @@ def top(
     timeout_s: float | None,
 ) -> messages.SelectTop:
     now_s = clock.now_s()
-    if k < 1:
-        raise InvalidRequest(f"k={k!r}: expected 1 or more")
     return messages.SelectTop(
-        _text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s), int(k), by, bool(largest), per,
+        _text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s), choices.ranks(k), by, bool(largest), per,
         deadline_ms(timeout_s),
     )  # fmt: skip
 

@@ -183,7 +183,7 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
                    is followed, too
         metrics    one, several, or None for all
         since      also what is stored from this time on
-        raises     UnknownSelector, LimitExceeded
+        raises     EmptyCluster, InvalidRequest, LimitExceeded
 
         A batch comes within 100 ms of its write. Who does not keep up is told how many samples were not delivered
         and from when (FollowBatch.missed), and may resume() from there.

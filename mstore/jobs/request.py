@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mstore import times
-from mstore.choices import ALGORITHMS, refuse_unless
+from mstore.choices import ALGORITHMS, names, refuse_unless
 from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded
 from mstore.fetching.request import RESOLUTION_S_MAX
 from mstore.jobs.job import Job, Resource
 from mstore.limits import FETCH_QUERIES_MAX
 from mstore.scopes import FINE_TO_COARSE
-from mstore.topology import expand
+from mstore.topology import hosts_asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class LoadRequest:
         """What is asked about a job, or about a decoded meta.json; raises as Job.parse, too"""
         job = Job.parse(job)
         return cls(
-            job.cluster, job.start, job.end(now_s), job.resources, job.subcluster, _kept(metrics), tuple(scopes),
+            job.cluster, job.start, job.end(now_s), job.resources, job.subcluster, names("metrics", metrics),
+            names("scopes", scopes) or (),
             resolution, algo, with_data,
         )  # fmt: skip
 
@@ -87,18 +88,12 @@ class LoadRequest:
         subcluster: str = "",
     ) -> LoadRequest:
         """What is asked about whole nodes. nodes: names, or a hostlist like "f02[01-64]"; None: all"""
-        hosts = expand(nodes) if isinstance(nodes, str) else nodes
+        hosts = hosts_asked(nodes)
         resources = None if hosts is None else tuple(Resource(host, (), None) for host in hosts)
         return cls(
             cluster, times.to_seconds(start, now_s), times.to_seconds(end, now_s), resources, subcluster,
-            _kept(metrics), tuple(scopes), resolution, algo,
+            names("metrics", metrics), names("scopes", scopes) or (), resolution, algo,
         )  # fmt: skip
-
-
-def _kept(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    if isinstance(names, str):
-        raise InvalidRequest(f"metrics={names!r}: expected a list of names")
-    return None if names is None else tuple(names)
 
 
 def refuse_too_much(n_hosts: int, n_metrics: int, n_scopes: int) -> None:

@@ -17,7 +17,7 @@ from mstore.errors import NotAggregatable
 from mstore.frames import Series
 from mstore.query import alone
 from mstore.query.batch import Gathered, Group, gathering, labelled, refuse_unless_aggregatable
-from mstore.query.budget import Budget, Work
+from mstore.query.budget import PIECE_SAMPLES, SAMPLES_OF_A_CALL, Budget, Work
 from mstore.query.functions import with_function
 from mstore.query.gather import ATTEMPTS_MAX, Replan, changing, paused, replanned
 from mstore.query.plan import NO_SERIES, Metric, Plan, Request, collected, plan
@@ -64,10 +64,14 @@ def shaping(
     gathered = yield from gathering(gatherer, [groups[index] for index in plain], budget)
     for index, one in zip(plain, gathered, strict=True):
         found[index] = one
-    if len(plain) < len(groups):
-        for index, group in enumerate(groups):
-            if group.request.function:
-                found[index] = yield from _of_function(gatherer, group, budget)
+    n_before, n_calls = budget.samples, 0
+    for index, group in enumerate(groups if len(plain) < len(groups) else ()):
+        if group.request.function:
+            found[index] = yield from _of_function(gatherer, group, budget)
+            n_calls += 1
+            if budget.samples - n_before + n_calls * SAMPLES_OF_A_CALL >= PIECE_SAMPLES:
+                n_before, n_calls = budget.samples, 0
+                yield
     for index, series in enumerate(found):
         if isinstance(series, Series):
             found[index] = _shaped(series, groups[index].request, groups[index].metric)
@@ -98,7 +102,7 @@ def _planned(gatherer: RetainedGatherer, requests: Sequence[Request]) -> Work[tu
         groups += [
             Group(
                 request, found.metric, entry_refs, entry.why or NO_SERIES,
-                (entry.type, entry.type_id, entry.subtype, entry.subtype_id),
+                (request.cluster, request.host, entry.type, entry.type_id, entry.subtype, entry.subtype_id),
             )
             for entry, entry_refs in zip(found.entries, refs, strict=True)
         ]  # fmt: skip

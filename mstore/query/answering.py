@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mstore.fetching.packed import Packing
 from mstore.frames import U64_MISSING, Series
 from mstore.kernels._gather_batch import AVERAGE, STEP
-from mstore.query.batch import Group, gathered, gathering
+from mstore.query.batch import Group, gathering
 from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work
 from mstore.query.finder import Finder
 from mstore.query.finishing import Piece, as_stored, pack
@@ -60,25 +60,23 @@ class Answering(Generic[Task]):
     def work(self, tasks: Sequence[Task]) -> Work[None]:
         """Answer all. raises LimitExceeded; Unavailable when the store keeps changing"""
         while len(self.sizes) < len(tasks):
-            piece = yield from replanned_work(partial(self._piece, tasks, len(self.sizes)))
+            piece = yield from replanned_work(partial(self._piece, tasks, len(self.sizes)), self._budget)
             pack(self.packing, piece, self._frame)
             self.sizes += [row.n for row in piece.rows]
             yield
 
     def _piece(self, tasks: Sequence[Task], first: int) -> Work[Piece]:
         """The next rows with their samples; raises Replan when the store changed meanwhile"""
-        spent = self._budget.series, self._budget.samples, self._budget.n_bytes
+        n_before = self._budget.samples
         try:
-            rows = self._rows(tasks, first)
-            piece = Piece(rows)
-            if self._budget.samples - spent[1] > LARGE_SAMPLES:
+            piece = Piece(self._rows(tasks, first))
+            if self._budget.samples - n_before > LARGE_SAMPLES:
                 yield from self._read_in_parts(piece)
             elif len(piece.readable):
                 self._read(piece)
-            self._read_other_steps(piece)
+            yield from self._read_other_steps(piece)
         except Replan:
             self._finder = self._find()
-            self._budget.series, self._budget.samples, self._budget.n_bytes = spent
             raise
         return piece
 
@@ -135,7 +133,7 @@ class Answering(Generic[Task]):
             found.append(series)
         piece.take(found)
 
-    def _read_other_steps(self, piece: Piece) -> None:
+    def _read_other_steps(self, piece: Piece) -> Work[None]:
         """Read anew the entries whose own step is not their metric's: it was changed."""
         steps = piece.of_rows(
             [0 if row.metric is None else row.metric.step_s for row in piece.rows], np.int64
@@ -147,9 +145,13 @@ class Answering(Generic[Task]):
             request = replace(
                 group.request, start=self._frame.start - margin, end=self._frame.end + 2 * margin
             )
-            (series,) = gathered(self._finder.gatherer, [replace(group, request=request)])
-            assert isinstance(series, Series)
+            (series,) = yield from gathering(
+                self._finder.gatherer, [replace(group, request=request)], Budget()
+            )
+            if not isinstance(series, Series):
+                raise Replan
             piece.alter(place, self._at_frame(series), series.step)
+            yield
 
     def _groups(self, piece: Piece, places: Iterable[int]) -> list[Group]:
         refs, ends = piece.refs(), np.cumsum(piece.sizes[piece.readable]).tolist()

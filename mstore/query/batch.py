@@ -17,7 +17,7 @@ from mstore.frames import Series, without_missing
 from mstore.kernels import _gather_batch
 from mstore.kernels.chosen import aggregate as kernel
 from mstore.query import alone
-from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work, finished
+from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, SAMPLES_OF_A_CALL, Budget, Work
 from mstore.query.gather import DTYPES, SLOTS_MAX, Replan, checked, refuse_too_large, slots_limit
 from mstore.query.plan import NO_SAMPLES, NO_SERIES, Metric, Request
 from mstore.query.retained import RetainedGatherer
@@ -37,33 +37,23 @@ class Group:
     refs: NDArray[np.uint64]
     why: str = ""
     """Why there is none, when refs is empty."""
-    below_host: tuple[str, str, str, str] | None = None
-    """Type, id, subtype and id of the answer's path, where they are not those of the request."""
+    path: tuple[str, ...] | None = None
+    """Cluster, host, type, id, subtype and id that label the answer, where they are not those of the request."""
 
 
 Gathered = Series | NotAggregatable
 
 
-def gathered(gatherer: RetainedGatherer, groups: Sequence[Group]) -> list[Gathered]:
-    """The samples of each group over its own range, in the order of the groups, at native step.
-
-    raises LimitExceeded for the whole, Replan when the store changed meanwhile
-    """
-    found: list[Gathered] = []
-    for one in finished(gathering(gatherer, groups, Budget())):
-        if one is None:
-            raise Replan
-        found.append(one)
-    return found
-
-
 def gathering(
     gatherer: RetainedGatherer, groups: Sequence[Group], budget: Budget
 ) -> Work[list[Gathered | None]]:
-    """gathered() in pieces; None for a group whose series changed meanwhile: plan that one again."""
+    """The samples of each group over its own range, in the order of the groups, at native step.
+
+    None for a group whose series changed meanwhile: plan that one again. raises LimitExceeded for the whole
+    """
     found: list[Gathered | None] = [None] * len(groups)
     piece: list[int] = []
-    n_samples = 0
+    n_samples = n_alone = 0
     for index, group in enumerate(groups):
         n = _spend(group, budget)
         try:
@@ -74,6 +64,10 @@ def gathering(
             continue
         if one is not None:
             found[index] = one
+            n_alone += SAMPLES_OF_A_CALL
+            if n_alone >= PIECE_SAMPLES:
+                n_alone = 0
+                yield
             continue
         piece.append(index)
         n_samples += n
@@ -128,20 +122,21 @@ def _without_kernel(gatherer: RetainedGatherer, group: Group) -> Gathered | None
 
 def labelled(series: Series, group: Group) -> Series:
     """The same series, with the path of its group."""
-    request = group.request
-    series.cluster, series.host, series.metric = request.cluster, request.host, request.metric
-    series.type, series.type_id, series.subtype, series.subtype_id = _below_host(group)
+    series.metric = group.request.metric
+    series.cluster, series.host, series.type, series.type_id, series.subtype, series.subtype_id = _path_of(
+        group
+    )
     return series
 
 
-def _below_host(group: Group) -> tuple[str, str, str, str]:
-    """Type, id, subtype and id that a group names; "" for what it leaves open."""
-    if group.below_host is not None:
-        return group.below_host
+def _path_of(group: Group) -> tuple[str, ...]:
+    """Cluster, host, type, id, subtype and id that a group names; "" for what it leaves open."""
+    if group.path is not None:
+        return group.path
     request = group.request
     ids = (request.type_ids, request.subtype_ids)
     type_id, subtype_id = (one if isinstance(one, str) else "" for one in ids)
-    return request.type or "", type_id, request.subtype or "", subtype_id
+    return request.cluster, request.host, request.type or "", type_id, request.subtype or "", subtype_id
 
 
 def _fill(
@@ -203,10 +198,10 @@ def _made(
     coverage: NDArray[np.uint32] | None,
     n_present: int,
 ) -> Series:
-    request = group.request
+    cluster, host, type_, type_id, subtype, subtype_id = _path_of(group)
     return Series(
         values, start, step, group.metric.unit, valid, coverage, None, "" if n_present else NO_SAMPLES,
-        request.cluster, request.host, request.metric, *_below_host(group),
+        cluster, host, group.request.metric, type_, type_id, subtype, subtype_id,
         "" if coverage is None else layout.AGG_NAMES[group.metric.aggregation], len(group.refs),
     )  # fmt: skip
 

@@ -27,6 +27,8 @@ Work: TypeAlias = Generator[None, None, T]
 
 PIECE_SAMPLES = 4_000_000
 """Samples that are read between two looks at the clock: some milliseconds."""
+SAMPLES_OF_A_CALL = PIECE_SAMPLES // 64
+"""What is read series by series costs as much as so many samples by itself, however short it is: some 50 us."""
 PIECE_SERIES = 4096
 """Series that are looked up, or scanned where they are short, between two looks."""
 

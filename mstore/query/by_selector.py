@@ -7,29 +7,28 @@ selector -> levels -> series (resolve.py) -> one pass of a kernel over all of th
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore import limits
+from mstore import choices, limits
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, NotAggregatable
 from mstore.frames import Series
 from mstore.kernels import _select
+from mstore.query import figures
 from mstore.query.answer import refuse_steps_that_do_not_fit, shaping
 from mstore.query.batch import Group, refuse_unless_aggregatable
-from mstore.query.budget import PIECE_SAMPLES, Budget, Work
+from mstore.query.budget import PIECE_SAMPLES, PIECE_SERIES, Budget, Work
 from mstore.query.gather import Replan, replanned_work
 from mstore.query.plan import Metric, Request
-from mstore.query.resolve import NO_SAMPLES, NO_SERIES, Selected, resolving, selecting
+from mstore.query.resolve import NO_SERIES, Selected, resolving, selecting
 from mstore.query.retained import RetainedGatherer
-from mstore.query.scanning import NO_TIME, Beyond, Newest, Scanned, newest, samples, scanning
+from mstore.query.scanning import NO_TIME, Beyond, newest, samples, scanning
 from mstore.selector import Selector
 from mstore.shm import layout
-from mstore.tables import WHYS, Above, Latest, LevelPath, Paths, Stats, Top, percent_of
+from mstore.tables import WHYS, Above, Latest, Paths, Stats, Top, percent_of
 from mstore.times import SECONDS_MAX, SECONDS_MIN
 
 GAP_STEPS = 5
@@ -37,6 +36,7 @@ GAP_STEPS = 5
 GAP_STAMPED_S = 300
 
 _NO_LEVEL = _select.NO_LEVEL
+_NO_PARTS = ("",) * 6
 
 
 def levels(gatherer: RetainedGatherer, selector: Selector, metric: str | None, budget: Budget) -> Work[Paths]:
@@ -72,9 +72,9 @@ def latest(
         for one, refs in _by_metric(selected):
             parts.append((yield from newest(gatherer, one, refs, start, SECONDS_MAX, budget)))
         budget.spend(n_bytes=32 * len(selected.rows))
-        return _latest(gatherer, selected, metric, parts)
+        return figures.latest(gatherer, selected, metric, parts)
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 def above(
@@ -100,9 +100,9 @@ def above(
             fresh = part.times_ms >= 1000 * (at_s - gap_s)
             kept.append((part.since_ms != NO_TIME) & fresh & (lasted_ms >= 1000 * for_s))
             found.append(part)
-        return _above(gatherer, selected, metric, beyond, for_s, found, kept)
+        return figures.above(gatherer, selected, metric, beyond, for_s, found, kept)
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 def stats(
@@ -118,7 +118,7 @@ def stats(
     """What the samples of [start, end) of all series at or below each level come to."""
     refuse_unknown(per)
     refuse_backwards(start, end)
-    asked = _percents_of(percents)
+    asked = tuple(choices.percentiles(percents))
 
     def attempt() -> Work[Stats]:
         selected = yield from selecting(gatherer, selector, metric, budget)
@@ -128,12 +128,12 @@ def stats(
         for one, refs in _by_metric(selected):
             parts.append((yield from scanning(gatherer, one, refs, start, end, budget)))
         budget.spend(n_bytes=(100 + 8 * len(asked)) * len(selected.rows))
-        table = _stats(gatherer, selected, metric, start, end, asked, parts)
+        table = figures.stats(gatherer, selected, metric, start, end, asked, parts)
         if asked:
             yield from _fill_quantiles(gatherer, selected, table, budget)
         return table
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 def top(
@@ -150,10 +150,10 @@ def top(
 ) -> Work[Top]:
     """The k rows whose figure is largest (smallest), the first of them first; of equal ones the earlier row."""
     percents = refuse_unknown_figure(by)
-    if not 1 <= k <= limits.QUERY_SERIES_MAX:
-        raise InvalidRequest(f"k={k!r}: expected 1 to {limits.QUERY_SERIES_MAX}")
+    k = choices.ranks(k)
     found = yield from stats(gatherer, selector, metric, start, end, percents, per, budget)
-    rows = np.flatnonzero(found.valid)
+    # Infinities may have no mean, and samples may become too old between two looks: no figure, no rank.
+    rows = np.flatnonzero(found.valid & ~np.isnan(found.column(by)))
     figures = found.column(by)[rows]
     order = np.argsort(figures, kind="stable")
     if largest:  # stable from the other end, too; and u64 has no negative
@@ -178,7 +178,10 @@ def series(
             if definition is not None:
                 refuse_steps_that_do_not_fit(definition, request.resolution)
         united = request.aggregate
-        groups = [_united(selected, request, selector)] if united else _groups(gatherer, selected, request)
+        if united:
+            groups = [_united(selected, request, selector)]
+        else:
+            groups = yield from _groups(gatherer, selected, request)
         found = []
         for one in (yield from shaping(gatherer, groups, budget)):
             if isinstance(one, NotAggregatable):
@@ -188,7 +191,7 @@ def series(
             found.append(one)
         return found[0] if united else found
 
-    return (yield from replanned_work(attempt))
+    return (yield from replanned_work(attempt, budget))
 
 
 # --- what may be asked
@@ -196,26 +199,7 @@ def series(
 
 def beyond(value: float, below: bool) -> Beyond:
     """raises InvalidRequest for a level that is no finite number"""
-    try:
-        level = float(value)
-    except (TypeError, ValueError):
-        level = math.nan
-    if not math.isfinite(level):
-        raise InvalidRequest(f"value={value!r}: expected a finite number")
-    return Beyond(level, below, 0)
-
-
-def _percents_of(percents: Sequence[float]) -> tuple[float, ...]:
-    """raises InvalidRequest"""
-    numbers = len(percents) <= limits.PERCENTILES_MAX and all(
-        isinstance(one, int | float) for one in percents
-    )
-    found = tuple(float(one) for one in percents) if numbers else (math.nan,)
-    if not all(0.0 <= one <= 100.0 for one in found):
-        raise InvalidRequest(
-            f"percentiles={reprlib.repr(percents)}: expected at most {limits.PERCENTILES_MAX} numbers from 0 to 100"
-        )
-    return found
+    return Beyond(choices.finite("value", value), below, 0)
 
 
 def refuse_unknown(per: str) -> None:
@@ -275,135 +259,6 @@ def _by_metric(selected: Selected) -> list[tuple[Metric, NDArray[np.uint64]]]:
     ]
 
 
-def _in_order(selected: Selected, parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """What _by_metric took apart, as one array in the order of selected.refs."""
-    if len(parts) == 1:
-        return parts[0]
-    of = np.repeat(selected.of, selected.sizes)
-    whole = all(part.dtype == parts[0].dtype for part in parts)
-    found = np.zeros((len(of), *parts[0].shape[1:]), parts[0].dtype if whole else np.float64)
-    places = [place for place, one in enumerate(selected.metrics) if one is not None]
-    for place, part in zip(places, parts, strict=True):
-        found[of == place] = part
-    return found
-
-
-def _rows_of(selected: Selected) -> NDArray[np.int64]:
-    """int64[m]: the row of each series."""
-    return np.repeat(np.arange(len(selected.rows)), selected.sizes)
-
-
-def _whys(selected: Selected, n_series: NDArray[np.uint32]) -> NDArray[np.uint8]:
-    whys = selected.whys()
-    whys[(whys == 0) & (n_series == 0)] = NO_SAMPLES
-    return whys
-
-
-# --- tables
-
-
-def _latest(gatherer: RetainedGatherer, selected: Selected, metric: str, parts: list[Newest]) -> Latest:
-    n = len(selected.rows)
-    values = _in_order(selected, [part.values for part in parts])
-    times = _in_order(selected, [part.times_ms for part in parts])
-    there = times != NO_TIME
-    rows, values, times = _rows_of(selected)[there], values[there], times[there]
-    n_series = np.bincount(rows, minlength=n).astype(np.uint32)
-    united = bool((selected.sizes > 1).any())
-    if values.dtype == np.uint64 and not united:
-        found: NDArray[Any] = np.zeros(n, np.uint64)
-        found[rows] = values
-    else:
-        # Added one after the other, in series order.
-        sums = np.bincount(rows, values.astype(np.float64), minlength=n)
-        average = np.array(
-            [one is not None and one.aggregation == layout.AGG_AVG for one in selected.metrics]
-        )
-        divisors = np.where(average[selected.of] & (n_series > 0), n_series, 1)
-        found = np.where(n_series > 0, sums / divisors, np.nan)
-    newest_ms = np.zeros(n, np.int64)
-    newest_ms[rows] = NO_TIME
-    np.maximum.at(newest_ms, rows, times)
-    aggregation = layout.AGG_NAMES[selected.metric.aggregation] if united else ""
-    return Latest(
-        metric, selected.metric.unit, selected.rows.paths(gatherer), aggregation, found, newest_ms, n_series,
-        _whys(selected, n_series),
-    )  # fmt: skip
-
-
-def _above(
-    gatherer: RetainedGatherer,
-    selected: Selected,
-    metric: str,
-    beyond: Beyond,
-    for_s: int,
-    parts: list[Newest],
-    kept: list[NDArray[np.bool_]],
-) -> Above:
-    chosen = np.flatnonzero(_in_order(selected, list(kept)))
-    rows = selected.rows.taken(_rows_of(selected)[chosen])
-    return Above(
-        metric, selected.metric.unit, rows.paths(gatherer), beyond.level, beyond.below, for_s, len(selected.refs),
-        _in_order(selected, [part.values for part in parts])[chosen],
-        _in_order(selected, [part.times_ms for part in parts])[chosen],
-        _in_order(selected, [part.since_ms for part in parts])[chosen],
-        _in_order(selected, [part.peaks for part in parts])[chosen],
-    )  # fmt: skip
-
-
-def _stats(
-    gatherer: RetainedGatherer,
-    selected: Selected,
-    metric: str,
-    start: int,
-    end: int,
-    percents: tuple[float, ...],
-    parts: list[Scanned],
-) -> Stats:
-    n = len(selected.rows)
-    counts = _in_order(selected, [part.counts for part in parts])
-    there = counts > 0
-    rows, counts = _rows_of(selected)[there], counts[there]
-    sums = _in_order(selected, [part.sums for part in parts])[there]
-    values = _in_order(selected, [part.values for part in parts])[there]
-    times = _in_order(selected, [part.times_ms for part in parts])[there]
-    n_series = np.bincount(rows, minlength=n).astype(np.uint32)
-    totals = np.zeros(n, np.uint64)
-    np.add.at(totals, rows, counts)
-    sum_of = np.bincount(rows, sums, minlength=n)
-    with np.errstate(invalid="ignore"):
-        avgs = sum_of / totals
-    mins, maxs = (_extremes(rows, values[:, 0], n, np.minimum), _extremes(rows, values[:, 1], n, np.maximum))
-    firsts, firsts_ms = _at_the_end(rows, values[:, 2], times[:, 0], n)
-    lasts, lasts_ms = _at_the_end(rows, values[:, 3], -times[:, 1], n)
-    return Stats(
-        metric, selected.metric.unit, selected.rows.paths(gatherer), start, end, percents, totals,
-        np.where(totals > 0, sum_of, np.nan), avgs, mins, maxs, firsts, lasts, firsts_ms, -lasts_ms,
-        np.full((n, len(percents)), np.nan), n_series, _whys(selected, n_series),
-    )  # fmt: skip
-
-
-def _extremes(rows: NDArray[np.int64], values: NDArray[Any], n: int, choose: np.ufunc) -> NDArray[Any]:
-    """The smallest or largest value of each row; NaN (u64: 0) where it has none."""
-    found = np.full(n, np.nan) if values.dtype == np.float64 else np.zeros(n, values.dtype)
-    found[rows] = values
-    choose.at(found, rows, values)
-    return found
-
-
-def _at_the_end(
-    rows: NDArray[np.int64], values: NDArray[Any], times: NDArray[np.int64], n: int
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The value of the least time of each row, of several the first; and that time."""
-    order = np.lexsort((times, rows))
-    _, firsts = np.unique(rows[order], return_index=True)
-    chosen = order[firsts]
-    found = np.full(n, np.nan) if values.dtype == np.float64 else np.zeros(n, values.dtype)
-    found_times = np.zeros(n, np.int64)
-    found[rows[chosen]], found_times[rows[chosen]] = values[chosen], times[chosen]
-    return found, found_times
-
-
 def _fill_quantiles(
     gatherer: RetainedGatherer, selected: Selected, table: Stats, budget: Budget
 ) -> Work[None]:
@@ -422,38 +277,28 @@ def _fill_quantiles(
         refs = selected.refs[selected.bounds[row] : selected.bounds[row + 1]]
         found = samples(gatherer, metric, refs, table.start, table.end, n)
         if len(found):  # all may have become too old meanwhile
-            table.quantiles[row] = quantiles(found, table.percents)
+            table.quantiles[row] = figures.quantiles(found, table.percents)
         n_read += n
         if n_read > PIECE_SAMPLES // 4:  # sorting takes longer than reading
             n_read = 0
             yield
 
 
-def quantiles(values: NDArray[np.float64], percents: Sequence[float]) -> NDArray[np.float64]:
-    """What so many percent of the values are at most: linear between the two that are nearest, as numpy.percentile.
-
-    values  float64[n], n >= 1, changed in place
-    """
-    places = np.array(percents) / 100.0 * (len(values) - 1)
-    low = np.floor(places).astype(np.int64)
-    high = np.minimum(low + 1, len(values) - 1)
-    values.partition(np.unique(np.concatenate([low, high])))
-    below, over, share = values[low], values[high], places - low
-    step = over - below
-    return np.where(share >= 0.5, over - step * (1.0 - share), below + step * share)
-
-
 # --- series
 
 
-def _groups(gatherer: RetainedGatherer, selected: Selected, request: Request) -> list[Group]:
+def _groups(gatherer: RetainedGatherer, selected: Selected, request: Request) -> Work[list[Group]]:
     whys = selected.whys().tolist()
     bounds = selected.bounds.tolist()
     groups = []
-    for row, path in enumerate(selected.rows.paths(gatherer)):
+    for row, line in enumerate(selected.rows.paths(gatherer).lines):
         metric = selected.metrics[selected.of[row]] or selected.metric
         refs = selected.refs[bounds[row] : bounds[row + 1]]
-        groups.append(Group(_at(request, path), metric, refs, WHYS[whys[row]]))
+        parts = line.split("\t")
+        path = (*parts, *_NO_PARTS[len(parts) :])
+        groups.append(Group(request, metric, refs, WHYS[whys[row]], path))
+        if row % PIECE_SERIES == PIECE_SERIES - 1:
+            yield
     return groups
 
 
@@ -471,13 +316,5 @@ def _united(selected: Selected, request: Request, selector: Selector) -> Group:
         )
     whys = selected.whys()
     alone = [step.names[0] if step.names and len(step.names) == 1 else "" for step in selector.steps]
-    path = LevelPath(*alone[:2])
-    return Group(_at(request, path), selected.metric, refs, WHYS[int(whys[0]) if len(whys) else NO_SERIES])
-
-
-def _at(request: Request, path: LevelPath) -> Request:
-    """The request with the path that its answer is labelled with."""
-    return replace(
-        request, cluster=path.cluster, host=path.host, type=path.type, type_ids=path.type_id, subtype=path.subtype,
-        subtype_ids=path.subtype_id,
-    )  # fmt: skip
+    path = (*alone, *_NO_PARTS)[:2] + _NO_PARTS[2:]
+    return Group(request, selected.metric, refs, WHYS[int(whys[0]) if len(whys) else NO_SERIES], path)

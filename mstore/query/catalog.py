@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,15 @@ from mstore.config import Config
 from mstore.errors import InvalidRequest
 from mstore.kernels._gather import Gatherer
 from mstore.limits import PATH_DEPTH_MAX
+from mstore.query import selected
+from mstore.query.budget import PIECE_SERIES, Work, finished
 from mstore.query.gather import Replan, checked
-from mstore.query.plan import natural_key
-from mstore.selector import Selector
+from mstore.query.resolve import resolving
+from mstore.query.retained import RetainedGatherer
+from mstore.selector import ANY, Selector
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
+from mstore.topology import natural_key
 
 _KINDS = {layout.KIND_GRID: "grid", layout.KIND_STAMPED: "stamped"}
 _ORIGINS = {
@@ -58,27 +62,57 @@ def children(gatherer: Gatherer, path: tuple[str, ...]) -> list[str]:
 
 
 def matching(
-    gatherer: Gatherer, directory: DirectoryReader, selector: Selector, metrics: Sequence[str]
+    gatherer: RetainedGatherer, directory: DirectoryReader, selector: Selector, metrics: Sequence[str]
 ) -> NDArray[np.uint64]:
-    """References of the live series of some metrics (none = all) at the levels that a selector selects, each once."""
-    levels = [0]
-    for step in selector.steps:
-        levels = [child for level in levels for child, name in _named(gatherer, level) if step.matches(name)]
-    found = [np.zeros(0, np.uint64)]
-    infos = [directory.metric(index) for index in range(directory.counts()["n_metrics"])]
-    for info in infos:
-        if not metrics or info.name in metrics:
-            at = [level for level in levels if directory.level(level).cluster == info.cluster]
-            found.append(checked(gatherer.collect(at, info.index)))
-    return np.unique(np.concatenate(found))
+    """References of the live series of some metrics (none = all) that a selector selects, each once, by slot.
+
+    As everywhere, a level that does not hold a metric stands for what is below it. Followers ask this whenever something
+    new appears, so the table of all series is gone through at once, not the levels metric by metric. What is named and
+    not there is not there yet: no error.
+    """
+    chosen = finished(resolving(gatherer, selector, absent=False)).levels
+    below = selected.subtrees(directory, chosen)
+    table, tree = directory.series_table(), directory.levels()
+    generations = table["generation"].copy()
+    flags = table["flags"] & (layout.SERIES_LIVE | layout.SERIES_ENDED)
+    mine = selected.of_series(directory, below, slice(0, len(table))) & (flags == layout.SERIES_LIVE)
+    slots = np.flatnonzero(mine)
+    levels, indices = table["level"][slots].astype(np.uint64), table["metric"][slots].astype(np.uint64)
+    keys = levels << np.uint64(32) | indices
+    kept = table["generation"][slots] == generations[slots]  # else it has become another's: that will be told
+    if metrics:
+        named = [i for i in range(directory.counts()["n_metrics"]) if directory.metric(i).name in metrics]
+        kept &= np.isin(indices, np.array(named, np.uint64))
+    at = levels
+    for _ in range(PATH_DEPTH_MAX - selector.depth):
+        deeper = tree["depth"][at] > selector.depth
+        at = np.where(deeper, tree["parent"][at], at).astype(np.uint64)
+        kept &= ~(deeper & np.isin(at << np.uint64(32) | indices, keys))
+    slots = slots[kept]
+    found: NDArray[np.uint64] = generations[slots].astype(np.uint64) << np.uint64(32) | slots.astype(
+        np.uint64
+    )
+    return found
 
 
-def paths(gatherer: Gatherer, depth: int) -> list[tuple[str, ...]]:
+def paths_work(gatherer: RetainedGatherer, depth: int) -> Work[list[tuple[str, ...]]]:
     """All paths of `depth` names (1 = clusters, 2 = cluster and host, ...), natural order; raises InvalidRequest."""
     if not 0 <= depth <= PATH_DEPTH_MAX:
         raise InvalidRequest(f"depth={depth!r}: expected 0 to {PATH_DEPTH_MAX}")
-    found = {path for path, _ in _walk(gatherer, depth)}
-    return sorted(found, key=lambda path: [natural_key(name) for name in path])
+    if depth == 0:
+        return [()]
+    rows = yield from resolving(gatherer, Selector((ANY,) * depth))
+    found: dict[tuple[str, ...], None] = {}
+    for at in range(0, len(rows), PIECE_SERIES):
+        part = rows.taken(np.arange(at, min(at + PIECE_SERIES, len(rows))))
+        for line in part.paths(gatherer).lines:
+            parts = line.split("\t")
+            below = zip(parts[2::2], parts[3::2], strict=True)
+            found[(*parts[:2], *map("".join, below))] = (
+                None  # core1 with id 2 and core with id 12 are one path
+            )
+        yield
+    return list(found)
 
 
 def metrics(gatherer: Gatherer, directory: DirectoryReader, cluster: str | None = None) -> list[MetricInfo]:
@@ -110,12 +144,3 @@ def _named(gatherer: Gatherer, level: int) -> list[tuple[int, str]]:
         return [(child, kind + name) for child, kind, name in checked(gatherer.children(level))]
     except Replan:
         return []  # the level is not published any more
-
-
-def _walk(gatherer: Gatherer, depth: int) -> Iterator[tuple[tuple[str, ...], int]]:
-    if depth <= 0:
-        yield (), 0
-        return
-    for path, level in _walk(gatherer, depth - 1):
-        for child, name in _named(gatherer, level):
-            yield (*path, name), child

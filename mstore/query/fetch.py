@@ -25,9 +25,9 @@ from mstore.query.answering import Answering
 from mstore.query.budget import Budget, Work, finished
 from mstore.query.finder import Finder
 from mstore.query.gather import replanned
-from mstore.query.plan import natural_key
 from mstore.query.retained import RetainedGatherer
 from mstore.query.rows import Frame, Row, scale_of
+from mstore.topology import natural_key
 
 
 class FetchQuestions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ from mstore.errors import InvalidRequest, Unavailable, UnknownMetric
 from mstore.kernels import _select
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.model import MetricSpec
-from mstore.query.gather import checked
+from mstore.query.gather import checked, replanned
 from mstore.query.plan import Metric, encoded, metric_of
 from mstore.query.resolve import NO_HOST, NO_ID, NO_SERIES
 from mstore.query.retained import RetainedGatherer
@@ -48,7 +49,7 @@ class Finder:
         found = self._metrics.get(name)
         if found is None:
             try:
-                found = metric_of(self.gatherer, self.level, self.cluster, name)
+                found = replanned(partial(metric_of, self.gatherer, self.level, self.cluster, name))
             except UnknownMetric as error:
                 spec = self._spec(name)
                 found = error if spec is None else _configured(spec)

@@ -21,7 +21,7 @@ from mstore.errors import LimitExceeded
 from mstore.frames import Series
 from mstore.kernels.chosen import aggregate as kernel
 from mstore.limits import FUNCTION_SLOTS_MAX
-from mstore.query.budget import PIECE_SAMPLES, Budget, Work
+from mstore.query.budget import PIECE_SAMPLES, SAMPLES_OF_A_CALL, Budget, Work
 from mstore.query.gather import checked, refuse_too_large
 from mstore.query.plan import NO_SAMPLES, Metric, Request
 from mstore.query.retained import RetainedGatherer
@@ -83,7 +83,7 @@ def _united(
         unit = found.unit
         if why == NO_SAMPLES:
             why = _why(native, request)
-        n_read += len(native)
+        n_read += len(native) + SAMPLES_OF_A_CALL
         if n_read >= PIECE_SAMPLES:
             n_read = 0
             yield

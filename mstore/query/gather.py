@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mstore.errors import InvariantBroken, LimitExceeded, Unavailable
 from mstore.kernels import _gather
 from mstore.limits import ANSWER_BYTES_MAX, QUERY_SAMPLES_MAX
-from mstore.query.budget import Work
+from mstore.query.budget import Budget, Work
 from mstore.shm import layout
 
 T = TypeVar("T")
@@ -72,12 +72,14 @@ def replanned(attempt: Callable[[], T]) -> T:
     raise changing()
 
 
-def replanned_work(attempt: Callable[[], Work[T]]) -> Work[T]:
-    """replanned() of work in pieces: what was done in an attempt that is void is done again."""
+def replanned_work(attempt: Callable[[], Work[T]], budget: Budget) -> Work[T]:
+    """replanned() of work in pieces: what was done in an attempt that is void is done again, and spent once."""
+    spent = budget.spent()
     for n in range(ATTEMPTS_MAX):
         try:
             return (yield from attempt())
         except Replan:
+            budget.spend_again_from(spent)
             paused(n)
             yield
     raise changing()

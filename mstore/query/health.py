@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore import choices
 from mstore.config import Config
 from mstore.errors import UnknownSelector
 from mstore.health import NOT_EXPECTED, STEPS_MAX, Health, HostHealth
@@ -16,10 +17,10 @@ from mstore.query import catalog
 from mstore.query.budget import Budget, Work, finished
 from mstore.query.finder import Finder
 from mstore.query.gather import Replan, replanned
-from mstore.query.plan import encoded, natural_key
+from mstore.query.plan import encoded
 from mstore.query.retained import RetainedGatherer
 from mstore.shm.directory import DirectoryReader
-from mstore.topology import expand
+from mstore.topology import hosts_asked, natural_key
 
 PIECE_HOSTS = 128
 """Walked between two looks at the clock: 60,000 series, some milliseconds."""
@@ -42,8 +43,8 @@ class HealthQuestions:
         metrics: Sequence[str] | None = None,
     ) -> Health:
         """As mstore.Client.health()."""
-        hosts = expand(nodes) if isinstance(nodes, str) else nodes
-        return finished(self.health_work(cluster, hosts, metrics, Budget()))
+        asked = choices.names("metrics", metrics)
+        return finished(self.health_work(cluster, hosts_asked(nodes), asked, Budget()))
 
     def healthy_metrics(self, cluster: str, host: str, metrics: Sequence[str] | None = None) -> HostHealth:
         """As mstore.Client.healthy_metrics()."""

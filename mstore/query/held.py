@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,12 @@ from mstore.limits import PATH_DEPTH_MAX
 from mstore.query import selected
 from mstore.query.budget import PIECE_SERIES, Budget, Work, finished
 from mstore.query.gather import checked, replanned
-from mstore.query.plan import natural_key
 from mstore.query.retained import RetainedGatherer
 from mstore.selector import Selector, SelectorLike
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 from mstore.sizes import LevelSize
+from mstore.topology import natural_key
 
 _NAMES = 1024
 """Of levels, told between two looks at the clock."""
@@ -129,21 +130,25 @@ def _sums(
         live &= at < len(owner)
         mine[live] = owner[at[live]]
         place = np.flatnonzero(mine >= 0)
+        yield
         if not len(place):
             continue
         budget.spend(series=len(place))
         refs = rows["generation"][place].astype(np.uint64) << np.uint64(32) | (start + place).astype(
             np.uint64
         )
-        found = checked(sizer.chunk_rows(refs))
+        found = replanned(partial(_rows, sizer, refs))
         whose = mine[place[found["series"]]]
         newest = mine[place[rows["flags"][place] & layout.SERIES_ENDED == 0]]
         for n, (owners, weights) in enumerate(
             ((whose, found["n_bytes"]), (whose, None), (newest, None), (whose, found["n_samples"]))
         ):
             sums[n] += np.bincount(owners, weights, len(levels)).astype(np.int64)
-        yield
     return sums
+
+
+def _rows(sizer: SizeReader, refs: NDArray[np.uint64]) -> NDArray[np.void]:
+    return checked(sizer.chunk_rows(refs))
 
 
 def _owners(directory: DirectoryReader, levels: list[int]) -> NDArray[np.int64]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from mstore.model import SeriesPath
 from mstore.query.gather import checked, replanned
-from mstore.query.plan import natural_key
 from mstore.query.retained import RetainedGatherer
 from mstore.shm.directory import DirectoryReader
+from mstore.topology import natural_key
 
 
 class ListingQuestions:

@@ -22,10 +22,9 @@ from mstore.jobs.loaded import LABEL, Loaded, LoadedMetric
 from mstore.jobs.request import LoadRequest, refuse_too_much
 from mstore.query.budget import PIECE_SERIES, Work
 from mstore.query.finder import Finder
-from mstore.query.plan import natural_key
 from mstore.query.rows import Row
 from mstore.scopes import FINE_TO_COARSE, ScopeQuery, scope_queries
-from mstore.topology import Cluster, Subcluster
+from mstore.topology import Cluster, Subcluster, natural_key
 
 
 @dataclass(slots=True)
@@ -48,6 +47,7 @@ class LoadPlan:
         self._metrics: list[LoadedMetric] = []
         self._failed: list[tuple[str, MstoreError]] = []
         self._known: dict[tuple[Any, ...], list[ScopeQuery]] = {}
+        self._on: dict[tuple[str, str], bool] = {}
         if cluster is not None and request.subcluster and request.subcluster not in cluster.subclusters:
             raise UnknownSelector(
                 f"cluster {cluster.name} has no subcluster {request.subcluster!r}: "
@@ -93,24 +93,30 @@ class LoadPlan:
                 yield from tasks
 
     def _queries(self, metric: LoadedMetric, requested: str, resource: Resource) -> list[ScopeQuery]:
+        """What is asked of a host: the same for all metrics of a scope, and for all hosts of one make."""
         sub = self._subcluster(resource.host)
-        key = (metric.name, requested, sub and sub.name, resource.threads, resource.accelerators)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._queries_in(sub, metric, requested, resource)
-        return found
-
-    def _queries_in(
-        self, sub: Subcluster | None, metric: LoadedMetric, requested: str, resource: Resource
-    ) -> list[ScopeQuery]:
         if sub is None:
             return [ScopeQuery("node", None)]
-        assert self._cluster is not None
-        said = self._cluster.metrics.get(metric.name)
-        if said is not None and not said.is_on(sub):
+        if not self._is_on(metric.name, sub):
             return []
-        accelerators = sub.topology.accelerators if resource.accelerators is None else resource.accelerators
-        return scope_queries(metric.scope, requested, sub.topology, resource.threads, accelerators)
+        key = (metric.scope, requested, sub.name, resource.threads, resource.accelerators)
+        found = self._known.get(key)
+        if found is None:
+            topology, accelerators = sub.topology, resource.accelerators
+            found = self._known[key] = scope_queries(
+                metric.scope, requested, topology, resource.threads,
+                topology.accelerators if accelerators is None else accelerators,
+            )  # fmt: skip
+        return found
+
+    def _is_on(self, metric: str, sub: Subcluster) -> bool:
+        """Whether a subcluster has a metric, as far as the topology says."""
+        found = self._on.get((metric, sub.name))
+        if found is None:
+            assert self._cluster is not None
+            said = self._cluster.metrics.get(metric)
+            found = self._on[metric, sub.name] = said is None or said.is_on(sub)
+        return found
 
     def _subcluster(self, host: str) -> Subcluster | None:
         if self._cluster is not None and self._request.subcluster:
@@ -133,7 +139,7 @@ class LoadPlan:
         labels = np.zeros(len(packed), LABEL)
         at = 0
         for n_done, task in enumerate(tasks):
-            named = [ids.setdefault(one, len(ids)) for one, _ in task.query.answers()]
+            named = [ids.setdefault(one, len(ids)) for one in task.query.answer_ids()]
             part = labels[at : at + len(named)]
             part["metric"], part["host"], part["id"] = task.metric, task.host, named
             part["scope"] = FINE_TO_COARSE.index(task.query.scope)

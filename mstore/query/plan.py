@@ -12,7 +12,6 @@ An entry of a level that does not hold the metric itself stands for the series b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,9 +20,11 @@ from numpy.typing import NDArray
 
 from mstore import choices
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, UnknownMetric
+from mstore.kernels import _select
 from mstore.kernels._gather import Gatherer
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.query.gather import checked
+from mstore.topology import natural_key
 
 Ids = str | int | Iterable[str | int] | None
 
@@ -33,9 +34,6 @@ NO_HOST, NO_LEVEL, NO_SERIES, NO_SAMPLES = (
     "no such series",
     "no samples in range",
 )
-
-_DIGITS = re.compile(r"(\d+)", re.ASCII)
-
 
 # What is made anew for each of the thousand questions of a job view is not frozen: that would take five times as long.
 
@@ -126,12 +124,6 @@ class Plan:
     metric: Metric
     entries: list[Entry]
     many: bool
-
-
-def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key that puts core2 before core10; texts that only differ in leading zeros keep one order."""
-    parts = _DIGITS.split(text)
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), text
 
 
 def plan(gatherer: Gatherer, request: Request, known: dict[tuple[int, str], Metric] | None = None) -> Plan:
@@ -257,10 +249,13 @@ def _all(
         yield _labelled(parent, which, kind, "", parent.levels, "", below=kind)
         return
     children: Sequence[tuple[int, str, str]] = checked(gatherer.children(parent.levels[0], encoded(kind)))
-    for level, _, name in sorted(children, key=lambda child: natural_key(child[2])):
-        refs = checked(gatherer.collect([level], metric.index))
-        if len(refs):
-            yield _labelled(parent, which, kind, name, (level,), "", refs=refs)
+    children = sorted(children, key=lambda child: natural_key(child[2]))
+    levels = np.array([level for level, _, _ in children], np.uint32)
+    metrics = np.full(len(levels), metric.index, np.uint32)
+    refs, ends = checked(_select.collect(gatherer, levels, metrics, QUERY_SERIES_MAX))
+    for (level, _, name), first, end in zip(children, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        if end > first:
+            yield _labelled(parent, which, kind, name, (level,), "", refs=refs[first:end])
 
 
 def _labelled(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,12 @@ from mstore.times import SECONDS_MAX, SECONDS_MIN, to_seconds
 from mstore.topology import Cluster
 
 Time = int | float | str | datetime
+
+
+class Question(Protocol):
+    """A tuple with the arguments of query() by name, as mstore.Question is one."""
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 class Reader(
@@ -154,11 +161,16 @@ class Reader(
 
     def ask(self, request: Request) -> Series | list[Series]:
         """query() for a Request, whose times are seconds already."""
-        return self.query_many((request,))[0]
+        return finished(self.answering((request,), Budget()))[0]
 
-    def query_many(self, requests: Iterable[Request]) -> list[Series | list[Series]]:
-        """One answer a request, in their order; the first error of any is raised."""
-        return finished(self.answering(list(requests), Budget()))
+    def query_many(self, questions: Iterable[Question | Request]) -> list[Series | list[Series]]:
+        """One answer a question, in their order; the first error of any is raised.
+
+        questions  mstore.Question each, which are the arguments of query(), or Requests
+        """
+        now_s = self._now_s()
+        requests = [one if isinstance(one, Request) else _request_of(one, now_s) for one in questions]
+        return finished(self.answering(requests, Budget()))
 
     def answering(self, requests: Sequence[Request], budget: Budget) -> Work[list[Series | list[Series]]]:
         """query_many() in pieces."""
@@ -179,7 +191,11 @@ class Reader(
 
     def paths(self, depth: int) -> list[tuple[str, ...]]:
         """All paths of that many names: 1 = clusters, 2 = (cluster, host), ..."""
-        return catalog.paths(self.gatherer, depth)
+        return finished(self.paths_work(depth))
+
+    def paths_work(self, depth: int) -> Work[list[tuple[str, ...]]]:
+        """paths() in pieces."""
+        return catalog.paths_work(self.gatherer, depth)
 
     def matching(self, selector: Selector, metrics: Sequence[str]) -> NDArray[np.uint64]:
         """References of the live series of some metrics (none = all) that a selector selects, each once."""
@@ -206,6 +222,13 @@ class Reader(
         """The chunks of one series without a copy, oldest first; nothing for a series that does not exist."""
         ref = self._find(cluster, host, metric, type, type_id, subtype, subtype_id)
         return replanned(lambda: iter(list(chunk_views(self.gatherer, ref)))) if ref > 0 else iter(())
+
+
+def _request_of(question: Question, now_s: int) -> Request:
+    said = question._asdict()
+    start, end = to_seconds(said["start"], now_s), to_seconds(said["end"], now_s)
+    ids = {name: _kept(said[name]) for name in ("type_ids", "subtype_ids")}
+    return Request(**{**said, **ids, "start": start, "end": end})
 
 
 def _kept(ids: Ids) -> Ids:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstore.errors import LimitExceeded, UnknownMetric, UnknownSelector
-from mstore.kernels import _select
+from mstore.kernels import _gather, _select
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.model import SeriesPath
 from mstore.query.budget import PIECE_SERIES, Budget, Work
@@ -33,7 +35,13 @@ assert WHYS[NO_SAMPLES] == "no samples in range"
 
 _NO_LEVEL = _select.NO_LEVEL
 
+_PARENTS = 512
+"""Whose children are looked through in one piece: a host has some hundred, a cluster thousands."""
+_LOOKUPS = 32_768
+"""Names that are looked up in one piece: some milliseconds."""
+
 Levels = NDArray[np.uint32]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -80,18 +88,24 @@ def labelled(
     return Paths("".join(f"{line}\n" for line in lines))
 
 
-def resolving(gatherer: RetainedGatherer, selector: Selector) -> Work[Resolved]:
-    """The levels of a selector. raises UnknownSelector, LimitExceeded, Unavailable"""
-    found = Resolved(np.zeros(1, np.uint32), np.ones(1, np.bool_), np.full(1, -1, np.int64), [])
+def resolving(gatherer: RetainedGatherer, selector: Selector, *, absent: bool = True) -> Work[Resolved]:
+    """The levels of a selector. raises UnknownSelector, LimitExceeded, Unavailable
+
+    absent   False: what is named and not there is left out, also a cluster
+    """
+    named = np.full(1, absent, np.bool_)
+    found = Resolved(np.zeros(1, np.uint32), named, np.full(1, -1, np.int64), [])
     for depth, step in enumerate(selector.steps):
         parts = []
         n_rows = 0
-        for at in range(0, len(found), PIECE_SERIES):
-            rows = np.arange(at, min(at + PIECE_SERIES, len(found)))
-            parts.append(_step_down(gatherer, found.taken(rows), step, depth))
+        n_names = sum(isinstance(part, str) for part in step.parts)
+        n_parents = max(min(_PARENTS, _LOOKUPS // max(n_names, 1)), 1)
+        for at in range(0, len(found), n_parents):
+            rows = np.arange(at, min(at + n_parents, len(found)))
+            parts.append((yield from _step_down(gatherer, found.taken(rows), step, depth)))
             n_rows += len(parts[-1])
             if n_rows > QUERY_SERIES_MAX:
-                raise LimitExceeded(f"the selector means more than {QUERY_SERIES_MAX} levels")
+                raise _too_many("levels")
             yield
         found = Resolved(
             np.concatenate([part.levels for part in parts] or [found.levels]),
@@ -102,25 +116,32 @@ def resolving(gatherer: RetainedGatherer, selector: Selector) -> Work[Resolved]:
     return found
 
 
-def _step_down(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
+def _step_down(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Work[Resolved]:
     """The rows one level below."""
     if step.names is not None:
         return _by_name(gatherer, parents, step.names, depth)[0]
     if len(step.parts) == 1:
         return replanned(lambda: _by_form(gatherer, parents, step, depth))[0]
-    return _part_by_part(gatherer, parents, step, depth)
+    return (yield from _part_by_part(gatherer, parents, step, depth))
 
 
-def _part_by_part(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Resolved:
+def _part_by_part(gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int) -> Work[Resolved]:
     """Names and forms in one list: below each parent in the order in which they are written, each level once."""
-    found, places = [], []
-    for part in step.parts:
-        if isinstance(part, str):
-            rows, at = _by_name(gatherer, parents, (part,), depth)
-        else:
-            rows, at = replanned(partial(_by_form, gatherer, parents, Step((part,)), depth))
-        found.append(rows)
-        places.append(at)
+    found, places, n_rows = [], [], 0
+    for _, group in groupby(step.parts, lambda part: isinstance(part, str)):
+        parts = list(group)
+        names = tuple(part for part in parts if isinstance(part, str))
+        for form in [None] if names else parts:
+            if form is None:
+                rows, at = _by_name(gatherer, parents, names, depth)
+            else:
+                rows, at = replanned(partial(_by_form, gatherer, parents, Step((form,)), depth))
+            found.append(rows)
+            places.append(at)
+            n_rows += len(rows)
+            if n_rows > QUERY_SERIES_MAX:
+                raise _too_many("levels")
+            yield
     at = np.concatenate(places)
     order = np.argsort(at, kind="stable")
     together = Resolved(
@@ -136,9 +157,14 @@ def _by_name(
     gatherer: RetainedGatherer, parents: Resolved, names: tuple[str, ...], depth: int
 ) -> tuple[Resolved, NDArray[np.int64]]:
     """The rows of these names below each parent, and its place; below a named parent also what is not there."""
+    # Below a star nobody asks for what is not there, which may be most of names times hosts.
+    asked = bool((parents.named & (parents.levels != _NO_LEVEL)).any())
     ids, places, name_places = replanned(
-        lambda: checked(
-            _select.named(gatherer, parents.levels, [encoded(name) for name in names], True, QUERY_SERIES_MAX)
+        lambda: _few(
+            "levels",
+            _select.named(
+                gatherer, parents.levels, [encoded(name) for name in names], asked, QUERY_SERIES_MAX
+            ),
         )
     )
     at = places.astype(np.int64)
@@ -178,11 +204,10 @@ def _by_form(
     gatherer: RetainedGatherer, parents: Resolved, step: Step, depth: int
 ) -> tuple[Resolved, NDArray[np.int64]]:
     """The children of each parent that have a form, in natural order, and the parent's place."""
-    ids, bounds = checked(_select.children(gatherer, parents.levels, QUERY_SERIES_MAX))
+    ids, bounds = _few("levels", _select.children(gatherer, parents.levels, QUERY_SERIES_MAX))
     places = np.repeat(np.arange(len(parents)), np.diff(bounds))
     if not step.any:
-        names = checked(_select.names(gatherer, ids)).decode("utf-8", "replace").split("\n")
-        kept = [at for at in range(len(ids)) if step.matches(names[at])]
+        kept = _matching(gatherer, ids, step)
         ids, places = ids[kept], places[kept]
     # What is not there goes on as it is.
     gone = np.flatnonzero(parents.ghosts >= 0)
@@ -193,6 +218,27 @@ def _by_form(
     found.levels = ids[order]
     found.named &= found.ghosts >= 0
     return found, places[order]
+
+
+def _matching(gatherer: RetainedGatherer, levels: Levels, step: Step) -> NDArray[np.bool_]:
+    """bool[n]: which levels have a name that a step means; the hosts of a cluster are alike, so each name is tried once."""
+    names = checked(_select.names(gatherer, levels)).decode("utf-8", "replace").split("\n")[:-1]
+    meant = {name: step.matches(name) for name in set(names)}
+    return np.fromiter(map(meant.__getitem__, names), np.bool_, len(names))
+
+
+def _few(what: str, answer: T | int) -> T:
+    """The kernel's answer; LimitExceeded says of what it found too many."""
+    if isinstance(answer, int) and answer == _gather.LIMIT:
+        raise _too_many(what)
+    return checked(answer)
+
+
+def _too_many(what: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"the selector means more than {QUERY_SERIES_MAX:,} {what}: name fewer hosts at a time",
+        limit=QUERY_SERIES_MAX,
+    )
 
 
 @dataclass(slots=True)
@@ -230,7 +276,7 @@ def selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budge
 
     raises UnknownSelector, UnknownMetric when no cluster of the selector knows it, LimitExceeded, Unavailable
     """
-    return (yield from replanned_work(lambda: _selecting(gatherer, selector, metric, budget)))
+    return (yield from replanned_work(lambda: _selecting(gatherer, selector, metric, budget), budget))
 
 
 def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budget: Budget) -> Work[Selected]:
@@ -243,7 +289,9 @@ def _selecting(gatherer: RetainedGatherer, selector: Selector, metric: str, budg
     parts, sizes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for at in range(0, len(rows), PIECE_SERIES):
         part = slice(at, at + PIECE_SERIES)
-        refs, bounds = checked(_select.collect(gatherer, levels[part], indices[of[part]], QUERY_SERIES_MAX))
+        refs, bounds = _few(
+            "series", _select.collect(gatherer, levels[part], indices[of[part]], QUERY_SERIES_MAX)
+        )
         budget.spend(series=len(refs))
         parts.append(refs)
         sizes.append(np.diff(bounds))

@@ -5,6 +5,7 @@ Grid series go to the kernel, a piece at a time. Rows of stamped series are few:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -227,8 +228,19 @@ def _rows_newest(
 
 def _run_start(stamps: NDArray[np.int64], values: NDArray[Any], beyond: Beyond) -> int:
     """Where the run begins that ends with the last row; len(values): the last row is not beyond the level."""
-    wrong = values >= beyond.level if beyond.below else values <= beyond.level
-    after = np.flatnonzero(wrong)
+    after = np.flatnonzero(~_are_beyond(values, beyond))
     first = int(after[-1]) + 1 if len(after) else 0
     gaps = np.flatnonzero(np.diff(stamps[first:]) > beyond.gap_s * 1000)
     return first + int(gaps[-1]) + 1 if len(gaps) else first
+
+
+def _are_beyond(values: NDArray[Any], beyond: Beyond) -> NDArray[np.bool_]:
+    """Compared exactly, as the kernel does it: a float has no place for what counters above 2^53 differ by."""
+    level: Any = beyond.level
+    if values.dtype == np.uint64:
+        if not 0.0 <= level < 2.0**64:
+            return np.full(len(values), (level < 0.0) is not beyond.below)
+        # Whole numbers are below a level when they are below the next whole one.
+        level = np.uint64(math.ceil(level) if beyond.below else math.floor(level))
+    found: NDArray[np.bool_] = values < level if beyond.below else values > level
+    return found

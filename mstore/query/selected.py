@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,9 @@ def below(
     return subtrees(directory, chosen) & ~subtrees(directory, left_out)
 
 
-def subtrees(directory: DirectoryReader | DirectoryWriter, levels: list[int]) -> NDArray[np.bool_]:
+def subtrees(
+    directory: DirectoryReader | DirectoryWriter, levels: Sequence[int] | NDArray[np.uint32]
+) -> NDArray[np.bool_]:
     """bool[n_levels]: these levels and all below them."""
     table = directory.levels()
     found = np.zeros(len(table), bool)

@@ -61,8 +61,8 @@ class Answers:
     def _children(self, message: m.Children, _: Budget) -> m.Message:
         return m.Names(self._reader.children(*message.path))
 
-    def _paths(self, message: m.Paths, _: Budget) -> m.Message:
-        return m.Names([list(path) for path in self._reader.paths(message.depth)])
+    def _paths(self, message: m.Paths, _: Budget) -> Work[m.Message]:
+        return m.Names([list(path) for path in (yield from self._reader.paths_work(message.depth))])
 
     def _metrics(self, message: m.Metrics, _: Budget) -> m.Message:
         return m.MetricList([_plain(metric) for metric in self._reader.metrics(message.cluster)])

@@ -73,7 +73,7 @@ class Feed:
     ) -> tuple[Subscriber, int]:
         """A subscriber, fed from now on, and the last block before; see Subscriber for the arguments.
 
-        raises  LimitExceeded, Unavailable, UnknownSelector: then nothing was begun
+        raises  LimitExceeded, Unavailable: then nothing was begun
         """
         seq = self._begin()
         try:

@@ -21,7 +21,7 @@ from mstore.errors import Degraded, InvalidRequest, StorageError
 from mstore.persistence.files import Files
 from mstore.shm.protection import NOT_S, Source, encode
 from mstore.workers import protected_note
-from mstore.workers.providers import Job
+from mstore.workers.provider_job import ProviderJob
 from mstore.workers.timers import Timers
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Protecting:
         self._wanted: dict[Source, Mapping[str, Sequence[str]]] = {}
         """What a provider said and the log did not take yet."""
         self._failing: dict[Source, str] = {}
-        self._job: Job | None = None
+        self._job: ProviderJob | None = None
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopped = False
@@ -108,7 +108,7 @@ class Protecting:
         """Run the process that the configuration asks for; forget what was said by a provider that is no more."""
         config = self._persister.config
         protect = config.protect
-        job = Job(
+        job = ProviderJob(
             str(self._persister.spec.directory), os.getpid(), config.beside(protect.file), protect.url,
             config.beside(protect.token_file), protect.interval_s, shortest_s(config.retentions_s()),
         )  # fmt: skip
@@ -125,7 +125,7 @@ class Protecting:
         if wanted and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run(job))
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: ProviderJob) -> None:
         """One life of the process; what it says is followed line by line."""
         try:
             process = await asyncio.create_subprocess_exec(

@@ -1,7 +1,7 @@
 """The process that asks who is protected, so that the persister waits for no file and no network.
 `python -m mstore.workers.providers JOB`.
 
-    persister  --JOB-->              Job as JSON
+    persister  --JOB-->              ProviderJob as JSON
                <-- lines of JSON --  {"source": 1, "hosts": {cluster: [host, ...]}} or {"source": 2, "failed": "why"}
 
 The file is looked at every second and read when it has changed, the address is asked every `interval_s`; what failed is
@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,15 @@ from mstore.log import set_up_logging
 from mstore.shm.protection import Source
 from mstore.workers import stacks, used_nodes
 from mstore.workers.process import die_with_parent, ignore_signals, set_name
+from mstore.workers.provider_job import ProviderJob
 
 LOOK_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is asked of whom; see config/protect.py. Names of files are whole paths."""
-
-    store_dir: str
-    parent_pid: int
-    file: str
-    url: str
-    token_file: str
-    interval_s: int
-    retention_s: int
-    """The shortest there is: who is used since before it is in danger. 0 = nobody is yet, so all that run are asked for."""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 class Providers:
     """File and address, each looked at when it is due."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ProviderJob) -> None:
         self._job = job
         self._seen: tuple[int, int, int] | None = None
         self._due_s = dict.fromkeys(Source, 0.0)
@@ -88,7 +71,7 @@ class Providers:
 
 
 def main() -> int:
-    job = Job(**json.loads(sys.argv[1]))
+    job = ProviderJob(**json.loads(sys.argv[1]))
     die_with_parent(job.parent_pid)
     ignore_signals()
     set_name("mstore:protect")

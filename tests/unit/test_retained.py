@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mstore.frames import Series
 from mstore.query import Reader, Request
-from mstore.query.batch import Group, gathered
+from mstore.query.batch import Group, gathering
+from mstore.query.budget import Budget, finished
 from mstore.query.plan import plan
 from mstore.shm.directory import KEEP_ALL_S
 from tests.query_rig import SPECS, T0, Store, one, several
@@ -140,7 +141,7 @@ def test_of_a_protected_host_everything_is_served_that_is_there_also_within_an_a
     refs = np.concatenate([asking.gatherer.collect([made.writer.find_path("fritz")], 1)])  # all of flops
     request = Request("fritz", "f1", "flops", T0, now)
     metric = plan(asking.gatherer, request).metric
-    (every,) = gathered(asking.gatherer, [Group(request, metric, refs)])
+    (every,) = finished(gathering(asking.gatherer, [Group(request, metric, refs)], Budget()))
     assert isinstance(every, Series)
     assert every.coverage is not None
     assert every.coverage.tolist() == [2] * 50 + [4] * 10

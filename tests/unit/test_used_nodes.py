@@ -17,7 +17,8 @@ import pytest
 from mstore import clock
 from mstore.shm.protection import Source
 from mstore.workers import used_nodes
-from mstore.workers.providers import Job, Providers
+from mstore.workers.provider_job import ProviderJob
+from mstore.workers.providers import Providers
 from mstore.workers.used_nodes import Unanswered
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
@@ -140,8 +141,8 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def job(directory: Path, **more: Any) -> Job:
-    return Job(**{
+def job(directory: Path, **more: Any) -> ProviderJob:
+    return ProviderJob(**{
         "store_dir": str(directory), "parent_pid": os.getpid(), "file": "", "url": "", "token_file": "",
         "interval_s": 60, "retention_s": 3600, **more,
     })  # fmt: skip
