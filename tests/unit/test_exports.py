@@ -177,6 +177,16 @@ def test_a_helper_that_is_killed_before_it_runs_ends_as_well(
         asyncio.run(one.run({}, lambda line: None))
 
 
+def test_a_helper_that_says_what_nobody_understands_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = helper(tmp_path, monkeypatch, "import time\nprint('no JSON', flush=True)\ntime.sleep(60)\n")
+    with pytest.raises(ValueError, match="Expecting value"):
+        asyncio.run(one.run({}, lambda line: None))
+    assert one._process is not None
+    assert one._process.returncode == -9
+
+
 def test_the_note_of_an_export_is_json_that_info_reads(tmp_path: Path) -> None:
     export_note_path(tmp_path).parent.mkdir()
     export_note_path(tmp_path).write_text(json.dumps(last(NOON, files=3)))
