@@ -32,6 +32,9 @@ from mstore.shm import layout
 CHUNKS, MARKS = 1, 2
 DURING = 1
 """Flag: a pass was under way, which may have archived some of it."""
+FILES_PER_PASS = 256
+"""Their names are in the argument of its process, which the system limits to 128 KiB: an archive that failed for weeks
+has more of them."""
 _MAGIC = 0x3130_564C  # "LV01"
 BLOCK = np.dtype(
     [
@@ -110,13 +113,13 @@ class LeaversFile:
         return True
 
     def close(self) -> list[Path]:
-        """Begin a new file with the next block; all files that are complete."""
+        """Begin a new file with the next block; files that are complete, as many as one pass takes."""
         if self._fd >= 0:
             assert self._path is not None
             self._files.close(self._fd)
             self._closed[self._path] = self._at
             self._fd, self._at, self._path = -1, 0, None
-        return list(self._closed)
+        return list(self._closed)[:FILES_PER_PASS]
 
     def remove(self, paths: Sequence[Path]) -> None:
         """Their content is in the archive."""

@@ -226,3 +226,14 @@ def test_of_large_files_one_block_at_a_time_is_in_memory(
     ((*kept,),) = early.chunks.values()
     assert len(kept) >= 5
     assert most <= 2, "the one that is looked at and the next"
+
+
+def test_a_pass_takes_so_many_files_that_their_names_fit_an_argument(tmp_path: Path) -> None:
+    file = LeaversFile(Files(), tmp_path, 1 << 20)
+    paths: list[Path] = []
+    for seq in range(1, leavers.FILES_PER_PASS + 11):
+        assert file.put(leavers.MARKS, [bytes(16)], 1, seq, (T0, T0))
+        paths = file.close()
+    assert len(paths) == leavers.FILES_PER_PASS
+    file.remove(paths)
+    assert len(file.close()) == 10
