@@ -32,6 +32,9 @@ from mstore.shm import layout
 CHUNKS, MARKS = 1, 2
 DURING = 1
 """Flag: a pass was under way, which may have archived some of it."""
+FILES_PER_PASS = 256
+"""Their names are in the argument of its process, which the system limits to 128 KiB: an archive that failed for weeks
+has more of them."""
 _MAGIC = 0x3130_564C  # "LV01"
 BLOCK = np.dtype(
     [
@@ -110,13 +113,13 @@ class LeaversFile:
         return True
 
     def close(self) -> list[Path]:
-        """Begin a new file with the next block; all files that are complete."""
+        """Begin a new file with the next block; files that are complete, as many as one pass takes."""
         if self._fd >= 0:
             assert self._path is not None
             self._files.close(self._fd)
             self._closed[self._path] = self._at
             self._fd, self._at, self._path = -1, 0, None
-        return list(self._closed)
+        return list(self._closed)[:FILES_PER_PASS]
 
     def remove(self, paths: Sequence[Path]) -> None:
         """Their content is in the archive."""
@@ -142,23 +145,30 @@ def blocks(files: Files, path: Path) -> Iterator[tuple[Block, memoryview]]:
     """
     fd = files.open(path)
     try:
-        at, size = 0, files.size(fd)
-        while at + BLOCK.itemsize <= size:
-            head = np.frombuffer(files.pread(fd, BLOCK.itemsize, at), BLOCK)[0]
+        for offset, head in _headers(files, fd):
             length = int(head["length"])
-            if head["magic"] != _MAGIC or at + BLOCK.itemsize + length > size:
-                return
-            payload = memoryview(files.pread(fd, length, at + BLOCK.itemsize))
+            payload = memoryview(files.pread(fd, length, offset))
             if int(head["crc"]) != _checksum(head, payload):
                 return
             block = Block(
                 int(head["kind"]), int(head["flags"]), int(head["seq"]), int(head["first_s"]), int(head["last_s"]),
-                at + BLOCK.itemsize, length,
+                offset, length,
             )  # fmt: skip
             yield block, payload
-            at += BLOCK.itemsize + length
     finally:
         files.close(fd)
+
+
+def _headers(files: Files, fd: int) -> Iterator[tuple[int, np.void]]:
+    """(offset of the payload, header) of each block that the file is long enough for."""
+    at, size = 0, files.size(fd)
+    while at + BLOCK.itemsize <= size:
+        head = np.frombuffer(files.pread(fd, BLOCK.itemsize, at), BLOCK)[0]
+        at += BLOCK.itemsize
+        if head["magic"] != _MAGIC or at + int(head["length"]) > size:
+            return
+        yield at, head
+        at += int(head["length"])
 
 
 def cut_behind(files: Files, store_dir: Path, last_seq: int) -> None:
@@ -221,21 +231,22 @@ class EarlyLeavers:
         """By reference, in the order in which they left."""
         self.marks: dict[int, list[int]] = {}
         """By reference: times in ms of samples that came after their time was archived."""
-        found = [
-            (block.seq, path, block, payload) for path in paths for block, payload in blocks(files, path)
-        ]
+        found: list[tuple[int, int, Kept]] = []
+        for path in paths:
+            for block, payload in blocks(files, path):  # one at a time: together they may be a GiB
+                if block.kind == MARKS:
+                    self._mark(np.frombuffer(payload, MARK))
+                    continue
+                at = block.offset
+                for head, values in entries(payload):
+                    at += layout.CHUNK.itemsize
+                    ref = int(head["generation"]) << 32 | int(head["series"])
+                    kept = Kept(path, head.copy(), at, len(values), bool(block.flags & DURING))
+                    found.append((block.seq, ref, kept))
+                    at += (len(values) + 7) // 8 * 8
         found.sort(key=lambda one: one[0])
-        for _, path, block, payload in found:
-            if block.kind == MARKS:
-                self._mark(np.frombuffer(payload, MARK))
-                continue
-            at = block.offset
-            for head, values in entries(payload):
-                at += layout.CHUNK.itemsize
-                ref = int(head["generation"]) << 32 | int(head["series"])
-                kept = Kept(path, head.copy(), at, len(values), bool(block.flags & DURING))
-                self.chunks.setdefault(ref, []).append(kept)
-                at += (len(values) + 7) // 8 * 8
+        for _, ref, kept in found:
+            self.chunks.setdefault(ref, []).append(kept)
 
     def without(self, done: Collection[str]) -> EarlyLeavers:
         """Those of the other files; done: names of files."""
@@ -256,8 +267,20 @@ class EarlyLeavers:
 
 
 def spans(files: Files, store_dir: Path) -> list[tuple[int, int]]:
-    """(first, last) second of each block of chunks. raises StorageError"""
+    """(first, last) second of each block of chunks, by their headers alone: 48 bytes of each are read.
+
+    A block whose payload is damaged is told, too: then a question looks for more than there is.
+    raises  StorageError
+    """
     found = []
     for path in leavers_files(files, store_dir):
-        found += [(block.first_s, block.last_s) for block, _ in blocks(files, path) if block.kind == CHUNKS]
+        fd = files.open(path)
+        try:
+            found += [
+                (int(head["first_s"]), int(head["last_s"]))
+                for _, head in _headers(files, fd)
+                if head["kind"] == CHUNKS
+            ]
+        finally:
+            files.close(fd)
     return found

@@ -69,14 +69,24 @@ class Rehearsal:
     def load(
         self, entries: memoryview, expired_s: int, older_s: int
     ) -> tuple[int, int, int, int, int, int, int]:
-        """A snapshot's chunks: counted. Slots without a sample count as samples."""
-        at = n_chunks = n_slots = 0
+        """A snapshot's chunks: counted, those without a series apart. Slots without a sample count as samples."""
+        at = n_chunks = n_slots = n_stale = 0
+        table = self.directory.series_table()
         while at < len(entries):
             head = np.frombuffer(entries, layout.CHUNK, 1, at)[0]
+            at += layout.CHUNK.itemsize + (int(head["reserved"]) + 7) // 8 * 8
+            slot = int(head["series"])
+            row = table[slot] if slot < len(table) else None
+            if (
+                row is None
+                or row["generation"] != head["generation"]
+                or not row["flags"] & layout.SERIES_LIVE
+            ):
+                n_stale += 1
+                continue
             n_chunks += 1
             n_slots += int(head["count"])
-            at += layout.CHUNK.itemsize + (int(head["reserved"]) + 7) // 8 * 8
-        return n_chunks, n_slots, 0, 0, 0, 0, 0
+        return n_chunks, n_slots, n_stale, 0, 0, 0, 0
 
     def prepare(self, n_bytes: int) -> None:
         pass

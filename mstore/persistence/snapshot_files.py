@@ -16,6 +16,7 @@ A generation is valid iff its manifest and every file that it names are.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Iterator
@@ -363,7 +364,22 @@ def read_end(files: Files, path: Path, expected: Expected) -> tuple[Totals, int]
     log_seq, _, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max, _, _ = _END.unpack(block.payload)
     if log_seq != expected.log_seq:
         raise corrupt(path, offset, f"an END as of block {log_seq}")
+    if is_another(files, path, expected):
+        raise corrupt(path, 0, "another file of its generation stands here")
     return Totals(n_series, n_chunks, n_slots, definition_bytes, t_min, t_max), size
+
+
+def is_another(files: Files, path: Path, expected: Expected) -> bool:
+    """Whether a sound BEGIN says that this is another file: all of a generation have one id, and may be exchanged."""
+    with contextlib.suppress(CorruptRecord):
+        fd = _open(files, path)
+        try:
+            block = _read_block(files, fd, path, 0, files.size(fd))[1]
+        finally:
+            files.close(fd)
+        if block.kind == BEGIN and len(block.payload) == _BEGIN.size:
+            return _BEGIN.unpack(block.payload) != (expected.log_seq, expected.role, expected.cluster)
+    return False
 
 
 def block_length(header: memoryview, room: int) -> int:

@@ -40,6 +40,7 @@ from mstore.persistence.snapshot_files import (
     Part,
     Totals,
     block_length,
+    is_another,
     parts_in,
     read_end,
     read_sound_blocks,
@@ -132,7 +133,9 @@ class Salvage:
             n_entries += len(entries)
             if chosen := self._missing(payload, entries):
                 self._load(chosen)
-        if n_entries == part.totals.n_chunks > 0:
+        if is_another(self._files, manifest.path_of(part), manifest.expect(part)):
+            n_entries, holes = 0, [Hole()]  # sound chunks, but none of this file's
+        elif n_entries == part.totals.n_chunks > 0:
             holes = []  # what is damaged is no chunk
         self._taken.append(_Taken(manifest, part, n_entries, gaps, holes))
         self.holes = [both for one in self.holes for other in holes if (both := one.both(other))]

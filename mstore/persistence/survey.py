@@ -55,7 +55,7 @@ class Fault:
     lost_blocks: tuple[int, int] | None = None
     """First and last sequence that no start brings back."""
     lost_chunks: int = 0
-    """-1: nobody knows."""
+    """At most; -1: nobody knows."""
     generation: int = 0
     """Of a snapshot's file: its log sequence."""
 
@@ -93,6 +93,12 @@ class Survey:
     def lost_blocks(self) -> list[tuple[int, int]]:
         return sorted({fault.lost_blocks for fault in self.faults if fault.lost_blocks})
 
+    @property
+    def lost_chunks(self) -> int | None:
+        """Of snapshots, at most: what the log holds of them is not taken off. None: nobody knows."""
+        counts = [fault.lost_chunks for fault in self.faults]
+        return None if any(count < 0 for count in counts) else sum(counts)
+
     def to_plain(self) -> dict[str, Any]:
         """For --json."""
         return {
@@ -103,7 +109,7 @@ class Survey:
             "lost": {
                 "blocks": self.lost_blocks,
                 "refused_blocks": sorted(self.refused_at),
-                "chunks": sum(max(0, fault.lost_chunks) for fault in self.faults),
+                "chunks_at_most": self.lost_chunks,
                 "orphaned_samples": self.orphans.n_samples,
                 "orphaned_series": len(self.orphans.series),
             },

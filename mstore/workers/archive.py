@@ -21,7 +21,7 @@ from mstore.archive.lives import Memory
 from mstore.archive.passes import Orders, run_pass
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
-from mstore.persistence.files import Files
+from mstore.persistence.owned_files import OwnedFiles
 from mstore.shm import layout, segment
 from mstore.workers import stacks
 from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
@@ -49,7 +49,8 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
         to_s, job["clusters"], job["level"], job["max_bytes"], paced=not job["everything"],
         freeing=job["freeing"], leavers=tuple(map(Path, job["leavers"])),
     )  # fmt: skip
-    return asdict(run_pass(Files(), Path(job["root"]), memory, orders, progress))
+    files = OwnedFiles(Path(job["store_dir"]), job["lock_inode"])
+    return asdict(run_pass(files, Path(job["root"]), memory, orders, progress))
 
 
 def _attach(job: dict[str, Any], role: str, kind: int) -> segment.Mapping:

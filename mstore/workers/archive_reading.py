@@ -129,35 +129,43 @@ class ArchiveReading:
 
     async def _run(self) -> None:
         """Hand the questions over, one after the other, until none has come for a while."""
-        try:
-            while True:
-                while self._queue:
-                    self._current = self._queue.popleft()
-                    self._current.reply = await self._answer(self._current)
-                    self._current = None
-                self._arrived.clear()
+        idle = False
+        while not idle or self._queue:
+            idle = False
+            while self._queue:
+                self._current = self._queue.popleft()
+                self._current.reply = await self._answer(self._current)
+                self._current = None
+            self._arrived.clear()
+            try:
                 await asyncio.wait_for(self._arrived.wait(), IDLE_S)
-        except TimeoutError:
-            await self._end()
+            except TimeoutError:
+                idle = True
+                await self._end()  # a question that comes meanwhile finds this task, and counts on it
 
     async def _answer(self, question: _Question) -> m.Message:
+        """Whatever becomes of the helper, a question is answered: who waits for it would wait until its deadline."""
         try:
-            process = await self._started()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            for part in m.encode_parts(question.message, 1):
-                process.stdin.write(part)
-            await process.stdin.drain()
-            head = await process.stdout.readexactly(framing.HEADER_BYTES)
-            _, tag, _, n_bytes, _ = framing.HEADER.unpack(head)
-            return m.decode(tag, await process.stdout.readexactly(n_bytes))
-        except (asyncio.IncompleteReadError, ConnectionError, ProtocolError, OSError) as error:
+            return await self._asked(question)
+        except Exception as error:
             await self._end()
             if question.wanted:
-                log.error("the reader of the archive has ended: %s", error)
+                known = isinstance(error, (asyncio.IncompleteReadError, ProtocolError, OSError))
+                log.error("the reader of the archive has ended: %s", error, exc_info=not known)
             return m.Error.of(
                 ArchiveError("the reader of the archive has ended before it answered: its log says why")
             )
+
+    async def _asked(self, question: _Question) -> m.Message:
+        process = await self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for part in m.encode_parts(question.message, 1):
+            process.stdin.write(part)
+        await process.stdin.drain()
+        head = await process.stdout.readexactly(framing.HEADER_BYTES)
+        _, tag, _, n_bytes, _ = framing.HEADER.unpack(head)
+        return m.decode(tag, await process.stdout.readexactly(n_bytes))
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -120,8 +121,9 @@ def _write_anew(files: Files, store_dir: Path, found: ReadBack) -> None:
     # Manifests before the files that they name.
     old += [snapshots / name for name in names if number_of(name, SNAPSHOT_SUFFIX) is not None]
     old += [snapshots / name for name in names if generation_of(name) is not None]
+    definitions = chain(DirectoryReader(found.directory).dump_definitions(), found.store.protection.records())
     write_snapshot(
-        files, store_dir, seq, DirectoryReader(found.directory).dump_definitions(), found.directory, found.samples,
+        files, store_dir, seq, definitions, found.directory, found.samples,
         written=lambda: seq, durable=lambda: seq, pause_s=0.0, verify=True,
     )  # fmt: skip
     for path in old:

@@ -247,6 +247,7 @@ class Archiving(Leaving):
             "level": self._config.compression_level,
             "max_bytes": self._config.max_bytes,
             "leavers": [str(path) for path in complete],
+            "lock_inode": persister.spec.lock_inode,
             "parent_pid": os.getpid(),
         }
         done: dict[str, Any] = {}

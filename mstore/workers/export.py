@@ -22,7 +22,8 @@ from mstore.compat.source import Source, attached
 from mstore.compat.tidying import remove_older
 from mstore.errors import MstoreError, Unavailable
 from mstore.log import set_up_logging
-from mstore.persistence.files import Files, export_note_path
+from mstore.persistence.files import export_note_path
+from mstore.persistence.owned_files import OwnedFiles
 from mstore.workers import stacks
 from mstore.workers.process import EXIT_FAILED, die_with_parent, ignore_signals, set_name
 
@@ -45,6 +46,11 @@ class Job:
     end: int
     window_s: int
     keep_s: int
+    lock_inode: tuple[int, int] | None
+    """See WorkerSpec."""
+
+    def files(self) -> OwnedFiles:
+        return OwnedFiles(Path(self.store_dir), self.lock_inode)
 
     def windows(self) -> list[tuple[int, int]]:
         step_s = self.end - self.start if self.format == "wal" else self.window_s
@@ -55,16 +61,17 @@ def write(
     job: Job, source: Source, tell: Callable[[dict[str, Any]], None], rest: Callable[[float], None]
 ) -> Exported:
     """Write all windows, then remove what is too old. raises MstoreError"""
-    windows, total = job.windows(), Exported()
+    windows, total, files = job.windows(), Exported(), job.files()
     pace = _Pace(len(windows), tell, rest)
     for start, end in windows:
         export = Export(
-            source, Path(job.directory), job.format, start, end, window_s=job.window_s, tell=pace.host_done
-        )
+            source, Path(job.directory), job.format, start, end,
+            tell=pace.host_done, window_s=job.window_s, files=files,
+        )  # fmt: skip
         total.add(export.run())
         pace.n_windows += 1
     if job.keep_s:
-        remove_older(Files(), Path(job.directory), job.format, job.end - job.keep_s - job.window_s)
+        remove_older(files, Path(job.directory), job.format, job.end - job.keep_s - job.window_s)
     return total
 
 
@@ -105,7 +112,7 @@ def main() -> int:
             done = write(job, attached(reader), _tell, time.sleep)
         if done.n_samples:  # an empty store has nothing that a later export could build on
             note = {**asdict(job), "at_s": clock.now_s(), **done.to_plain()}
-            Files().replace(export_note_path(Path(job.store_dir)), json.dumps(note).encode())
+            job.files().replace(export_note_path(Path(job.store_dir)), json.dumps(note).encode())
         _tell({"done": done.to_plain()})
     except MstoreError as error:
         _tell({"failed": str(error)})

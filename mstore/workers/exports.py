@@ -108,6 +108,7 @@ class Exports:
         job = {
             "store_dir": spec.store_dir,
             "instance": spec.instance,
+            "lock_inode": spec.lock_inode,
             "parent_pid": os.getpid(),
             "directory": str(settings.target(spec.directory)),
             "format": settings.format,

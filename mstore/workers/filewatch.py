@@ -20,8 +20,8 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from mstore.errors import StorageError
-from mstore.persistence.files import Files
 from mstore.persistence.inventory import Inventory, LostFile
+from mstore.persistence.owned_files import OwnedFiles
 from mstore.workers.troubles import FILES
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ class FileWatch:
     """
 
     def __init__(
-        self, persister: Persister, files: Files, snapshots: Snapshots, unsound: Collection[int]
+        self, persister: Persister, files: OwnedFiles, snapshots: Snapshots, unsound: Collection[int]
     ) -> None:
         self._persister = persister
         self._snapshots = snapshots
+        self._files = files
         self._inventory = Inventory(files, persister.spec.directory)
         self._unsound = set(unsound)
         self._timer: asyncio.TimerHandle | None = None
@@ -90,6 +91,8 @@ class FileWatch:
     def _guard(self, look: Callable[[], list[LostFile]]) -> None:
         try:
             lost = look()
+            if lost and self._files.lost():
+                return  # DIR itself is: the log stays where it is open, and the supervisor ends the store
         except StorageError as failure:
             log.warning("cannot look after the files: %s", failure)
             return

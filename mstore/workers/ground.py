@@ -27,7 +27,8 @@ class Ground:
     def __init__(self, store_dir: Path, lock_fd: int, door: Door) -> None:
         self._dir = store_dir
         self._lock = files.lock_path(store_dir)
-        self._inode = inode_of(lock_fd)
+        self.lock_inode = inode_of(lock_fd)
+        """Of DIR/lock as it was taken."""
         self._door = door
 
     def lost(self) -> str:
@@ -36,7 +37,7 @@ class Ground:
             now = inode_of(self._lock)
             if now is None:
                 return f"{self._lock} is gone: its directory was removed or moved, or the file was"
-            if now != self._inode:
+            if now != self.lock_inode:
                 return f"{self._lock} is another file than the one this store holds: another store may use it"
             for path in self._door.strangers():
                 return f"{path} is another's: somebody else listens there"

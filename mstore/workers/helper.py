@@ -50,10 +50,15 @@ class Helper:
             self.kill()
         last: dict[str, Any] = {}
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            last = json.loads(line)
-            if not last.keys() & {"done", "failed"}:
-                told(last)
+        try:
+            while line := await self._process.stdout.readline():
+                last = json.loads(line)
+                if not last.keys() & {"done", "failed"}:
+                    told(last)
+        except BaseException:
+            self.kill()  # nobody listens to it any more, and the next one must not write beside it
+            await self._process.wait()
+            raise
         status = await self._process.wait()
         if "done" in last and status == 0:
             found: dict[str, Any] = last["done"]

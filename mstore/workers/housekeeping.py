@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mstore.errors import Degraded, StorageError, StoreFull
-from mstore.persistence.files import Files
+from mstore.persistence.owned_files import OwnedFiles
 from mstore.persistence.recovery import Report
 from mstore.workers.archiving import Archiving
 from mstore.workers.exports import Exports
@@ -31,7 +31,7 @@ _MARK_S = 0.5
 class Housekeeping:
     """Timers and slices; every change of shared memory it makes is logged first, like samples are."""
 
-    def __init__(self, persister: Persister, files: Files, report: Report) -> None:
+    def __init__(self, persister: Persister, files: OwnedFiles, report: Report) -> None:
         self._persister = persister
         self._timers = Timers()
         self.freeing = Freeing(persister, self.settle_definitions)

@@ -19,7 +19,7 @@ from mstore.errors import Degraded, MstoreError, StorageError, StoreFull
 from mstore.kernels._ring import RingReader, fence_full
 from mstore.persistence import files as persistence_files
 from mstore.persistence.blocks import CATALOG
-from mstore.persistence.files import Files
+from mstore.persistence.owned_files import OwnedFiles
 from mstore.persistence.recovery import Report
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
@@ -54,7 +54,7 @@ class Persister:
     def __init__(self, spec: WorkerSpec) -> None:
         self._began_s = clock.monotonic_s()
         self._spec = spec
-        self._files = Files()
+        self._files = OwnedFiles(spec.directory, spec.lock_inode)
         control = memory.attach(spec, "control", writable=True)
         self._directory = memory.attach(spec, "directory", writable=True)
         self._samples_mapping = memory.attach(spec, "samples", writable=True)

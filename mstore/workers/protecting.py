@@ -126,7 +126,8 @@ class Protecting:
             self._task = asyncio.get_running_loop().create_task(self._run(job))
 
     async def _run(self, job: ProviderJob) -> None:
-        """One life of the process; what it says is followed line by line."""
+        """One life of the process; what it says is followed line by line. It ends with this, whatever it said."""
+        process: asyncio.subprocess.Process | None = None
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "mstore.workers.providers", job.to_json(),
@@ -143,10 +144,14 @@ class Protecting:
                 log.error(
                     "the process that asks who is protected ended with status %d: it is started again", status
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("who is protected cannot be asked: %s", error)
         finally:
             self._process = None
+            if process is not None and process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
 
     def _heard(self, line: dict[str, Any]) -> None:
         source = Source(line["source"])

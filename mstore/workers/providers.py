@@ -34,12 +34,16 @@ class Providers:
     def __init__(self, job: ProviderJob) -> None:
         self._job = job
         self._seen: tuple[int, int, int] | None = None
+        self._failed = False
+        """What was seen last could not be read: it is tried again, for that may end without a change of the file."""
         self._due_s = dict.fromkeys(Source, 0.0)
 
     def news(self) -> Iterator[dict[str, Any]]:
         """What there is to say now."""
         if self._job.file and self._file_is_due():
-            yield self._answer(Source.FILE, lambda: used_nodes.read(Path(self._job.file)))
+            answer = self._answer(Source.FILE, lambda: used_nodes.read(Path(self._job.file)))
+            self._failed = "failed" in answer
+            yield answer
         if self._job.url and clock.monotonic_s() >= self._due_s[Source.URL]:
             self._due_s[Source.URL] = clock.monotonic_s() + self._job.interval_s
             yield self._answer(Source.URL, self._ask)
@@ -50,11 +54,10 @@ class Providers:
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
         except OSError:
             seen = None
-        if seen is not None and seen != self._seen:
+        changed = seen is not None and seen != self._seen
+        again = seen is None or self._failed
+        if changed or (again and clock.monotonic_s() >= self._due_s[Source.FILE]):
             self._seen = seen
-            return True
-        if seen is None and clock.monotonic_s() >= self._due_s[Source.FILE]:
-            self._seen = None
             self._due_s[Source.FILE] = clock.monotonic_s() + self._job.interval_s
             return True
         return False

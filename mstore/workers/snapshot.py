@@ -17,7 +17,7 @@ from mstore import clock
 from mstore.apply.store import split_records
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
-from mstore.persistence.files import Files
+from mstore.persistence.owned_files import OwnedFiles
 from mstore.persistence.snapshot import write_snapshot
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
@@ -35,7 +35,7 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
     control = Control(_attach(job, "control", layout.SEG_CONTROL))
     directory = _attach(job, "directory", layout.SEG_DIRECTORY)
     samples = _attach(job, "samples", layout.SEG_SAMPLES)
-    told_s = clock.monotonic_s()
+    store_dir, told_s = Path(job["store_dir"]), clock.monotonic_s()
 
     def progress(share: float, n_bytes: int) -> None:
         nonlocal told_s
@@ -47,7 +47,7 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
         DirectoryReader(directory.segment).dump_definitions(), _protected(job["protected_fd"])
     )
     info = write_snapshot(
-        Files(), Path(job["store_dir"]), job["seq"], definitions, directory.segment, samples.segment,
+        OwnedFiles(store_dir, job["lock_inode"]), store_dir, job["seq"], definitions, directory.segment, samples.segment,
         written=lambda: control.written, durable=lambda: control.durable,
         retention_s=job["retention_s"], unsound=job["unsound"], progress=progress,
     )  # fmt: skip

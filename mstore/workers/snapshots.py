@@ -201,6 +201,7 @@ class Snapshots:
             "seq": seq,
             "retention_s": longest_s(persister.config.retentions_s()),
             "unsound": sorted(self._unsound),
+            "lock_inode": persister.spec.lock_inode,
             "parent_pid": os.getpid(),
         }
         log.info("a snapshot of block %d begins", seq)

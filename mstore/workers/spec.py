@@ -38,6 +38,8 @@ class WorkerSpec:
     """By role, as in `segments`: descriptors of them, inherited. Without one the name is opened."""
     strict: bool = False
     """The persister reads no damaged files: it refuses to start instead."""
+    lock_inode: tuple[int, int] | None = None
+    """(st_dev, st_ino) of DIR/lock as the supervisor took it: where it is another file, DIR is no longer this store's."""
 
     @property
     def directory(self) -> Path:
@@ -51,4 +53,6 @@ class WorkerSpec:
         fields = json.loads(text)
         fields["ack_fds"] = tuple(fields["ack_fds"])
         fields["follow_fds"] = tuple(fields["follow_fds"])
+        if fields["lock_inode"]:
+            fields["lock_inode"] = tuple(fields["lock_inode"])
         return cls(**fields)

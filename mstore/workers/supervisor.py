@@ -161,7 +161,7 @@ class Supervisor:
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
             life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds, os.getpid(),
-            life.adopted, life.fds, self._settings.strict,
+            life.adopted, life.fds, self._settings.strict, self._ground.lock_inode,
         )  # fmt: skip
         try:
             inherited = (

@@ -321,6 +321,7 @@ def test_a_stopped_store_is_archived_as_a_start_would_find_it(serve: Serve, root
     server = serve(LONG)
     with server.client(timeout=300) as client:
         written(client, now, hosts=1)
+        client.protect("fritz", ["f0"])
         before = asked(client.query, now)
     server.stop()
     command = [sys.executable, "-m", "mstore", "archive", "--dir", str(server.directory)]
@@ -335,6 +336,7 @@ def test_a_stopped_store_is_archived_as_a_start_would_find_it(serve: Serve, root
         assert isinstance(left, Series)
         assert np.count_nonzero(left.valid) < 600
         assert asked(client.query, now) == before
+        assert client.protected() == {"fritz": ["f0"]}
 
 
 def test_the_idle_reader_of_the_archive_is_gone_with_its_worker(serve: Serve, root: Path, now: int) -> None:

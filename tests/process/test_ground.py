@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mstore
+from mstore.errors import StorageError, Unavailable
 from mstore.shm.segment import name_prefix, stale
 from tests.stores import Server, until
 
@@ -81,6 +83,32 @@ def test_a_store_whose_lock_or_directory_is_gone_stops_in_order(serve: Serve, no
                 assert client.query("c", "a", "m", now, now + 60).values.tolist() == [1]
     finally:
         server.log.unlink()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_snapshot_asked_for_when_the_directory_is_another_s_leaves_no_file_there(
+    serve: Serve, now: int, tmp_path: Path, replaced: bool
+) -> None:
+    server = serve()
+    server.log = server.log.rename(tmp_path / "server.log")
+    write(server, now, "a")
+    away = Path(str(server.directory) + "-away")
+    server.directory.rename(away)
+    try:
+        if replaced:
+            server.directory.mkdir()
+            (server.directory / "lock").write_text("")
+        with (
+            contextlib.suppress(Unavailable),  # the look of every few seconds came first: it stops
+            mstore.connect(away) as client,
+            pytest.raises(StorageError, match="no longer its own"),
+        ):
+            client.control("snapshot")
+        assert ended(server) == 1
+        assert {path.name for path in server.directory.glob("*")} <= {"lock", "run"}
+        assert server.directory.exists() == replaced
+    finally:
+        shutil.rmtree(away)
 
 
 def test_a_second_store_at_the_same_path_keeps_its_sockets_and_its_data_when_the_first_ends(

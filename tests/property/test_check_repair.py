@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from mstore.persistence.files import snapshot_dir, wal_dir
+from mstore.shm import layout
 from mstore.workers.check import DAMAGED, SOUND, check, repair
 from mstore.workers.repair import Plan
 from tests.files_rig import Memory, Sample, StoreFiles, build
@@ -146,21 +147,24 @@ def check_announced(
     cut = plain["cut_from"] or 1 << 63
     gone = [s for s in lost if s.seq in blocks or s.seq >= cut]
     others = [s for s in lost if s.seq not in blocks and s.seq < cut]
-    # Where both generations are hurt what is lost is told in words: the numbers are those of each file by itself.
+    # Sound blocks whose series lost its definition; the same number was told. A block that is refused for what was
+    # lost before it is named: what it held is lost from some byte on, and before that counted like all others.
+    refused = set(announced["refused_blocks"])
+    elsewhere = [s for s in others if s.seq not in refused]
+    n_chunks = announced["chunks_at_most"]
+    if n_chunks is not None:
+        n_most = announced["orphaned_samples"] + n_chunks * layout.CHUNK_SLOTS
+        assert len(elsewhere) <= n_most, f"{told}: {len(elsewhere)} lost, announced at most {n_most}"
+    # Where both generations are hurt the bound is that of each file by itself.
     hurt = {fault["generation"] for fault in plain["faults"] if fault["kind"] == "snapshot"}
-    unnumbered = len(hurt) > 1
-    if not announced["chunks"] and not unnumbered:
-        # Sound blocks whose series lost its definition; the same number was told. A block that is refused for what was
-        # lost before it is named: what it held is lost from some byte on, and before that counted like all others.
-        refused = set(announced["refused_blocks"])
-        elsewhere = [s for s in others if s.seq not in refused]
-        assert len(elsewhere) <= announced["orphaned_samples"] <= len(others), told
+    if n_chunks == 0 and len(hurt) <= 1:
+        assert announced["orphaned_samples"] <= len(others), told
         behind = {s for s in files.known if (s.seq in blocks and s.seq > newest) or s.seq >= cut} - beyond
         assert behind <= set(lost), f"{told}: announced as lost, and there"
     if not gone and not others:
         return
-    spoken = blocks or plain["cut_from"] or announced["chunks"] or announced["refused_blocks"] or unnumbered
-    assert spoken, f"{told}: lost without a word"
+    spoken = blocks or plain["cut_from"] or n_chunks != 0 or announced["refused_blocks"]
+    assert spoken or announced["orphaned_samples"], f"{told}: lost without a word"
     if plain["status"] == SOUND:
         assert all(s.seq >= cut for s in lost), told
 

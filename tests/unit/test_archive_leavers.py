@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,60 @@ def test_a_start_cuts_what_the_log_does_not_reach_and_goes_on_counting_from_ther
     (path,) = again.close()
     assert [block.seq for block, _ in leavers.blocks(Files(), path)] == [4, 5]
     assert again.n_bytes == path.stat().st_size
+
+
+class Counting(Files):
+    """How much is read."""
+
+    n_read = 0
+
+    def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
+        self.n_read += n_bytes
+        return super().pread(fd, n_bytes, offset)
+
+
+def test_what_waits_is_told_by_headers_alone(tmp_path: Path) -> None:
+    file = LeaversFile(Files(), tmp_path, 1 << 20)
+    for seq in range(1, 4):
+        assert file.put(leavers.CHUNKS, [bytes(10_000)], 1, seq, (T0 + seq, T0 + 60))
+    assert file.put(leavers.MARKS, [bytes(16)], 1, 4, (0, 1))
+    file.close()
+    files = Counting()
+    assert leavers.spans(files, tmp_path) == [(T0 + seq, T0 + 60) for seq in range(1, 4)]
+    assert files.n_read == 4 * leavers.BLOCK.itemsize
+
+
+def test_of_large_files_one_block_at_a_time_is_in_memory(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = Filled(store, tmp_path / "archive")
+    series = store.open("load", "f1")
+    file = LeaversFile(Files(), tmp_path, 1 << 30)
+    for seq in range(1, 6):
+        store.put(series, T0 + seq * 600 * 60, [1.0] * 600)
+        leave(filled, file, seq)
+    read, held, most = leavers.blocks, weakref.WeakSet[Any](), 0
+
+    def watched(files: Files, path: Path) -> Iterator[Any]:
+        nonlocal most
+        for block, payload in read(files, path):
+            held.add(payload)
+            most = max(most, len(held))
+            yield block, payload
+
+    monkeypatch.setattr(leavers, "blocks", watched)
+    early = EarlyLeavers(Files(), file.close())
+    ((*kept,),) = early.chunks.values()
+    assert len(kept) >= 5
+    assert most <= 2, "the one that is looked at and the next"
+
+
+def test_a_pass_takes_so_many_files_that_their_names_fit_an_argument(tmp_path: Path) -> None:
+    file = LeaversFile(Files(), tmp_path, 1 << 20)
+    paths: list[Path] = []
+    for seq in range(1, leavers.FILES_PER_PASS + 11):
+        assert file.put(leavers.MARKS, [bytes(16)], 1, seq, (T0, T0))
+        paths = file.close()
+    assert len(paths) == leavers.FILES_PER_PASS
+    file.remove(paths)
+    assert len(file.close()) == 10

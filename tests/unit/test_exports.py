@@ -16,10 +16,11 @@ from mstore import config
 from mstore.compat.source import attached
 from mstore.config import ExportSettings
 from mstore.errors import StorageError
-from mstore.persistence.files import export_note_path
+from mstore.persistence.files import export_note_path, lock
 from mstore.workers.export import Job, write
 from mstore.workers.exports import due, last_note
 from mstore.workers.helper import Helper
+from mstore.workers.ownership import inode_of
 from tests.query_rig import T0, Store
 
 HOUR = 3600
@@ -113,7 +114,11 @@ def test_each_window_becomes_files_of_its_own_and_old_ones_go(store: Store, tmp_
     old = tmp_path / "out" / "fritz" / "f1" / f"{start - 10 * HOUR}.bin"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"x")
-    job = Job("/store", 1, 1, str(tmp_path / "out"), "bin", start, start + 3 * HOUR, HOUR, 5 * HOUR)
+    lock_fd = lock(tmp_path)
+    os.close(lock_fd)
+    inode = inode_of(tmp_path / "lock")
+    out = str(tmp_path / "out")
+    job = Job(str(tmp_path), 1, 1, out, "bin", start, start + 3 * HOUR, HOUR, 5 * HOUR, inode)
     rests: list[float] = []
     done = write(job, attached(store.reader), lambda line: None, rests.append)
     assert sorted(path.name for path in (tmp_path / "out/fritz/f1").iterdir()) == [
@@ -125,7 +130,7 @@ def test_each_window_becomes_files_of_its_own_and_old_ones_go(store: Store, tmp_
 
 
 def test_a_log_s_windows_are_one() -> None:
-    job = Job("/store", 1, 1, "/target", "wal", 0, 5 * HOUR, HOUR, 0)
+    job = Job("/store", 1, 1, "/target", "wal", 0, 5 * HOUR, HOUR, 0, None)
     assert job.windows() == [(0, 5 * HOUR)]
 
 
@@ -170,6 +175,16 @@ def test_a_helper_that_is_killed_before_it_runs_ends_as_well(
     one.kill()
     with pytest.raises(StorageError, match="ended with status -9"):
         asyncio.run(one.run({}, lambda line: None))
+
+
+def test_a_helper_that_says_what_nobody_understands_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = helper(tmp_path, monkeypatch, "import time\nprint('no JSON', flush=True)\ntime.sleep(60)\n")
+    with pytest.raises(ValueError, match="Expecting value"):
+        asyncio.run(one.run({}, lambda line: None))
+    assert one._process is not None
+    assert one._process.returncode == -9
 
 
 def test_the_note_of_an_export_is_json_that_info_reads(tmp_path: Path) -> None:

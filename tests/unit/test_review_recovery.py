@@ -53,7 +53,9 @@ class Rig:
         self.directory = store.store.directory
         self.samples = store.store.samples
         self.slot = Slot()
-        self.spec = SimpleNamespace(store_dir=str(store.dir), directory=store.dir, instance=1, segments={})
+        self.spec = SimpleNamespace(
+            store_dir=str(store.dir), directory=store.dir, instance=1, segments={}, lock_inode=None
+        )
         self.segment_fds: dict[str, int] = {}
         self.evictions = SimpleNamespace(note=lambda _records: None)
         self.config = SimpleNamespace(

@@ -151,3 +151,16 @@ def test_a_damaged_manifest_costs_nothing_that_its_files_hold(tmp_path: Path) ->
         assert (loaded.before_log_seq, loaded.durable_floor) == (NEW, NEW)
         assert [Path(one.path) for one in loaded.refused] == [path]
         assert loaded.refused[0].n_lost == 0
+
+
+def test_a_manifest_in_the_place_of_a_file_of_chunks_holds_none_of_them(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    chunks, manifest = store.path(NEW), snapshot_dir(tmp_path) / f"{NEW:016x}.snapshot"
+    store.flip(store.path(OLD), in_block(0))
+    chunks_text, manifest_text = chunks.read_bytes(), manifest.read_bytes()
+    chunks.write_bytes(manifest_text)
+    manifest.write_bytes(chunks_text)
+    target, loaded = store.load()
+    lost = store.expected[OLD].keys() - target.chunks.keys()
+    assert lost
+    assert sum(one.n_lost for one in loaded.refused) >= len(lost)

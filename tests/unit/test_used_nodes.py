@@ -173,6 +173,27 @@ def test_a_file_is_read_when_it_changes_and_told_missing_once_an_interval(
     assert list(providers.news()) == []
 
 
+def test_a_file_that_could_not_be_read_is_tried_again_once_an_interval_without_a_change(
+    tmp_path: Path, clocks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "running.json"
+    path.write_text(json.dumps(HOSTS))
+    providers = Providers(job(tmp_path, file=str(path)))
+    read = used_nodes.read
+
+    def refused(path: Path) -> used_nodes.Hosts:
+        raise Unanswered(f"{path} cannot be read: Permission denied")
+
+    monkeypatch.setattr(used_nodes, "read", refused)
+    assert [set(line) for line in providers.news()] == [{"source", "failed"}]
+    monkeypatch.setattr(used_nodes, "read", read)
+    assert list(providers.news()) == []
+    clocks[0] += 60
+    assert list(providers.news()) == [{"source": 1, "hosts": HOSTS}]
+    clocks[0] += 60
+    assert list(providers.news()) == []
+
+
 def test_the_address_is_asked_once_an_interval_for_jobs_that_are_older_than_retention(
     tmp_path: Path, clocks: list[float]
 ) -> None:
