@@ -145,7 +145,11 @@ def _with_times_joined(argv: Sequence[str]) -> list[str]:
     """--from -2h as --from=-2h: argparse would take -2h for an option."""
     joined: list[str] = []
     for word in argv:
-        if joined and joined[-1] in ("--from", "--to", "--since") and re.match(r"-\d", word):
+        if (
+            joined
+            and joined[-1] in ("--from", "--to", "--since", "--before", "--until")
+            and re.match(r"-\d", word)
+        ):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

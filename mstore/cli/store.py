@@ -8,6 +8,7 @@ from typing import Any
 
 from mstore import clock
 from mstore.cli import common, render
+from mstore.errors import Unavailable
 
 NAMES = ("serve", "stop", "restart", "reload", "snapshot", "config")
 # A stop writes a last snapshot; a restart loads one.
@@ -108,11 +109,27 @@ def run_serve(args: argparse.Namespace) -> int:
 def run_command(args: argparse.Namespace) -> int:
     directory = common.store_dir(args)
     start = clock.monotonic_s()
-    details = common.send_command(directory, args.command, args.timeout, getattr(args, "memory", ""))
+    memory = getattr(args, "memory", "")
+    try:
+        details = common.send_command(directory, args.command, args.timeout, memory)
+    except Unavailable:
+        if args.command != "stop" or memory != "free" or not _kept_memory_freed(directory):
+            raise
+        return 0
     print(f"{DONE[args.command]} in {clock.monotonic_s() - start:.2f} s: {directory}")
     for line in _told(args.command, details):
         print(line)
     return 0
+
+
+def _kept_memory_freed(directory: Path) -> bool:
+    """Of a store that was stopped with its memory kept: give it back, and say so."""
+    from mstore.workers.look import free_kept_memory
+
+    names = free_kept_memory(directory)
+    if names:
+        print(f"no store runs; {render.count(len(names), 'segment')} of kept memory freed: {directory}")
+    return bool(names)
 
 
 def _told(verb: str, details: dict[str, Any]) -> list[str]:

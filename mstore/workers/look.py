@@ -14,7 +14,7 @@ from mstore.shm import layout, segment
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryReader
 from mstore.shm.note import read_note
-from mstore.workers.incarnation import INSTANCE_NOTE, KEPT_NOTE
+from mstore.workers.incarnation import INSTANCE_NOTE, KEPT_NOTE, remove_stale
 
 
 def lock_quietly(store_dir: Path) -> int:
@@ -58,6 +58,20 @@ def kept_memory(store_dir: Path) -> tuple[list[str], bool]:
         if names and (run_dir(store_dir) / note).exists():
             return names, _may_be_adopted(run_dir(store_dir) / note)
     return names, False
+
+
+def free_kept_memory(store_dir: Path) -> list[str]:
+    """Give back the memory that a stop kept; names of the segments. Nothing is lost: the log has all of it.
+
+    raises  StoreLocked while a store runs; nothing is freed then
+    """
+    if not kept_memory(store_dir)[0]:
+        return []
+    fd = files.lock(store_dir)
+    try:
+        return remove_stale(store_dir)
+    finally:
+        os.close(fd)
 
 
 def _may_be_adopted(note: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import mstore
+from mstore.cli import main
 from mstore.errors import MstoreError, Unavailable
 from mstore.shm import layout, segment
 from tests.stores import Server, until
@@ -153,6 +154,26 @@ def test_a_stop_that_keeps_memory_leaves_it_for_the_next_start(serve: Serve, now
         client.control("stop", "free")
     assert server.wait() == 0
     assert segments_left(server) == []
+
+
+def test_kept_memory_of_a_stopped_store_is_given_back_by_a_command_and_nothing_is_lost(
+    serve: Serve, now: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(CONFIG)
+    write(server, now - 600)
+    before = content(server, now)
+    command = ["stop", "--free-memory", "--dir", str(server.directory)]
+    with server.client() as client:
+        client.control("stop", "keep")
+    assert server.wait() == 0
+    kept = segments_left(server)
+    assert main.main(command) == 0
+    assert f"{len(kept)} segments of kept memory freed" in capsys.readouterr().out
+    assert segments_left(server) == []
+    assert main.main(command) == 1, "there is nothing more to stop or to free"
+    assert "no store answers" in capsys.readouterr().err
+    server.start()
+    assert content(server, now) == before
 
 
 def test_an_empty_store_keeps_nothing(serve: Serve) -> None:

@@ -669,3 +669,14 @@ def test_checking_a_missing_directory_is_one_line(run: Run, tmp_path: Path) -> N
     status, out, err = run("check", "--dir", str(tmp_path / "nothing"))
     assert (status, out) == (2, "")
     assert "no such directory" in err
+
+
+@pytest.mark.parametrize("option", ["--from", "--to", "--since", "--before", "--until"])
+def test_a_time_ago_is_a_time_and_no_option(option: str) -> None:
+    """argparse alone takes -24h for an option of its own."""
+    assert cli._with_times_joined(["free", "fritz", option, "-24h", "-x"]) == [
+        "free",
+        "fritz",
+        f"{option}=-24h",
+        "-x",
+    ]
