@@ -272,7 +272,10 @@ class LogReader:
                 yield file, block
                 offset, reason, torn = block.end, "no valid block", True
             offset = min(offset, len(text))  # of a file without a whole header page
-            yield file, _Gap(file, offset, used_bytes(text, offset), reason, torn, text, cut)
+            stop = used_bytes(
+                text, offset
+            )  # nothing behind the last block of a file with damage before it is no torn end
+            yield file, _Gap(file, offset, stop, reason, torn and stop > offset, text, cut)
 
     def _identify(self, file: _File, text: memoryview, quiet: bool) -> tuple[int, str]:
         """(the segment's id, from its header page or, when that is hurt, from any of its blocks, 0 = none; whether the

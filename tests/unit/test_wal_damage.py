@@ -165,6 +165,19 @@ def test_damage_in_the_middle_is_quarantined_and_the_rest_is_read(
     assert copy == bytes(image[SEGMENT_HEADER_BYTES + 104 : SEGMENT_HEADER_BYTES + 208])
 
 
+@pytest.mark.parametrize("segment", [0, 1])
+def test_damage_before_the_end_of_a_clean_log_makes_no_torn_end_of_it(
+    log: tuple[Path, dict[str, bytes], int], segment: int
+) -> None:
+    directory, contents, _ = log
+    name = sorted(contents)[segment]
+    image = bytearray(contents[name])
+    image[SEGMENT_HEADER_BYTES + 70] ^= 0x40
+    _, report, _ = replay(directory, {**contents, name: bytes(image)})
+    assert len(report.damage) == 1
+    assert report.torn is None
+
+
 def test_strict_reading_refuses_damage_before_handing_on_what_follows(
     log: tuple[Path, dict[str, bytes], int], tmp_path: Path
 ) -> None:
