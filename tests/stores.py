@@ -108,8 +108,11 @@ class Server:
             return client.info()
 
     def worker_pid(self, kind: str, index: int = 0) -> int:
-        """0 while there is none."""
-        workers = self.info()["workers"]
+        """0 while there is none, or nobody who could tell."""
+        try:
+            workers = self.info()["workers"]
+        except mstore.Unavailable:
+            return 0
         return next((one["pid"] for one in workers if (one["kind"], one["index"]) == (kind, index)), 0)
 
     def connect(self, which: str) -> socket.socket:

@@ -101,10 +101,11 @@ def test_what_memory_holds_comes_first_when_a_time_is_given(serve: Serve, now: i
         with client.follow("fritz", since=now - 60 * 30) as follow:
             client.write(f"load,cluster=fritz,hostname=h0 value=-1 {now + 60}\n")
             found = receive(follow, 32)
-            assert follow.next(0.3) is None, "everything once"
+            again = [] if (batch := follow.next(0.3)) is None else samples_of(batch)
     held = {(f"fritz/h{i % 3}", "load", now - 60 * i, float(i)) for i in range(31)}
     newest = ("fritz/h0", "load", now + 60, -1.0)
     assert set(found) == held | {newest}
+    assert set(again) <= {newest}, "what comes meanwhile may come from memory and from the log"
     assert [one for one in found if one[0] == "fritz/h0"][-1] == newest, "whether from memory or from the log"
 
 
