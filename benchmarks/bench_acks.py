@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import mstore
 from benchmarks.common import Report, Result, Store, quiet_fdatasync_ms, store
+from benchmarks.stamped_frames import StampedFrames
 from mstore.client.aio import connect_async
 
 SLOTS = 100
@@ -52,44 +53,28 @@ def value(i: int) -> float:
     return 10 + i % 8999 / 100
 
 
-class Frames:
-    """Lines of all series, one a series, in frames; every line is as long as the others, so times are set in place."""
+def line(i: int) -> str:
+    """A line without its timestamp; all are equally long."""
+    cluster, host, metric, kind, thread = path(i)
+    return f"{metric},cluster={cluster},hostname={host},type={kind},type-id={thread} value={value(i):.2f}"
 
-    def __init__(self, sizes: Sizes) -> None:
-        self._next = 0
-        self.texts: list[bytearray] = []
-        self._times: list[NDArray[np.uint8]] = []
-        self._second = [0] * sizes.n_frames
-        for k in range(sizes.n_frames):
-            series = range(k * sizes.frame_lines, (k + 1) * sizes.frame_lines)
-            text = bytearray("".join(self._line(i) for i in series).encode())
-            self.texts.append(text)
-            self._times.append(np.frombuffer(text, np.uint8).reshape(sizes.frame_lines, -1)[:, -11:-1])
 
-    @staticmethod
-    def _line(i: int) -> str:
-        cluster, host, metric, kind, thread = path(i)
-        return f"{metric},cluster={cluster},hostname={host},type={kind},type-id={thread} value={value(i):.2f} {0:010d}\n"
-
-    def take(self) -> bytearray:
-        """The next frame, with the present second. One that is not answered yet is not taken again: there are enough."""
-        k, self._next = self._next, (self._next + 1) % len(self.texts)
-        if (now := int(time.time())) != self._second[k]:
-            self._times[k][:] = np.frombuffer(b"%010d" % now, np.uint8)
-            self._second[k] = now
-        return self.texts[k]
+def frames_of(sizes: Sizes) -> StampedFrames:
+    """Lines of all series, one a series; there are more frames than are ever under way."""
+    n = sizes.frame_lines
+    return StampedFrames([[line(i) for i in range(k * n, (k + 1) * n)] for k in range(sizes.n_frames)])
 
 
 class Sender:
     """Frames to one store, and when each was ready and answered (seconds of the loop's clock)."""
 
-    def __init__(self, client: mstore.AsyncClient, frames: Frames, sizes: Sizes) -> None:
+    def __init__(self, client: mstore.AsyncClient, frames: StampedFrames, sizes: Sizes) -> None:
         self._client, self._frames, self._sizes = client, frames, sizes
         self.answered: list[tuple[float, float]] = []
 
     async def one(self) -> None:
         began = time.perf_counter()
-        result = await self._client.write(self._frames.take())
+        result = await self._client.write(self._frames.take(int(time.time())))
         assert (result.written, result.durable) == (self._sizes.frame_lines, True), result
         self.answered.append((began, time.perf_counter()))
 
@@ -177,7 +162,7 @@ async def retention_pass(operator: mstore.AsyncClient, running: Store, n_chunks:
 
 
 async def measure(
-    running: Store, frames: Frames, sizes: Sizes
+    running: Store, frames: StampedFrames, sizes: Sizes
 ) -> tuple[float, dict[str, NDArray[np.float64]]]:
     """(frames a second at half load, milliseconds of each acknowledgement by what went on meanwhile)."""
     found = {}
@@ -222,7 +207,7 @@ def verify(running: Store, sizes: Sizes, last: int) -> None:
 
 def run(report: Report, *, small: bool = False) -> None:
     sizes = Sizes(n_frames=40, frame_lines=64, quiet_s=0.5) if small else Sizes()
-    frames = Frames(sizes)
+    frames = frames_of(sizes)
     with store(CONFIG.format(KEPT_S)) as running:
         last = fill(running, sizes)
         disk = quiet_fdatasync_ms(running.directory)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.bench_answers import LIVE, THREADS, host
+from benchmarks.stamped_frames import StampedFrames
 from mstore.client.aio import AsyncClient, connect_async
 
 IN_FLIGHT = 8
@@ -19,33 +20,39 @@ PROBE_S = 2.0
 STEP_S = 60
 
 
-def frames(n_nodes: int) -> list[str]:
-    """Lines of one hwthread metric, with a place for the time; every frame holds some hosts."""
-    return [
-        "".join(
-            f"{LIVE},cluster=fritz,hostname={host(node)},type=hwthread,type-id={k} value={node % 90 + k / 100:.2f} %(t)d\n"
-            for node in range(first, min(first + FRAME_NODES, n_nodes))
-            for k in range(THREADS)
-        )
-        for first in range(0, n_nodes, FRAME_NODES)
-    ]
+def frames(n_nodes: int) -> StampedFrames:
+    """Lines of one hwthread metric; every frame holds some hosts."""
+    return StampedFrames(
+        [
+            [
+                _line(node, k)
+                for node in range(first, min(first + FRAME_NODES, n_nodes))
+                for k in range(THREADS)
+            ]
+            for first in range(0, n_nodes, FRAME_NODES)
+        ]
+    )
+
+
+def _line(node: int, thread: int) -> str:
+    """All are equally long: where the id of the thread is shorter, the value has a digit more."""
+    value = f"{10 + node % 80:.{3 if thread < 10 else 2}f}"
+    return f"{LIVE},cluster=fritz,hostname={host(node)},type=hwthread,type-id={thread} value={value}"
 
 
 class Sender:
-    def __init__(self, client: AsyncClient, texts: list[str]) -> None:
+    """Never more than half of the frames are under way: none is stamped anew before it is answered."""
+
+    def __init__(self, client: AsyncClient, frames: StampedFrames) -> None:
         self._client = client
-        self._texts = texts
-        self._at = 0
+        self._frames = frames
         self._second = int(time.time()) - 86_400
-        self._ready = [b""] * len(texts)
+        self.in_flight = max(1, min(IN_FLIGHT, len(frames) // 2))
         self.written = 0
 
-    def _next(self) -> bytes:
+    def _next(self) -> bytearray:
         """Frame after frame; each round of all hosts is one step later, so that every line is a new sample."""
-        k = self._at % len(self._texts)
-        t = self._second + self._at // len(self._texts) % 1400 * STEP_S
-        self._at += 1
-        return (self._texts[k] % {"t": t}).encode()
+        return self._frames.take(self._second + self._frames.n_rounds % 1400 * STEP_S)
 
     async def one(self) -> None:
         result = await self._client.write(self._next())
@@ -53,20 +60,20 @@ class Sender:
         self.written += result.written
 
     async def most(self, seconds: float) -> float:
-        """Lines/s with IN_FLIGHT frames always under way."""
+        """Lines/s with a window of frames always under way."""
         began, before = time.perf_counter(), self.written
 
         async def go_on() -> None:
             while time.perf_counter() - began < seconds:
                 await self.one()
 
-        await asyncio.gather(*(go_on() for _ in range(IN_FLIGHT)))
+        await asyncio.gather(*(go_on() for _ in range(self.in_flight)))
         return (self.written - before) / (time.perf_counter() - began)
 
     async def paced(self, per_s: float, until: asyncio.Event) -> float:
-        """Frames at a pace, never more than IN_FLIGHT under way; lines/s that were acknowledged."""
+        """Frames at a pace, never more than a window of them under way; lines/s that were acknowledged."""
         began, before, n = time.perf_counter(), self.written, 0
-        places = asyncio.Semaphore(IN_FLIGHT)
+        places = asyncio.Semaphore(self.in_flight)
         under_way: set[asyncio.Task[None]] = set()
 
         async def send() -> None:
@@ -89,11 +96,11 @@ class Sender:
 
 
 async def main(directory: Path, n_nodes: int) -> None:
-    texts = frames(n_nodes)
-    lines_a_frame = texts[0].count("\n")
+    stamped = frames(n_nodes)
+    lines_a_frame = stamped.texts[0].count(b"\n")
     async with await connect_async(directory, timeout=60) as client:
-        sender = Sender(client, texts)
-        for _ in texts:  # every series is known from here on
+        sender = Sender(client, stamped)
+        for _ in range(len(stamped)):  # every series is known from here on
             await sender.one()
         rate = await sender.most(PROBE_S) / 2
         print(rate, flush=True)
