@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstore import clock
 from mstore.config import longest_s
-from mstore.errors import MstoreError, StorageError
+from mstore.errors import MstoreError, StorageError, Unavailable
 from mstore.persistence.files import Files, snapshot_dir, stop_note_path
 from mstore.persistence.recovery import Report
 from mstore.persistence.snapshot import remove_unfinished
@@ -152,7 +152,8 @@ class Snapshots:
         try:
             details = await self.run_helper()
         except MstoreError as error:
-            failure = error
+            # A helper that a stop has killed did not fail: who asked for a snapshot may ask the next store.
+            failure = Unavailable("the store stops: no snapshot is taken") if self._given_up else error
             if not self._given_up:
                 log.error("no snapshot: %s; it is tried again later, the log holds everything", error)
         except Exception as error:

@@ -54,7 +54,10 @@ def configured(tmp_path: Path) -> config.Config:
 
 
 def filled(configured: config.Config, seed: int) -> tuple[Store, list[mmap.mmap], list[int]]:
-    """Every series that the topology names, sent for five days from a moment of its host's own, with its retention."""
+    """Every series that the topology names, sent for five days from a moment of its host's own, with its retention.
+
+    The moments are spread over the span of a chunk, as those of many hosts are: what is predicted is the average.
+    """
     fds = [os.memfd_create(name) for name in ("directory", "samples")]
     sizes = directory_bytes(4000), layout.SAMPLES_DATA + 96 * layout.EXTENT_BYTES
     maps = []
@@ -70,9 +73,10 @@ def filled(configured: config.Config, seed: int) -> tuple[Store, list[mmap.mmap]
     rng = random.Random(seed)
     known = configured.clusters["tiny"]
     made: list[tuple[int, int, int, int]] = []
+    span_s = 512 * 60 // N_NODES
     for sub in known.subclusters.values():
-        for host in sub.hosts:
-            start_s = T0 + rng.randrange(30_720)
+        for place, host in enumerate(sub.hosts):
+            start_s = T0 + place * span_s + rng.randrange(span_s)
             for path in known.paths(sub, host):
                 spec = configured.metric("tiny", path.metric)
                 assert spec is not None

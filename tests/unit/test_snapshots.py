@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mstore import clock
-from mstore.errors import MstoreError, StorageError
+from mstore.errors import MstoreError, StorageError, Unavailable
 from mstore.persistence.files import Files, snapshot_dir
 from mstore.persistence.loaded import Loaded, Refused
 from mstore.persistence.recovery import Newest, Report
@@ -230,6 +230,28 @@ def test_a_stop_takes_a_last_one_only_when_something_was_written(rig: Callable[.
 
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(run())
+
+
+def test_who_waits_for_one_that_a_stop_ends_is_told_that_the_store_stops(rig: Callable[..., Rig]) -> None:
+    async def run() -> None:
+        store = rig()
+        killed = asyncio.Event()
+
+        async def run_helper() -> dict[str, Any]:
+            await killed.wait()
+            raise StorageError("the snapshot helper failed: it ended with status -9")
+
+        store.snapshots.run_helper = run_helper  # type: ignore[method-assign]  # no process
+        told: list[MstoreError | None] = []
+        store.snapshots.request(lambda _details, error: told.append(error))
+        store.snapshots._helper = SimpleNamespace(kill=killed.set)  # type: ignore[assignment]  # what is needed of it
+        await asyncio.sleep(0)
+        await store.snapshots.stop(take=False)
+        (error,) = told
+        assert isinstance(error, Unavailable)
+        assert "the store stops" in error.message
+
+    asyncio.run(run())
 
 
 def test_what_is_left_is_told_by_the_pace_so_far() -> None:
