@@ -30,7 +30,8 @@ _DTYPES = {name: np.dtype(name) for name in ("<f4", "<f8", "<u8")}
 TEXT_FIELDS = (
     "unit", "why", "cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "aggregation",
 )  # fmt: skip
-_texts = attrgetter(*TEXT_FIELDS)
+texts_of = attrgetter(*TEXT_FIELDS)
+"""The texts of a Series, in that order."""
 
 
 class Texts(Protocol):
@@ -214,7 +215,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
         stamps_ms: Times | None,
     ) -> Series:
         """Another series under the same labels."""
-        kept = dict(zip(TEXT_FIELDS, _texts(self), strict=True))
+        kept = dict(zip(TEXT_FIELDS, texts_of(self), strict=True))
         return Series(
             values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms, n_series=self.n_series,
             **kept,
@@ -223,7 +224,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
     def to_wire(self) -> list[Any]:
         """[meta, values, dtype, start, step, coverage | None, stamps | None]: what an Answer carries."""
         meta: dict[str, Any] = {
-            field: text for field, text in zip(TEXT_FIELDS, _texts(self), strict=True) if text
+            field: text for field, text in zip(TEXT_FIELDS, texts_of(self), strict=True) if text
         }
         if self.n_series != 1:
             meta["n_series"] = self.n_series

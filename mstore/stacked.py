@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.errors import ProtocolError
-from mstore.frames import TEXT_FIELDS, Series, with_missing, without_missing
+from mstore.frames import TEXT_FIELDS, Series, texts_of, with_missing, without_missing
 
 COVERAGE, STAMPS, COLUMNS = 1, 2, 4
 """Parts that a series may have beside its values."""
@@ -81,7 +81,7 @@ def stacked(series: Sequence[Series]) -> Stack:
             parts |= COLUMNS
         number = _NUMBERS["rows" if dtype.names else dtype.str]
         row[:] = len(raw), one.start, one.step, one.n_series, number, parts
-        lines.append("\t".join([getattr(one, name) for name in TEXT_FIELDS]))
+        lines.append("\t".join(texts_of(one)))
     text = "\n".join(lines)
     if text.count("\n") != len(lines) - 1 and lines:  # a unit may be any text
         text = "\n".join(line.replace("\n", " ") for line in lines)
