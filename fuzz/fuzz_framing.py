@@ -61,7 +61,7 @@ def one_run(rng: random.Random) -> int:
         b"".join(m.encode(rng.choice(SEEDS), rng.randrange(9)) for _ in range(rng.randint(1, 4)))
     )
     mutate(stream, rng)
-    decoder = framing.FrameDecoder(LIMIT, m.TAGS if rng.random() < 0.8 else None)
+    decoder = framing.FrameDecoder(LIMIT, m.TAGS if rng.random() < 0.8 else framing.ALL_TAGS)
     accepted, position = 0, 0
     while position < len(stream):
         n = rng.choice((1, 7, 16, 100, len(stream)))

@@ -82,7 +82,7 @@ class Attached(ArchivedQuestions):
         super().__init__(
             mappings["directory"].segment,
             mappings["samples"].segment,
-            retention_s=lambda: control.retention_s,
+            retention_s=control.asking_retention_s(),
             config=asked,
         )
         self.archive = ArchiveReader(directory, self, lambda: control.left, asked)

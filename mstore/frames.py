@@ -11,6 +11,7 @@ On a socket a Series is the list of to_wire(): raw little-endian columns, missin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -29,6 +30,8 @@ _DTYPES = {name: np.dtype(name) for name in ("<f4", "<f8", "<u8")}
 TEXT_FIELDS = (
     "unit", "why", "cluster", "host", "metric", "type", "type_id", "subtype", "subtype_id", "aggregation",
 )  # fmt: skip
+texts_of = attrgetter(*TEXT_FIELDS)
+"""The texts of a Series, in that order."""
 
 
 class Texts(Protocol):
@@ -212,7 +215,7 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
         stamps_ms: Times | None,
     ) -> Series:
         """Another series under the same labels."""
-        kept = {field: getattr(self, field) for field in TEXT_FIELDS}
+        kept = dict(zip(TEXT_FIELDS, texts_of(self), strict=True))
         return Series(
             values, start, step, valid=valid, coverage=coverage, stamps_ms=stamps_ms, n_series=self.n_series,
             **kept,
@@ -220,7 +223,9 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
 
     def to_wire(self) -> list[Any]:
         """[meta, values, dtype, start, step, coverage | None, stamps | None]: what an Answer carries."""
-        meta: dict[str, Any] = {field: text for field in TEXT_FIELDS if (text := getattr(self, field))}
+        meta: dict[str, Any] = {
+            field: text for field, text in zip(TEXT_FIELDS, texts_of(self), strict=True) if text
+        }
         if self.n_series != 1:
             meta["n_series"] = self.n_series
         dtype = self.values.dtype

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.errors import ProtocolError
-from mstore.frames import TEXT_FIELDS, Series, with_missing, without_missing
+from mstore.frames import TEXT_FIELDS, Series, texts_of, with_missing, without_missing
 
 COVERAGE, STAMPS, COLUMNS = 1, 2, 4
 """Parts that a series may have beside its values."""
@@ -58,13 +58,13 @@ class _Texts:
 
 def stacked(series: Sequence[Series]) -> Stack:
     """The columns of some series."""
-    table = np.zeros((len(series), _TABLE_COLUMNS), np.int64)
+    rows: list[tuple[int, ...]] = []
     lines: list[str] = []
     columns: list[str] = []
     values: list[Any] = []  # buffers, of bytes
     coverage: list[Any] = []
     stamps: list[Any] = []
-    for row, one in zip(table, series, strict=True):
+    for one in series:
         dtype, parts = one.values.dtype, 0
         raw = with_missing(one.values, one.valid if dtype.names or dtype.kind == "u" else None)
         values.append(_bytes_of(raw))
@@ -80,13 +80,13 @@ def stacked(series: Sequence[Series]) -> Stack:
             columns.append(",".join(f"{name}:{dtype[name].str}" for name in dtype.names))
             parts |= COLUMNS
         number = _NUMBERS["rows" if dtype.names else dtype.str]
-        row[:] = len(raw), one.start, one.step, one.n_series, number, parts
-        lines.append("\t".join([getattr(one, name) for name in TEXT_FIELDS]))
+        rows.append((len(raw), one.start, one.step, one.n_series, number, parts))
+        lines.append("\t".join(texts_of(one)))
     text = "\n".join(lines)
     if text.count("\n") != len(lines) - 1 and lines:  # a unit may be any text
         text = "\n".join(line.replace("\n", " ") for line in lines)
     return Stack(
-        table.tobytes(), text.encode(), b"".join(values), b"".join(coverage), b"".join(stamps),
+        np.array(rows, np.int64).tobytes(), text.encode(), b"".join(values), b"".join(coverage), b"".join(stamps),
         "\n".join(columns).encode(),
     )  # fmt: skip
 

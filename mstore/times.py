@@ -44,7 +44,7 @@ def to_seconds(value: TimeLike, now_s: int) -> int:
     raises InvalidTimeRange naming the value and what was expected
     """
     if type(value) is int:  # the common case first; bool is not int here
-        return _checked(value, value)
+        return value if SECONDS_MIN <= value <= SECONDS_MAX else _checked(value, value)
     if isinstance(value, str):
         return _checked(_text_seconds(value, now_s), value)
     if isinstance(value, datetime):

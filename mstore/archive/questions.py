@@ -99,6 +99,8 @@ class ArchivedQuestions(Reader):
         return super().single(cluster, host, metric, start, end, type, type_ids)
 
     def answering(self, requests: Sequence[Request], budget: Budget) -> Work[list[Answer]]:
+        if not self.archive.switch.reads:
+            return super().answering(requests, budget)
         far = [index for index, one in enumerate(requests) if one.archive and self._needed(one)]
         return self._apart(requests, far, budget) if far else super().answering(requests, budget)
 

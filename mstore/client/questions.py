@@ -60,6 +60,14 @@ class Question(NamedTuple):
 
     def message(self, now_s: int, timeout_s: float | None) -> messages.Query:
         """What is sent; relative times count from now_s. raises InvalidStep, InvalidTimeRange, InvalidRequest"""
+        if (
+            self[_PATH_ENDS:] == _AS_STORED
+        ):  # nearly all: there is nothing to be checked in words that are not said
+            return messages.Query(
+                self.cluster, self.host, self.metric,
+                times.to_seconds(self.start, now_s), times.to_seconds(self.end, now_s),
+                self.type, _ids(self.type_ids), self.subtype, _ids(self.subtype_ids), deadline_ms=deadline_ms(timeout_s),
+            )  # fmt: skip
         resolution = _span_s("resolution", self.resolution, InvalidStep)
         return messages.Query(
             self.cluster, self.host, self.metric,
@@ -70,6 +78,11 @@ class Question(NamedTuple):
             choices.finite_factor(self.scale_by), self.fill, _span_s("max_gap", self.max_gap, InvalidRequest),
             bool(self.archive),
         )  # fmt: skip
+
+
+_PATH_ENDS = Question._fields.index("aggregate")
+_AS_STORED = Question("", "", "", 0, 0)[_PATH_ENDS:]
+"""What follows the path when samples are asked for as they are stored."""
 
 
 def series_of(answer: messages.Message) -> Series | list[Series]:
@@ -145,7 +158,8 @@ def _portions(asked: Sequence[messages.Query]) -> Iterator[range]:
 
 def _size(message: messages.Query) -> int:
     """About the bytes of a question; ids are what may make it large."""
-    n = 64 + len(message.cluster) + len(message.host) + len(message.metric)
+    n = 32 + len(message.cluster) + len(message.host) + len(message.metric)
+    n += len(message.algo) + len(message.function) + len(message.missing) + len(message.fill)
     for ids in (message.type_ids, message.subtype_ids):
         if ids is not None:
             n += len(ids) if isinstance(ids, str) else sum(map(len, ids)) + 3 * len(ids)

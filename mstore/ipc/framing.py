@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from mstore import clock, limits
 from mstore.errors import FrameTooLarge, ProtocolError, UnknownMessage
@@ -26,6 +26,8 @@ HEADER = struct.Struct("<BBHIQ")
 HEADER_BYTES = HEADER.size
 BODY_BYTES_MAX = 2**32 - 1
 """What the length field can say; receivers allow far less (limits.py)."""
+
+ALL_TAGS = range(1, 256)
 
 # Small messages arrive many at a time in here; a large body is received straight into bytes of its own.
 SCRATCH_BYTES = 64 * limits.KIB
@@ -65,7 +67,7 @@ class FrameDecoder:
     """Turns the bytes of one connection into frames.
 
     limit   largest body in bytes; a header that announces more raises FrameTooLarge, nothing is allocated
-    tags    the tags that may appear; any other raises UnknownMessage at its header. None = any tag but 0
+    tags    the tags that may appear; any other raises UnknownMessage at its header
 
     Two ways in, not to be mixed on one decoder:
 
@@ -100,7 +102,7 @@ class FrameDecoder:
     def __init__(
         self,
         limit: int = limits.FRAME_BYTES_MAX,
-        tags: Container[int] | None = None,
+        tags: Container[int] = ALL_TAGS,
         spares: list[bytearray] | None = None,
     ) -> None:
         self._limit = limit
@@ -156,7 +158,7 @@ class FrameDecoder:
             frames.append(self._finish(self._body))
         self._direct = False
         self._note_pending(bool(frames), now_s)
-        return self._deliver(frames)
+        return iter(frames)
 
     def recycle(self, body: memoryview) -> None:
         """Give the bytes of the body delivered last back for the next large frame; the caller keeps no view.
@@ -175,7 +177,7 @@ class FrameDecoder:
             except ProtocolError as error:
                 self._error = error
             self._note_pending(bool(frames), now_s)
-        return self._deliver(frames)
+        return iter(frames) if self._error is None else self._then_raise(frames, self._error)
 
     def _parse(self, view: memoryview, frames: list[Frame]) -> None:
         position, end = 0, len(view)
@@ -189,7 +191,10 @@ class FrameDecoder:
                 if self._filled == len(body):
                     frames.append(self._finish(body))
                 continue
-            if self._head or end - position < HEADER_BYTES:
+            if not self._head and end - position >= HEADER_BYTES:
+                fields = HEADER.unpack_from(view, position)
+                position += HEADER_BYTES
+            else:
                 n = min(HEADER_BYTES - len(self._head), end - position)
                 self._head += view[position : position + n]
                 position += n
@@ -197,40 +202,34 @@ class FrameDecoder:
                     if self._head[0] != MAGIC:
                         raise _bad_magic(self._head[0])
                     return
-                length = self._check(HEADER.unpack(self._head))
+                fields = HEADER.unpack(self._head)
                 self._head.clear()
-            else:
-                length = self._check(HEADER.unpack_from(view, position))
-                position += HEADER_BYTES
+            magic, tag, flags, length, request_id = fields
+            if magic != MAGIC or tag not in self._tags or flags or length > self._limit:
+                self._refuse(*fields)
             if end - position >= length:
-                frames.append(
-                    _frame(Frame, (self._tag, self._request_id, view[position : position + length]))
-                )
+                frames.append(_frame(Frame, (tag, request_id, view[position : position + length])))
                 position += length
             else:
+                self._tag, self._request_id = tag, request_id
                 self._begin(length)
 
-    def _check(self, fields: tuple[int, int, int, int, int]) -> int:
-        """Refuse a bad header; remember tag and request id; the body's length."""
-        magic, tag, flags, length, request_id = fields
+    def _refuse(self, magic: int, tag: int, flags: int, length: int, request_id: int) -> NoReturn:
+        """Say what is wrong with a header."""
         if magic != MAGIC:
             raise _bad_magic(magic)
-        if tag == 0 or (self._tags is not None and tag not in self._tags):
+        if tag not in self._tags:
             raise UnknownMessage(f"no message has tag {tag}", tag=tag, request_id=request_id)
         if flags:
             raise ProtocolError(
                 f"flags {flags:#06x} in a frame header: must be 0 in this version", request_id=request_id
             )
-        if length > self._limit:
-            raise FrameTooLarge(
-                f"a frame of {length} bytes; at most {self._limit} are allowed: send several",
-                length=length,
-                limit=self._limit,
-                request_id=request_id,
-            )
-        self._tag = tag
-        self._request_id = request_id
-        return length
+        raise FrameTooLarge(
+            f"a frame of {length} bytes; at most {self._limit} are allowed: send several",
+            length=length,
+            limit=self._limit,
+            request_id=request_id,
+        )
 
     def _begin(self, length: int) -> None:
         spare = self._spares.pop() if self._spares else None
@@ -250,9 +249,6 @@ class FrameDecoder:
             self.pending_since = None
         elif completed or self.pending_since is None:
             self.pending_since = clock.monotonic_s() if now_s is None else now_s
-
-    def _deliver(self, frames: list[Frame]) -> Iterator[Frame]:
-        return iter(frames) if self._error is None else self._then_raise(frames, self._error)
 
     @staticmethod
     def _then_raise(frames: list[Frame], error: ProtocolError) -> Iterator[Frame]:

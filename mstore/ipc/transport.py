@@ -99,7 +99,7 @@ class Link:
 
     def send(self, parts: list[Bin], until_s: float) -> None:
         """Send buffers, in order, all of them. raises TimeoutError at the monotonic time until_s, OSError"""
-        sock, left = self.connected_sock(), list(parts)
+        sock, left = self.connected_sock(), parts.copy()
         while left:
             _remaining_s(until_s)
             try:

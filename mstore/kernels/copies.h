@@ -19,6 +19,16 @@ static inline void ms_copy_out(void *to, const void *from, size_t bytes) {
         memcpy(out, &half, 4);
         in += 4, out += 4;
     }
+    for (uint64_t a, b, c, d; stop - in >= 32; in += 32, out += 32) { /* one by one takes twice as long */
+        a = ms_load_relaxed_u64(in);
+        b = ms_load_relaxed_u64(in + 8);
+        c = ms_load_relaxed_u64(in + 16);
+        d = ms_load_relaxed_u64(in + 24);
+        memcpy(out, &a, 8);
+        memcpy(out + 8, &b, 8);
+        memcpy(out + 16, &c, 8);
+        memcpy(out + 24, &d, 8);
+    }
     for (; stop - in >= 8; in += 8, out += 8) {
         word = ms_load_relaxed_u64(in);
         memcpy(out, &word, 8);

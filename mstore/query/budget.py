@@ -82,11 +82,11 @@ class Budget:
         """Its sender does not want the answer any more."""
         self._cancelled = True
 
-    def check(self) -> None:
-        """Whether the work is still wanted. raises Cancelled, Timeout"""
+    def check(self, now_s: float | None = None) -> None:
+        """Whether the work is still wanted, as of a monotonic time, now if none is given. raises Cancelled, Timeout"""
         if self._cancelled:
             raise Cancelled("cancelled by its sender")
-        if self._due_s is not None and clock.monotonic_s() >= self._due_s:
+        if self._due_s is not None and (clock.monotonic_s() if now_s is None else now_s) >= self._due_s:
             raise Timeout("not done within the deadline")
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,8 @@ class Request:
                 f"the range starts at {self.start} and ends before, at {self.end}",
                 start=self.start, end=self.end,
             )  # fmt: skip
+        if _words_of(self) == _AS_STORED:
+            return
         choices.refuse_unless("missing", self.missing, choices.MISSING)
         choices.refuse_unless("algo", self.algo, choices.ALGORITHMS)
         choices.refuse_unless("fill", self.fill, choices.FILLS)
@@ -86,6 +89,11 @@ class Request:
             raise InvalidRequest(f"window={self.window!r}, but {why}")
         if self.scale_by != 1.0:
             choices.finite_factor(self.scale_by)
+
+
+_words_of = attrgetter("missing", "algo", "fill", "max_gap", "function", "window", "scale_by")
+_AS_STORED = _words_of(Request("", "", "", 0, 0))
+"""Of a request for samples as they are stored: nothing of it needs to be looked at."""
 
 
 @dataclass(slots=True)

@@ -27,6 +27,8 @@ _Scan: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.float64], _Words, _Times
 _Newest: TypeAlias = tuple[_Words, _Times, _Flags]
 _Runs: TypeAlias = tuple[_Words, _Times, _Flags, _Times, NDArray[np.float64]]
 
+_grid = Gatherer.grid
+
 
 class RetainedGatherer(Gatherer):
     """A Gatherer whose answers begin where retention does, as of the moment of each call.
@@ -59,8 +61,9 @@ class RetainedGatherer(Gatherer):
     def grid(
         self, ref: int, start: int, end: int, limit: int
     ) -> tuple[NDArray[Any], int, int, int, int, int] | int:
-        self.as_of_now()
-        return super().grid(ref, start, end, limit)
+        # as_of_now() and super() without their calls: most questions are this one.
+        self.now_s, self.retention_s = self._ask_now_s(), self._ask_retention_s()
+        return _grid(self, ref, start, end, limit)
 
     def gather(
         self,

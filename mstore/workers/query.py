@@ -48,7 +48,7 @@ class QueryWorker:
         self._config = settings.take(spec.config_fd)
         self._reader = Reader(
             directory.segment, samples.segment,
-            retention_s=lambda: self._control.retention_s, config=lambda: self._config,
+            retention_s=self._control.asking_retention_s(), config=lambda: self._config,
         )  # fmt: skip
         self.archive = ArchiveReading(spec, self._reader, lambda: self._control.left)
         self._samples = samples

@@ -156,11 +156,12 @@ class QueryConnection(asyncio.BufferedProtocol):
         now = clock.monotonic_s()
         try:
             for frame in self._decoder.received(nbytes):
-                self._arrived(frame.request_id, m.decode_frame(frame), now)
+                self._arrived(frame.request_id, m.decode(frame.tag, frame.body), now)
         except ProtocolError as error:
             self._broken = error
         self._work()
-        self._watch_unfinished()
+        if self._watch is not None or self._decoder.pending_since is not None:
+            self._watch_unfinished()
 
     def pause_writing(self) -> None:
         assert self._transport is not None
@@ -226,19 +227,20 @@ class QueryConnection(asyncio.BufferedProtocol):
             self._greet(request)
             return
         budget = Budget(request.due_s)
-        began_us = clock.monotonic_us()
+        began_s = ended_s = clock.monotonic_s()
         try:
-            budget.check()
+            budget.check(began_s)
             if isinstance(request.message, m.Follow):
                 self._follow(request.request_id, request.message)
                 return
             reply = self._worker.answer(request.message, budget)
+            ended_s = clock.monotonic_s()
             if isinstance(reply, m.Message):
-                budget.check()
+                budget.check(ended_s)
         except Exception as error:
             self._refuse(request, error)
             return
-        took_us = clock.monotonic_us() - began_us
+        took_us = int((ended_s - began_s) * 1e6)
         if isinstance(reply, m.Message):
             self._reply(request, budget, reply, took_us)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from mstore.archive.questions import reach_of, selected_clusters
@@ -33,7 +34,7 @@ class _Asked:
         self._reader = reader
 
     def query(self, q: m.Query, budget: Budget) -> m.Message | Work[m.Message]:
-        if _plain(q):
+        if _beside_path(q) == _AS_STORED:
             found = self._reader.single(q.cluster, q.host, q.metric, q.start, q.end, q.type, q.type_ids)
             if found is not None:
                 budget.spend(series=1, samples=len(found.values), n_bytes=found.values.nbytes)
@@ -52,12 +53,12 @@ class _Asked:
         return m.LoadAnswer.of((yield from self._reader.load_work(message.request(), budget)))
 
 
-def _plain(q: m.Query) -> bool:
-    """Whether it may ask for one series as it is stored."""
-    return not (
-        q.aggregate or q.resolution or q.function or q.window or q.max_gap
-        or q.subtype is not None or q.subtype_ids is not None
-    ) and q.algo == "average" and q.missing == "skip" and q.scale_by == 1.0 and q.fill == "none"  # fmt: skip
+# What a question says that may ask for one series as it is stored: nothing but cluster, host, metric, range, one id.
+_beside_path = attrgetter(
+    "subtype", "subtype_ids", "aggregate", "resolution", "algo", "function", "window", "missing", "scale_by", "fill",
+    "max_gap",
+)  # fmt: skip
+_AS_STORED = _beside_path(m.Query("", "", "", 0, 0))
 
 
 # --- which questions reach into the past

@@ -319,6 +319,27 @@ def test_sizes_of_questions_are_near_those_on_the_wire() -> None:
         Question("c", "h", "m", 0, 60),
         Question("cluster", "h" * 100, "m", 0, 60, "core", "17"),
         Question("cluster", "h", "m", 0, 60, "core", [str(i) for i in range(5000)]),
+        Question(
+            "c",
+            "h",
+            "m",
+            1_700_000_000,
+            1_700_086_400,
+            "core",
+            "17",
+            "sub",
+            "1",
+            True,
+            3600,
+            "simple",
+            "centred_moving_average",
+            86_400,
+            "propagate",
+            0.001,
+            "previous",
+            86_400,
+            False,
+        ),
     ):
         message = question.message(0, None)
         assert 0.5 < questions._size(message) / len(m.encode(message)) < 2.5

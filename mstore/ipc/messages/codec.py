@@ -1,7 +1,8 @@
 """The msgpack codec of the messages.
 
-A body is a msgpack array of the message's fields in the order of the dataclass. Bulk columns are raw
-little-endian bytes in `bin` fields.
+A body is a msgpack array of the message's fields in the order of the dataclass, without the last ones that are as
+they are by default: most questions say a quarter of what they could. Bulk columns are raw little-endian bytes in `bin`
+fields.
 
 Decoding copies no bulk: in a message that consists of numbers and `bin` fields only, these fields are views
 of the body and live as long as it.
@@ -38,6 +39,8 @@ from mstore.ipc.messages.base import Message
 BULK_BYTES_MIN = 65_536
 # Array elements a body may announce: msgpack allocates 8 bytes for each before it has seen any.
 ITEMS_MAX = 65_536
+# A packer begins with so much memory and takes more as it needs it; its own default is as large as many a mapping.
+_PACK_BYTES = 4096
 
 M = TypeVar("M", bound=Message)
 
@@ -56,7 +59,7 @@ _RULES: Final[checks.Rules] = {key: rule for module in _MODULES for key, rule in
 class _Codec:
     """What encode and decode need to know of one class, worked out once."""
 
-    __slots__ = ("bulk", "checks", "cls", "defaults", "good", "many", "n_required", "names", "values")
+    __slots__ = ("bulk", "checks", "cls", "defaults", "good", "many", "n_required", "names", "rest", "values")
 
     def __init__(self, cls: type[Message]) -> None:
         found = fields(cls)
@@ -65,6 +68,7 @@ class _Codec:
         self.names = tuple(one.name for one in found)
         self.n_required = sum(one.default is MISSING and one.default_factory is MISSING for one in found)
         self.defaults = tuple(one.default for one in found)
+        self.rest = self.defaults[self.n_required :]
         types = [str(one.type) for one in found]
         self.bulk = "Bin" in types and all(one in ("Bin", "int", "str") for one in types)
         self.checks = tuple(self._check(cls.__name__, one.name, str(one.type)) for one in found)
@@ -91,12 +95,12 @@ def encode_body(message: Message) -> bytes:
 
     raises ProtocolError for a field that cannot be sent (not UTF-8, not plain data, beyond 64 bits).
     """
-    return _pack(message, _BY_TAG[message.TAG].values(message))
+    return _pack(message, _said(_BY_TAG[message.TAG], message))
 
 
 def encode(message: Message, request_id: int = 0) -> bytes:
     """The frame of a message in one piece."""
-    body = _pack(message, _BY_TAG[message.TAG].values(message))
+    body = _pack(message, _said(_BY_TAG[message.TAG], message))
     return framing.header(message.TAG, len(body), request_id) + body
 
 
@@ -105,7 +109,7 @@ def encode_parts(message: Message, request_id: int = 0) -> list[Bin]:
     codec = _BY_TAG[message.TAG]
     if not codec.bulk:
         return [encode(message, request_id)]
-    values = codec.values(message)
+    values = _said(codec, message)
     if not any(type(one) is not int and len(one) >= BULK_BYTES_MIN for one in values):
         return [encode(message, request_id)]
     parts: list[Bin] = []
@@ -143,11 +147,7 @@ def decode(tag: int, body: framing.Buffer) -> Message:
 
 def fields_of(message: Message) -> list[Any]:
     """The fields of a message in their order, without the last ones that are as they are by default."""
-    codec = _BY_TAG[message.TAG]
-    values = list(codec.values(message))
-    while len(values) > codec.n_required and values[-1] == codec.defaults[len(values) - 1]:
-        values.pop()
-    return values
+    return list(_said(_BY_TAG[message.TAG], message))
 
 
 def of_fields(cls: type[M], values: list[Any]) -> M:
@@ -155,6 +155,16 @@ def of_fields(cls: type[M], values: list[Any]) -> M:
     found = _checked(_BY_TAG[cls.TAG], values)
     assert isinstance(found, cls)
     return found
+
+
+def _said(codec: _Codec, message: Message) -> tuple[Any, ...]:
+    values: tuple[Any, ...] = codec.values(message)
+    n = codec.n_required
+    if values[n:] != codec.rest:  # one comparison for the many that say no more than they must
+        n = len(values)
+        while values[n - 1] == codec.defaults[n - 1]:
+            n -= 1
+    return values[:n]
 
 
 def _checked(codec: _Codec, values: list[Any]) -> Message:
@@ -195,7 +205,7 @@ def _no_extensions(code: int, _body: bytes) -> Any:
 
 def _pack(message: Message, value: Any) -> bytes:
     try:
-        packed: bytes = msgpack.packb(value)
+        packed: bytes = msgpack.Packer(buf_size=_PACK_BYTES).pack(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise ProtocolError(f"{type(message).__name__} cannot be sent: {error}") from error
     return packed
