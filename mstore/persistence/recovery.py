@@ -43,7 +43,7 @@ from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
 from mstore.persistence.replay import Apply, LogReader, LogReport, finish_replay
 from mstore.persistence.restore import Progress, Target, load_snapshots
 from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,11 @@ from mstore.persistence.snapshot_files import (
     ROLE_CHUNKS,
     Block,
     Expected,
-    Manifest,
     Part,
     Totals,
     read_blocks,
-    read_manifest,
 )
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
 from mstore.persistence.snapshot_salvage import Lost, Salvage, manifests_of_parts, missing_part
 from mstore.shm.protection import holds_protection
 

@@ -1,4 +1,5 @@
-"""The files of one snapshot generation, as bytes: blocks, and the manifest that binds them; docs/format/snapshot.md.
+"""The files of one snapshot generation, as bytes: blocks in their order (docs/format/snapshot.md); what a manifest says
+of them is in snapshot_manifest.py.
 
     SEQ.snapshot                 [BEGIN][FILES] .. [AGES][END]            the manifest, written last
     SEQ.ID.definitions           [BEGIN][DEFINITIONS] .. [END]
@@ -20,9 +21,8 @@ import contextlib
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from crc32c import crc32c
@@ -49,14 +49,10 @@ BLOCK_HEADER_BYTES = _HEADER.size + _CRC.size
 _BEGIN = struct.Struct("<QII")  # log sequence, role, cluster
 # log sequence, created_ns, series, chunks, slots, definition bytes, t_min, t_max, crc of all before, reserved
 _END = struct.Struct("<QQQQQQqqII")
-# role, cluster, file bytes, file crc, reserved, series, chunks, slots, t_min, t_max
-_FILE = struct.Struct("<IIQIIQQQqq")
-_AGES = struct.Struct("<qII")  # now_s, age_s, n; then n x u64
-_FILES_PER_BLOCK = BLOCK_BYTES_MAX // _FILE.size
 _SEARCH_BYTES = 1 * MIB
 
 assert BLOCK_HEADER_BYTES == 40
-assert (_BEGIN.size, _END.size, _FILE.size, _AGES.size) == (16, 72, 64, 16)
+assert (_BEGIN.size, _END.size) == (16, 72)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,40 +78,6 @@ class Part:
     n_bytes: int
     crc: int
     totals: Totals
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What binds the files of a generation together."""
-
-    path: Path
-    log_seq: int
-    id: int
-    created_ns: int
-    n_bytes: int
-    """Of the manifest itself."""
-    parts: tuple[Part, ...]
-    now_s: int
-    age_s: int
-    memory_by_age: tuple[int, ...]
-    """Bytes of memory that the chunks take, by their age at now_s in steps of age_s; the last one: all older."""
-
-    def path_of(self, part: Part) -> Path:
-        return self.path.with_name(part_name(self.log_seq, self.id, part.role, part.cluster))
-
-    def definitions(self) -> Part:
-        return self.parts_of_definitions()[0]
-
-    def parts_of_definitions(self) -> tuple[Part, ...]:
-        """One; none when the manifest is damaged and nobody names the file."""
-        return tuple(part for part in self.parts if part.role == ROLE_DEFINITIONS)
-
-    def chunks(self) -> dict[int, Part]:
-        """The files of chunks, by cluster."""
-        return {part.cluster: part for part in self.parts if part.role == ROLE_CHUNKS}
-
-    def expect(self, part: Part) -> Expected:
-        return Expected(self.log_seq, part.role, part.cluster, self.id, part.n_bytes, part.crc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +178,6 @@ class BlockWriter:
         self._files.close(self.fd)
 
 
-def write_manifest(writer: BlockWriter, manifest: Manifest) -> int:
-    """All blocks of a manifest; the bytes of the file."""
-    parts = manifest.parts
-    for first in range(0, len(parts), _FILES_PER_BLOCK):
-        some = parts[first : first + _FILES_PER_BLOCK]
-        writer.block(FILES, b"".join(map(_pack_part, some)), len(some))
-    ages = np.array(manifest.memory_by_age, "<u8")
-    writer.block(AGES, _AGES.pack(manifest.now_s, manifest.age_s, len(ages)) + ages.tobytes(), len(ages))
-    return writer.finish(total(part.totals for part in parts)).n_bytes
-
-
 def total(several: Iterator[Totals]) -> Totals:
     """The sums, and the whole span of time."""
     found = Totals()
@@ -240,49 +191,6 @@ def total(several: Iterator[Totals]) -> Totals:
             max(found.t_max, one.t_max),
         )
     return found
-
-
-def _pack_part(part: Part) -> bytes:
-    held = part.totals
-    return _FILE.pack(
-        part.role, part.cluster, part.n_bytes, part.crc, 0, held.n_series, held.n_chunks,
-        held.definition_bytes if part.role == ROLE_DEFINITIONS else held.n_slots, held.t_min, held.t_max,
-    )  # fmt: skip
-
-
-def _unpack_part(fields: tuple[int, ...]) -> Part:
-    role, cluster, n_bytes, crc, _, n_series, n_chunks, n_of_it, t_min, t_max = fields
-    sized = (0, n_of_it) if role == ROLE_DEFINITIONS else (n_of_it, 0)
-    return Part(role, cluster, n_bytes, crc, Totals(n_series, n_chunks, *sized, t_min, t_max))
-
-
-def read_manifest(files: Files, path: Path, log_seq: int) -> Manifest:
-    """raises CorruptRecord with path and offset; LayoutMismatch for a sound file of a newer version"""
-    parts: list[Part] = []
-    now_s, age_s, ages = 0, 1, ()
-    owner = created_ns = n_bytes = 0
-    for block in read_blocks(files, path, Expected(log_seq, ROLE_MANIFEST)):
-        owner, n_bytes = block.owner, block.end
-        if block.kind == FILES:
-            if len(block.payload) % _FILE.size:
-                raise corrupt(path, block.end, "half an entry of a file")
-            parts += parts_in(block)
-        elif block.kind == AGES:
-            if len(block.payload) < _AGES.size or len(block.payload) % 8:
-                raise corrupt(path, block.end, "ages of another length")
-            now_s, age_s, _ = _AGES.unpack_from(block.payload)
-            ages = tuple(np.frombuffer(block.payload, "<u8", offset=_AGES.size).tolist())
-        elif block.kind == END:
-            created_ns = _END.unpack(block.payload)[1]
-    if sum(part.role == ROLE_DEFINITIONS for part in parts) != 1:
-        raise corrupt(path, 0, "it does not name one file of definitions")
-    return Manifest(path, log_seq, owner, created_ns, n_bytes, tuple(parts), now_s, age_s, ages)
-
-
-def parts_in(block: Block) -> list[Part]:
-    """What a FILES block names."""
-    whole = block.payload[: len(block.payload) // _FILE.size * _FILE.size]
-    return [_unpack_part(fields) for fields in _FILE.iter_unpack(whole)]
 
 
 def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]:
@@ -388,29 +296,25 @@ def block_length(header: memoryview, room: int) -> int:
     return int(length) if kind == CHUNKS and length <= room else room
 
 
-def fields_of(block: Block) -> dict[str, Any]:
-    """What a BEGIN, FILES, AGES or END says, by name; empty for blocks of records and of chunks.
+def fields_of(block: Block) -> dict[str, int]:
+    """What a BEGIN or an END says, by name; empty for all others.
 
     raises  ValueError for a payload of another length
     """
+    layouts = {
+        BEGIN: (_BEGIN, ("log_seq", "role", "cluster")),
+        END: (_END, (
+            "log_seq", "created_ns", "n_series", "n_chunks", "n_slots", "definition_bytes", "t_min", "t_max",
+            "crc_before",
+        )),
+    }  # fmt: skip
+    if block.kind not in layouts:
+        return {}
+    payload, names = layouts[block.kind]
     try:
-        if block.kind == BEGIN:
-            return dict(zip(("log_seq", "role", "cluster"), _BEGIN.unpack(block.payload), strict=True))
-        if block.kind == END:
-            names = (
-                "log_seq", "created_ns", "n_series", "n_chunks", "n_slots", "definition_bytes", "t_min", "t_max",
-                "crc_before",
-            )  # fmt: skip
-            return dict(zip(names, _END.unpack(block.payload)[: len(names)], strict=True))
-        if block.kind == FILES:
-            return {"files": [asdict(_unpack_part(fields)) for fields in _FILE.iter_unpack(block.payload)]}
-        if block.kind == AGES:
-            now_s, age_s, n = _AGES.unpack_from(block.payload)
-            ages = np.frombuffer(block.payload, "<u8", n, _AGES.size).tolist()
-            return {"now_s": now_s, "age_s": age_s, "memory_by_age": ages}
+        return dict(zip(names, payload.unpack(block.payload), strict=False))
     except struct.error as error:
         raise ValueError(str(error)) from error
-    return {}
 
 
 def _next_magic(files: Files, fd: int, offset: int, size: int) -> int:

@@ -36,15 +36,14 @@ from mstore.persistence.snapshot_files import (
     ROLE_MANIFEST,
     Expected,
     Gap,
-    Manifest,
     Part,
     Totals,
     block_length,
     is_another,
-    parts_in,
     read_end,
     read_sound_blocks,
 )
+from mstore.persistence.snapshot_manifest import Manifest, parts_in
 from mstore.shm import layout
 
 _SLOT_MAX = (1 << 32) - 1

@@ -32,7 +32,8 @@ from mstore.persistence.recovery import Report, recover
 from mstore.persistence.rehearsal import Rehearsal
 from mstore.persistence.replay import Damage, LogReader, LogReport
 from mstore.persistence.snapshot import list_snapshots
-from mstore.persistence.snapshot_files import Manifest, read_blocks, read_manifest
+from mstore.persistence.snapshot_files import read_blocks
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
 from mstore.persistence.tally import Tally
 
 _SERIES_RECORD_BYTES = 40

@@ -21,7 +21,7 @@ from mstore.client.sync import connect
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
 from mstore.kernels._ring import RingReader
 from mstore.paths import run_dir
-from mstore.persistence import files
+from mstore.persistence import store_lock
 from mstore.persistence.files import WAL_SUFFIX, ReadOnly, number_of, snapshot_dir, snapshot_name, wal_dir
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
@@ -103,7 +103,7 @@ def repair(store_dir: Path, agree: Callable[[Result, Plan], bool]) -> tuple[Resu
     """
     with _checking():
         _refuse_what_is_no_store(store_dir)
-    lock_fd = files.lock(store_dir)
+    lock_fd = store_lock.lock(store_dir)
     try:
         with _checking():
             found = _stopped(store_dir)

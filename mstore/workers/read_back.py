@@ -20,7 +20,7 @@ from mstore.persistence.files import Files, ReadOnly, snapshot_dir
 from mstore.persistence.recovery import Report, log_bytes_behind, recover
 from mstore.persistence.rehearsal import PrivateMemory
 from mstore.persistence.snapshot import list_snapshots
-from mstore.persistence.snapshot_files import Manifest, read_manifest
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryWriter, create_directory, directory_bytes
 

@@ -21,7 +21,7 @@ from mstore.persistence.files import (
 )
 from mstore.persistence.recovery import Newest, Report, recover, resume
 from mstore.persistence.snapshot import write_snapshot
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from tests.targets import Counts

@@ -15,7 +15,7 @@ from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, wal_di
 from mstore.persistence.loaded import Loaded
 from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 from tests.snapshot_rig import CLUSTERS, DEFINITIONS, HandMade, take, wide_store
 from tests.targets import Collected, Key
 

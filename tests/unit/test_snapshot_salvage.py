@@ -10,7 +10,8 @@ from mstore.persistence import snapshot
 from mstore.persistence.files import Files, snapshot_dir, wal_dir, wal_name
 from mstore.persistence.loaded import Loaded
 from mstore.persistence.restore import load_snapshots
-from mstore.persistence.snapshot_files import BLOCK_HEADER_BYTES, Manifest, read_manifest
+from mstore.persistence.snapshot_files import BLOCK_HEADER_BYTES
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
 from tests.snapshot_rig import WIDE_CHUNKS, WIDE_SERIES, take, wide_store
 from tests.targets import Collected, Key
 
