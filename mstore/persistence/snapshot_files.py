@@ -6,13 +6,16 @@ of them is in snapshot_manifest.py.
     SEQ.ID.CLUSTER.chunks        [BEGIN][CHUNKS] .. [END]                 one for each cluster that has series
 
 A file is valid iff
-    1. every block is: magic, version, the generation's id, its place as index, crc32c of header and payload,
+    1. every block is: magic, version, the generation's id, the cluster, its place as index, crc32c of header and payload,
     2. the first block is BEGIN with the sequence, role and cluster that its name says, the last END, and nothing
        follows,
     3. END's crc32c equals that of the headers of all blocks before it (each holds the crc32c of its payload), and its
        sequence is BEGIN's,
     4. its length and the crc32c of all its headers are what the manifest says.
 A generation is valid iff its manifest and every file that it names are.
+
+So every block says itself whose it is, and no name is believed: a block of another generation or cluster is none of
+this file's, and a file that stands under another's name is known by what it says (identity).
 """
 
 from __future__ import annotations
@@ -23,13 +26,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from crc32c import crc32c
 
 from mstore.errors import CorruptRecord, LayoutMismatch
 from mstore.limits import KIB, MIB
-from mstore.persistence.files import Files, chunks_name, definitions_name
+from mstore.persistence.files import (
+    SNAPSHOT_SUFFIX,
+    Files,
+    chunks_name,
+    definitions_name,
+    generation_of,
+    number_of,
+)
 
 MAGIC = 0x3130_534D  # "MS01"
 VERSION = 1
@@ -42,7 +53,7 @@ _ROLE_NAMES = {ROLE_DEFINITIONS: "definitions", ROLE_CHUNKS: "chunks", ROLE_MANI
 SLICE_BYTES = 256 * KIB
 BLOCK_BYTES_MAX = 4 * MIB
 
-# magic, version, kind, length, entries, generation id, index, reserved; then the crc
+# magic, version, kind, length, entries, generation id, index, cluster; then the crc
 _HEADER = struct.Struct("<IHHIIQQI")
 _CRC = struct.Struct("<I")
 BLOCK_HEADER_BYTES = _HEADER.size + _CRC.size
@@ -92,6 +103,15 @@ class Expected:
     crc: int = -1
 
 
+class Identity(NamedTuple):
+    """Which file of which generation."""
+
+    log_seq: int
+    id: int
+    role: int
+    cluster: int
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     kind: int
@@ -100,6 +120,8 @@ class Block:
     """Offset behind it."""
     owner: int
     """The generation's id."""
+    cluster: int
+    """Level id of the cluster; 0 in definitions and manifests."""
     n_entries: int
     index: int
     """0, 1, 2 ... in its file."""
@@ -107,11 +129,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Bytes without a valid block."""
+    """Bytes without a valid block of the file."""
 
     offset: int
     n_bytes: int
     reason: str
+    sound: bool = False
+    """It is a valid block of another file: nothing of this one's was here."""
 
 
 def part_name(log_seq: int, generation_id: int, role: int, cluster: int) -> str:
@@ -143,7 +167,10 @@ class BlockWriter:
 
     def block(self, kind: int, payload: bytes | memoryview, n_entries: int = 0) -> None:
         assert len(payload) <= BLOCK_BYTES_MAX, "a block has 4 MiB at most"
-        head = _HEADER.pack(MAGIC, VERSION, kind, len(payload), n_entries, self._expected.id, self._index, 0)
+        found = self._expected
+        head = _HEADER.pack(
+            MAGIC, VERSION, kind, len(payload), n_entries, found.id, self._index, found.cluster
+        )
         head += _CRC.pack(crc32c(payload, crc32c(head)))
         self._files.pwritev(self.fd, (head, payload), self.offset)
         self.crc = crc32c(head, self.crc)  # the header holds the payload's
@@ -208,7 +235,7 @@ def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]
         while kind != END:
             head, block = _read_block(files, fd, path, offset, size)
             kind, owner = block.kind, owner or block.owner
-            _check_place(path, offset, head, block, index, owner, expected)
+            _check_place(path, offset, block, index, owner, expected)
             if kind == END and (len(block.payload) != _END.size or _END.unpack(block.payload)[-2] != crc):
                 raise corrupt(path, offset, "END does not fit what stands before it")
             crc = crc32c(head, crc)
@@ -223,10 +250,9 @@ def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]
 
 
 def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[Gap]) -> Iterator[Block]:
-    """Of a damaged file: every block that is sound and in its order; `gaps` gets what lies between them.
+    """Of a damaged file: every block that is sound, its own and in its order; `gaps` gets what lies between them.
 
-    expected  with the generation's id: nothing else tells the blocks of this file from those of another; 0: that of
-              the first sound one
+    expected  id and cluster tell the blocks of this file from those of another; id 0: that of the first sound one
     """
     try:
         fd = _open(files, path)
@@ -239,13 +265,16 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
         while kind != END and offset < size:
             try:
                 _, block = _read_block(files, fd, path, offset, size)
-                owner = owner or block.owner
-                if block.owner != owner or block.index < index:
-                    raise corrupt(path, offset, "a block of another file, or out of its order")
             except CorruptRecord as failure:
                 stop = _next_magic(files, fd, offset + 8, size)
                 gaps.append(Gap(offset, stop - offset, failure.details["reason"]))
                 offset = stop
+                continue
+            owner = owner or block.owner
+            if (block.owner, block.cluster) != (owner, expected.cluster) or block.index < index:
+                why = "a block of another file, or out of its order"
+                gaps.append(Gap(offset, block.end - offset, why, sound=True))
+                offset = block.end
                 continue
             kind, offset, index = block.kind, block.end, block.index + 1
             yield block
@@ -267,27 +296,39 @@ def read_end(files: Files, path: Path, expected: Expected) -> tuple[Totals, int]
         _, block = _read_block(files, fd, path, offset, size)
     finally:
         files.close(fd)
-    if block.kind != END or block.owner != expected.id or len(block.payload) != _END.size:
-        raise corrupt(path, offset, "no END of this generation")
+    if (block.kind, block.owner, block.cluster) != (END, expected.id, expected.cluster) or len(
+        block.payload
+    ) != _END.size:
+        raise corrupt(path, offset, "no END of this file")
     log_seq, _, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max, _, _ = _END.unpack(block.payload)
     if log_seq != expected.log_seq:
         raise corrupt(path, offset, f"an END as of block {log_seq}")
-    if is_another(files, path, expected):
-        raise corrupt(path, 0, "another file of its generation stands here")
     return Totals(n_series, n_chunks, n_slots, definition_bytes, t_min, t_max), size
 
 
-def is_another(files: Files, path: Path, expected: Expected) -> bool:
-    """Whether a sound BEGIN says that this is another file: all of a generation have one id, and may be exchanged."""
-    with contextlib.suppress(CorruptRecord):
+def identity(files: Files, path: Path) -> Identity | None:
+    """Which file it is, as its sound BEGIN says; None when there is none."""
+    with contextlib.suppress(CorruptRecord, LayoutMismatch):
         fd = _open(files, path)
         try:
             block = _read_block(files, fd, path, 0, files.size(fd))[1]
         finally:
             files.close(fd)
         if block.kind == BEGIN and len(block.payload) == _BEGIN.size:
-            return _BEGIN.unpack(block.payload) != (expected.log_seq, expected.role, expected.cluster)
-    return False
+            log_seq, role, cluster = _BEGIN.unpack(block.payload)
+            return Identity(log_seq, block.owner, role, cluster)
+    return None
+
+
+def named_identity(name: str) -> Identity | None:
+    """Which file a name belongs to, id 0 of a manifest; None for a name of no snapshot."""
+    if (log_seq := number_of(name, SNAPSHOT_SUFFIX)) is not None:
+        return Identity(log_seq, 0, ROLE_MANIFEST, 0)
+    if (generation := generation_of(name)) is None:
+        return None
+    if name.endswith(".chunks"):
+        return Identity(*generation, ROLE_CHUNKS, int(name.split(".")[2], 16))
+    return Identity(*generation, ROLE_DEFINITIONS, 0)
 
 
 def block_length(header: memoryview, room: int) -> int:
@@ -337,14 +378,11 @@ def _open(files: Files, path: Path) -> int:
     return files.open(path)
 
 
-def _check_place(
-    path: Path, offset: int, head: bytes, block: Block, index: int, owner: int, expected: Expected
-) -> None:
-    place, reserved = _HEADER.unpack_from(head)[6:]
-    if place != index or reserved:
-        raise corrupt(path, offset, f"block {place} stands where {index} belongs")
+def _check_place(path: Path, offset: int, block: Block, index: int, owner: int, expected: Expected) -> None:
+    if block.index != index:
+        raise corrupt(path, offset, f"block {block.index} stands where {index} belongs")
     allowed = (BEGIN,) if index == 0 else (*_CONTENT[expected.role], END)
-    if block.owner != owner or block.kind not in allowed:
+    if (block.owner, block.cluster) != (owner, expected.cluster) or block.kind not in allowed:
         raise corrupt(path, offset, "a block of another kind or file stands here")
     if block.kind == BEGIN:
         if len(block.payload) != _BEGIN.size:
@@ -361,7 +399,7 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
     head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
     if len(head) < BLOCK_HEADER_BYTES:
         raise corrupt(path, offset, "the file ends before its END block")
-    magic, version, kind, length, n_entries, owner, index, _ = _HEADER.unpack_from(head)
+    magic, version, kind, length, n_entries, owner, index, cluster = _HEADER.unpack_from(head)
     if magic != MAGIC:
         raise corrupt(path, offset, "no block magic")
     if length > min(BLOCK_BYTES_MAX, size - offset - BLOCK_HEADER_BYTES):
@@ -371,7 +409,7 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
         raise corrupt(path, offset, "checksum mismatch")
     if version != VERSION:
         raise LayoutMismatch(f"{path} has snapshot version {version}; this mstore reads version {VERSION}")
-    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, n_entries, index)
+    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, cluster, n_entries, index)
 
 
 def corrupt(path: Path, offset: int, reason: str) -> CorruptRecord:

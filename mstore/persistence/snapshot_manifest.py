@@ -6,7 +6,8 @@ SEQ.snapshot    [BEGIN][FILES] .. [AGES][END]    written last, when every file t
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,15 @@ class Manifest:
     age_s: int
     memory_by_age: tuple[int, ...]
     """Bytes of memory that the chunks take, by their age at now_s in steps of age_s; the last one: all older."""
+    moved: Mapping[tuple[int, int], Path] = field(default_factory=dict)
+    """Where the file of a (role, cluster) lies that is not under its own name."""
 
     def path_of(self, part: Part) -> Path:
+        """Where it is read."""
+        return self.moved.get((part.role, part.cluster)) or self.name_of(part)
+
+    def name_of(self, part: Part) -> Path:
+        """Where it belongs."""
         return self.path.with_name(part_name(self.log_seq, self.id, part.role, part.cluster))
 
     def definitions(self) -> Part:
