@@ -156,9 +156,8 @@ class Persister:
         how = "memory adopted" if self._spec.adopt else "recovered"
         if report.damaged:
             self.troubles.begin(DAMAGE)
-            log.error("part of the log or of a snapshot is damaged, see `mstore check`")
-        for text in report.faults():
-            log.error("%s", text)
+        for fault in report.faults():
+            log.error("part of the log or of a snapshot is %s", fault)
         text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
         self._channel.send(["progress", text])  # the supervisor says it
 

@@ -20,7 +20,8 @@ from mstore.persistence.files import (
     wal_dir,
     wal_name,
 )
-from mstore.persistence.recovery import Newest, Report, recover, resume
+from mstore.persistence.recovery import Newest, Report, recover, resume, written_bytes_behind
+from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import write_snapshot
 from mstore.persistence.snapshot_manifest import read_manifest
 from mstore.persistence.wal import Wal
@@ -128,6 +129,21 @@ class Run:
 
 def start(directory: Path, store: DictStore, strict: bool = False) -> Report:
     return recover(Files(), directory, store, strict=strict)
+
+
+def test_progress_counts_what_is_written_and_not_the_room_of_a_segment(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for key in range(30):
+        run.put(key, key)
+    assert run.wal.close()
+    files = Files()
+    allocated = sum(path.stat().st_size for path in wal_dir(tmp_path).glob("*.wal"))
+    payloads = [len(block.payload) for block in LogReader(files, tmp_path, 0).blocks()]
+    assert written_bytes_behind(files, tmp_path, 0) == sum(payloads) < allocated / 2
+    assert written_bytes_behind(files, tmp_path, 10) == sum(payloads[10:])
+    told: list[tuple[str, int, int]] = []
+    recover(files, tmp_path, DictStore(), progress=lambda *one: told.append(one))
+    assert told[-1] == ("log", sum(payloads), sum(payloads))
 
 
 def test_an_empty_directory_is_an_empty_store(tmp_path: Path) -> None:
