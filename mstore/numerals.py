@@ -21,10 +21,12 @@ _EXACT_POWER_MAX = 22
 
 
 def count(n: int, noun: str) -> str:
-    """1 series, 2 hosts, 1,234 lines, 3 copies."""
+    """1 series, 2 hosts, 1,234 lines, 3 copies, 4 keys."""
     if n == 1 or noun == "series":
         return f"{n:,} {noun}"
-    return f"{n:,} {noun.removesuffix('y')}ies" if noun.endswith("y") else f"{n:,} {noun}s"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{n:,} {noun[:-1]}ies"
+    return f"{n:,} {noun}s"
 
 
 def numbers(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> list[float | int | None]:

@@ -46,4 +46,4 @@ def test_numbers_of_things_have_their_plural() -> None:
     assert [count(1, "copy"), count(2, "copy"), count(1, "definition"), count(1234, "definition")] == [
         "1 copy", "2 copies", "1 definition", "1,234 definitions",
     ]  # fmt: skip
-    assert (count(1, "series"), count(2, "series")) == ("1 series", "2 series")
+    assert (count(2, "series"), count(2, "key")) == ("2 series", "2 keys")
