@@ -252,7 +252,7 @@ def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]
 def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[Gap]) -> Iterator[Block]:
     """Of a damaged file: every block that is sound, its own and in its order; `gaps` gets what lies between them.
 
-    expected  id and cluster tell the blocks of this file from those of another; id 0: that of the first sound one
+    expected  id and cluster tell the blocks of this file from those of another; id 0: those of the first sound one
     """
     try:
         fd = _open(files, path)
@@ -261,7 +261,8 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
         return
     try:
         size = files.size(fd)
-        offset, index, kind, owner = 0, 0, 0, expected.id
+        offset, index, kind = 0, 0, 0
+        owner = (expected.id, expected.cluster) if expected.id else None
         while kind != END and offset < size:
             try:
                 _, block = _read_block(files, fd, path, offset, size)
@@ -270,8 +271,8 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
                 gaps.append(Gap(offset, stop - offset, failure.details["reason"]))
                 offset = stop
                 continue
-            owner = owner or block.owner
-            if (block.owner, block.cluster) != (owner, expected.cluster) or block.index < index:
+            owner = owner or (block.owner, block.cluster)
+            if (block.owner, block.cluster) != owner or block.index < index:
                 why = "a block of another file, or out of its order"
                 gaps.append(Gap(offset, block.end - offset, why, sound=True))
                 offset = block.end
