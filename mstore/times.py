@@ -76,6 +76,20 @@ def to_duration_s(value: DurationLike) -> int:
     return math.ceil(seconds)
 
 
+def utc_text(seconds: int) -> str:
+    """ "2024-05-29 16:26:40Z"; what is outside the years 1 to 9999 as it is: "1099511627776 s"."""
+    if not SECONDS_MIN <= seconds <= SECONDS_MAX:
+        return f"{seconds} s"
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def utc_reach(first_s: int, last_s: int) -> str:
+    """ "between TIME and TIME", or "at TIME" where they are one."""
+    if first_s == last_s:
+        return f"at {utc_text(first_s)}"
+    return f"between {utc_text(first_s)} and {utc_text(last_s)}"
+
+
 def _text_seconds(text: str, now_s: int) -> int:
     stripped = text.strip()
     if stripped == "now":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,9 @@ class LogOnly:
     def name_of(self, cluster: int) -> str:
         return f"cluster-{cluster}"
 
+    def series_names(self, refs: Sequence[int]) -> str:
+        return f"slots {', '.join(str(ref & 0xFFFF_FFFF) for ref in refs)}"
+
 
 class Collected:
     """Keeps what snapshots gave. `cluster_of` tells which chunks to forget: slot -> cluster."""
@@ -103,6 +106,9 @@ class Collected:
     def name_of(self, cluster: int) -> str:
         return f"cluster-{cluster}"
 
+    def series_names(self, refs: Sequence[int]) -> str:
+        return f"slots {', '.join(str(ref & 0xFFFF_FFFF) for ref in refs)}"
+
 
 class Recorded:
     """Keeps every call, in order, for a real store to repeat; blocks of the log apart."""
@@ -141,3 +147,6 @@ class Recorded:
 
     def name_of(self, cluster: int) -> str:
         return f"cluster-{cluster}"
+
+    def series_names(self, refs: Sequence[int]) -> str:
+        return f"slots {', '.join(str(ref & 0xFFFF_FFFF) for ref in refs)}"

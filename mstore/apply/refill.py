@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from mstore.kernels._restore import load_chunks, prefault
 from mstore.kernels._snapshot import series_by_cluster
 from mstore.shm import layout
 from mstore.shm.protection import holds_protection, record_type
+from mstore.shm.series_names import series_names
 
 _PREPARE_BYTES = 2 << 20
 Counts = tuple[int, int, int, int, int, int, int]
@@ -147,3 +148,7 @@ class Refill:
             return self._store.directory.level(cluster).name
         except IndexError:
             return ""
+
+    def series_names(self, refs: Sequence[int]) -> str:
+        """Of series by their references, as far as they are defined."""
+        return series_names(self._store.directory, refs)

@@ -43,9 +43,13 @@ def run(args: argparse.Namespace) -> int:
     for text in made.warnings:
         streams.complain(f"mstore: warning: {text}")
     print(
-        f"{made.target}: {render.size(made.n_bytes)}, {render.count(made.n_samples, 'sample')},"
-        f" up to block {made.seq:,} of the log, in {made.seconds:.2f} s"
+        f"{made.target}: {render.size(made.n_bytes)}, all up to block {made.seq:,} of the log,"
+        f" in {made.seconds:.2f} s"
     )
-    where = f"snapshot of block {made.snapshot_seq:,}" if made.snapshot_seq else "no snapshot"
-    print(f"{where} and {render.count(made.n_blocks, 'block')} of the log; every byte was checked")
+    held = f"{render.count(made.n_series, 'series')} in {render.count(made.n_chunks, 'chunk')}"
+    where = f"the snapshot of block {made.snapshot_seq:,} with {held}" if made.snapshot_seq else "no snapshot"
+    written = (
+        f"{render.count(made.n_blocks, 'block')} of the log with {render.count(made.n_log_samples, 'sample')}"
+    )
+    print(f"{where}, and {written} written since; every byte was checked")
     return 0

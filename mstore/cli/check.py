@@ -58,7 +58,7 @@ def _repair(args: argparse.Namespace) -> int:
 
     def agree(found: Result, plan: Plan) -> bool:
         if not args.json:
-            print("\n".join([*found.lines(), "", "repair:", *(f"  {step.text}" for step in plan.steps)]))
+            print("\n".join([*found.lines(), "", "repair:", *(f"  {text}" for text in plan.lines())]))
         if args.yes:
             return True
         if args.json or not sys.stdin.isatty():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mstore import clock
 from mstore.cli import common, render, signals
 from mstore.errors import InvariantBroken, StoreLocked, Unavailable
-from mstore.persistence import files
+from mstore.persistence import store_lock
 
 if TYPE_CHECKING:
     from mstore.frames import Series
@@ -113,7 +113,7 @@ class DemoStore:
         end = clock.monotonic_s() + STOP_S_MAX
         while clock.monotonic_s() < end:
             try:
-                os.close(files.lock(self.directory))
+                os.close(store_lock.lock(self.directory))
                 return
             except StoreLocked:
                 time.sleep(0.01)

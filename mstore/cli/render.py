@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from mstore.cli import common
+from mstore.numerals import count as count
 
 BOLD, DIM, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = "1", "2", "31", "32", "33", "34", "35", "36"
 SERIES_COLOURS = (CYAN, YELLOW, MAGENTA, GREEN, BLUE, RED)
@@ -57,12 +58,6 @@ def size(n_bytes: float) -> str:
         if n_bytes >= 1024**power:
             return f"{n_bytes / 1024**power:.3g} {unit}"
     return f"{n_bytes:.0f} B"
-
-
-def count(n: int, noun: str) -> str:
-    """1 series, 2 hosts, 1,234 lines."""
-    plural = noun if n == 1 or noun == "series" else noun + "s"
-    return f"{n:,} {plural}"
 
 
 def step(seconds: object) -> str:

@@ -55,8 +55,11 @@ class Copied:
     snapshot_seq: int = 0
     """Of the snapshot that was copied; 0 = none."""
     n_bytes: int = 0
-    n_snapshot_samples: int = 0
-    """Slots of the snapshot's chunks up to the last sample of each."""
+    n_series: int = 0
+    n_chunks: int = 0
+    """Of the snapshot, as its `n_series`."""
+    n_slots: int = 0
+    """Of the snapshot's chunks, up to the last sample of each; some may have none."""
     log: Tally = field(default_factory=Tally)
     n_blocks: int = 0
     skipped: list[str] = field(default_factory=list)
@@ -157,7 +160,11 @@ class _Copy:
                     self._files.unlink(folder / name)
                 continue
             self.done.snapshot_seq = self.done.seq = seq
-            self.done.n_snapshot_samples = info.n_slots
+            self.done.n_series, self.done.n_chunks, self.done.n_slots = (
+                info.n_series,
+                info.n_chunks,
+                info.n_slots,
+            )
             self.done.n_bytes += n_bytes
             break
         self._files.sync_path(folder)

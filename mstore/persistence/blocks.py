@@ -141,6 +141,12 @@ def payload_bytes(head: Payload, segment_id: int, seq: int) -> int | None:
     return length if length % 8 == 0 and length <= WAL_BLOCK_BYTES_MAX else None
 
 
+def said_by(head: Payload) -> tuple[int, int]:
+    """(sequence, payload length) as a damaged block's header reads; neither is to be believed."""
+    fields = _HEADER.unpack_from(head)
+    return fields[6], fields[3]
+
+
 def resembles(text: memoryview, offset: int, segment_id: int, seq: int) -> bool:
     """Whether somebody began to write block `seq` of this segment here: tells a torn block from a clean end.
 

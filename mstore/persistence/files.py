@@ -25,17 +25,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mstore import faults
-from mstore.clock import monotonic_s
-from mstore.errors import StorageError, StoreLocked
+from mstore.errors import StorageError
 from mstore.kernels import _wal
 from mstore.kernels._segment import Segment
 
@@ -44,9 +41,6 @@ WAL_SUFFIX = ".wal"
 SPARE_SUFFIX = ".spare"
 SNAPSHOT_SUFFIX = ".snapshot"
 LEAVERS_SUFFIX = ".leavers"
-
-DYING_S_MAX = 5.0
-"""How long the children of a killed supervisor may take to end, and with them the lock."""
 
 _PART_NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.(?:definitions|[0-9a-f]{8}\.chunks)")
 
@@ -172,13 +166,13 @@ class Files:
         if path.is_dir():
             return
         self.mkdir(path.parent)
-        with _storage("make directory", path):
+        with storage_errors("make directory", path):
             path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         self.sync_path(path.parent)
 
     def list(self, path: Path) -> list[str]:
         """Names in a directory, sorted; empty when there is no such directory."""
-        with _storage("list", path):
+        with storage_errors("list", path):
             try:
                 return sorted(os.listdir(path))
             except FileNotFoundError:
@@ -187,11 +181,11 @@ class Files:
     def create(self, path: Path, allocate_bytes: int = 0) -> int:
         """A new file, open for reading and writing; its space is allocated now: a full disk shows here."""
         faults.hit("files.create")
-        with _storage("create", path):
+        with storage_errors("create", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
             if allocate_bytes:
-                with _storage(f"allocate {allocate_bytes} bytes for", path):
+                with storage_errors(f"allocate {allocate_bytes} bytes for", path):
                     os.posix_fallocate(fd, 0, allocate_bytes)
         except StorageError:
             os.close(fd)
@@ -201,7 +195,7 @@ class Files:
         return fd
 
     def open(self, path: Path, *, writable: bool = False) -> int:
-        with _storage("open", path):
+        with storage_errors("open", path):
             return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
@@ -209,12 +203,12 @@ class Files:
             os.close(fd)
 
     def size(self, fd: int) -> int:
-        with _storage("stat", f"file {fd}"):
+        with storage_errors("stat", f"file {fd}"):
             return os.fstat(fd).st_size
 
     def status(self, path: Path) -> FileStatus | None:
         """Of what a path names now; None when there is nothing."""
-        with _storage("look at", path):
+        with storage_errors("look at", path):
             try:
                 return _status(os.stat(path))
             except (FileNotFoundError, NotADirectoryError):
@@ -222,12 +216,12 @@ class Files:
 
     def status_of(self, fd: int) -> FileStatus:
         """Of an open file."""
-        with _storage("look at", f"file {fd}"):
+        with storage_errors("look at", f"file {fd}"):
             return _status(os.fstat(fd))
 
     def pwritev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
         """Write all of `buffers` at `offset`, or raise; bytes written before an error are not taken back."""
-        with _storage("write", f"file {fd}"):
+        with storage_errors("write", f"file {fd}"):
             wanted = sum(map(len, buffers))
             done = os.pwritev(fd, buffers, offset)
             if done == wanted:
@@ -242,7 +236,7 @@ class Files:
 
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
         """Up to n_bytes from offset; shorter only at the end of the file."""
-        with _storage("read", f"file {fd}"):
+        with storage_errors("read", f"file {fd}"):
             parts = []
             while n_bytes:
                 part = os.pread(fd, n_bytes, offset)
@@ -271,17 +265,17 @@ class Files:
 
     def fdatasync(self, fd: int) -> None:
         faults.hit("files.fdatasync")
-        with _storage("fdatasync", f"file {fd}"):
+        with storage_errors("fdatasync", f"file {fd}"):
             os.fdatasync(fd)
 
     def open_dir(self, path: Path) -> int:
-        with _storage("open directory", path):
+        with storage_errors("open directory", path):
             return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def fsync(self, fd: int) -> None:
         """fsync of a directory opened by open_dir: its names are durable."""
         faults.hit("files.fsync")
-        with _storage("fsync", f"file {fd}"):
+        with storage_errors("fsync", f"file {fd}"):
             os.fsync(fd)
 
     def sync_path(self, path: Path) -> None:
@@ -293,24 +287,24 @@ class Files:
 
     def rename(self, source: Path, target: Path) -> None:
         faults.hit("files.rename")
-        with _storage("rename", source):
+        with storage_errors("rename", source):
             os.rename(source, target)
         faults.hit("files.renamed")
 
     def link(self, source: Path, target: Path) -> None:
         """A second name for a file; nothing happens when `target` exists."""
-        with _storage("link", source), contextlib.suppress(FileExistsError):
+        with storage_errors("link", source), contextlib.suppress(FileExistsError):
             os.link(source, target)
 
     def truncate(self, path: Path, n_bytes: int) -> None:
         """Cut a file to its first n_bytes."""
-        with _storage("truncate", path):
+        with storage_errors("truncate", path):
             os.truncate(path, n_bytes)
 
     def unlink(self, path: Path) -> None:
         """Remove a name; a name that is gone already is no error."""
         faults.hit("files.unlink")
-        with _storage("remove", path), contextlib.suppress(FileNotFoundError):
+        with storage_errors("remove", path), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
     def replace(self, path: Path, content: bytes) -> None:
@@ -375,55 +369,6 @@ def _status(found: os.stat_result) -> FileStatus:
     return FileStatus((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
 
 
-def lock(directory: Path) -> int:
-    """Take DIR/lock; returns the descriptor, inheritable, that every process of the run keeps open.
-
-    The lock belongs to the open file, so it is free only when the last process holding it is gone. When its
-    supervisor is gone, the others are ending: they are waited for.
-    raises  StoreLocked with the holder's note when another run has it
-    """
-    path = lock_path(directory)
-    with _storage("open", path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    deadline = monotonic_s() + DYING_S_MAX
-    while (failure := _try_lock(fd)) is not None:
-        holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip()
-        if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(fd)
-            raise StorageError(f"cannot lock {path}: {failure.strerror}", path=str(path)) from failure
-        if _is_alive(holder) or monotonic_s() > deadline:
-            os.close(fd)
-            raise StoreLocked(
-                f"another mstore (process {holder or '?'}) runs in {directory}: stop it or use another directory",
-                holder=holder,
-            ) from failure
-        time.sleep(0.02)
-    with contextlib.suppress(OSError):  # a full disk: a lock without a note holds as well
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    os.set_inheritable(fd, True)
-    return fd
-
-
-def _try_lock(fd: int) -> OSError | None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as failure:
-        return failure
-    return None
-
-
-def _is_alive(holder: str) -> bool:
-    """Whether the process that noted its number in DIR/lock exists; one that is about to note it counts as alive."""
-    try:
-        os.kill(int(holder), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OSError):
-        pass
-    return True
-
-
 def remove_leftovers(files: Files, directory: Path) -> list[str]:
     """Remove half-written files of an earlier run (*.tmp); returns their names.
 
@@ -444,7 +389,8 @@ def is_no_space(failure: StorageError) -> bool:
 
 
 @contextlib.contextmanager
-def _storage(verb: str, subject: object) -> Iterator[None]:
+def storage_errors(verb: str, subject: object) -> Iterator[None]:
+    """An OSError inside becomes a StorageError that says what could not be done to what."""
     try:
         yield
     except StorageError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from mstore.errors import CorruptRecord, LayoutMismatch
 from mstore.persistence.files import Files, FileStatus, snapshot_dir, wal_dir
 from mstore.persistence.snapshot import list_snapshots
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 from mstore.persistence.wal_segments import SegmentFile
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from mstore.limits import SERIES_MAX
+from mstore.numerals import count
 from mstore.persistence.snapshot import SnapshotInfo
 from mstore.persistence.snapshot_salvage import Lost
+from mstore.times import utc_reach
 
 ANY_TIME_S = -(1 << 63)
 
@@ -35,6 +36,8 @@ class Refused:
     """The cluster's."""
     lost: Lost | None = None
     """What n_lost is known to be of."""
+    series: str = ""
+    """Names of these series, as far as they are known."""
 
     def __str__(self) -> str:
         held = f"it held {self.held()}" if self.cluster else ""
@@ -44,28 +47,31 @@ class Refused:
 
     def reach(self) -> dict[str, object]:
         """Plain JSON of what n_lost is of."""
-        return {"cluster": self.name, "chunks": self.n_lost, **(asdict(self.lost) if self.lost else {})}
+        if self.lost is None:
+            return {"cluster": self.name, "chunks": self.n_lost}
+        lost = {name: value for name, value in asdict(self.lost).items() if name != "refs"}
+        return {"cluster": self.name, "chunks": self.n_lost, **lost, "series": self.series}
 
     def held(self) -> str:
         """What the whole file held."""
         of = f" of {self.name}" if self.name else ""
-        reach = f", {self.t_min} to {self.t_max} s" if self.t_min <= self.t_max else ""
-        return f"{self.n_series} series{of}, {self.n_chunks} chunks{reach}"
+        reach = f", {utc_reach(self.t_min, self.t_max)}" if self.t_min <= self.t_max else ""
+        return f"{self.n_series:,} series{of}, {count(self.n_chunks, 'chunk')}{reach}"
 
     def costs(self) -> str:
         """What it costs, as far as known; "" when nobody knows anything."""
         if not self.n_lost:
             return "nothing"
-        n_chunks = f"{self.n_lost} chunks" if self.n_lost > 0 else "chunks, nobody knows how many,"
+        n_chunks = count(self.n_lost, "chunk") if self.n_lost > 0 else "chunks, nobody knows how many,"
         if self.lost is None:
             return f"up to {n_chunks}" if self.n_lost > 0 else ""
         lost, how = self.lost, "" if self.lost.exact or self.n_lost < 0 else "up to "
-        of = f"{lost.n_series} series" if lost.n_series and lost.exact else "series"
-        slots = f"slots {lost.first_slot} to {min(lost.last_slot, SERIES_MAX)}"
+        of = f"{lost.n_series:,} series" if lost.n_series and lost.exact else "series"
+        if self.name or self.series:
+            of += f" of {self.series or self.name}"
         when = lost if lost.t_min <= lost.t_max else self
-        reach = f", between {when.t_min} and {when.t_max} s" if when.t_min <= when.t_max else ""
-        where = f" of {self.name}" if self.name else ""
-        return f"{how}{n_chunks} of {of}{where} ({slots}){reach}, but for what the log holds"
+        reach = f", {utc_reach(when.t_min, when.t_max)}" if when.t_min <= when.t_max else ""
+        return f"{how}{n_chunks} of {of}{reach}, but for what the log holds"
 
 
 @dataclass(slots=True)

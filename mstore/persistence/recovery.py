@@ -24,7 +24,13 @@ from typing import Any
 from mstore import faults
 from mstore.clock import monotonic_s, now_s
 from mstore.errors import CorruptRecord, LayoutMismatch, StorageError
-from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, parse_segment_header
+from mstore.numerals import count
+from mstore.persistence.blocks import (
+    BLOCK_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    parse_segment_header,
+    payload_bytes,
+)
 from mstore.persistence.files import (
     SNAPSHOT_SUFFIX,
     WAL_SUFFIX,
@@ -43,7 +49,7 @@ from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
 from mstore.persistence.replay import Apply, LogReader, LogReport, finish_replay
 from mstore.persistence.restore import Progress, Target, load_snapshots
 from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +118,11 @@ class Report:
         return bool(self.log.damage or self.snapshots_refused)
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line for people: what was read. What is wrong is said by faults()."""
         found = self.loaded
         parts = []
         if self.snapshot:
-            held = f"{found.n_samples:,} samples in {found.n_chunks:,} chunks"
+            held = f"{count(found.n_samples, 'sample')} in {count(found.n_chunks, 'chunk')}"
             parts.append(f"snapshot of block {self.snapshot_seq:,} with {held}")
         parts.append(f"{self.log.n_blocks:,} log blocks, {self.log.n_bytes:,} bytes")
         if found.n_expired:
@@ -124,10 +130,18 @@ class Report:
         if found.n_older or found.n_no_room:
             parts.append(f"{found.n_older + found.n_no_room:,} chunks, the oldest, did not fit the memory")
         if self.log.torn:
-            parts.append(f"torn end cut: {self.log.torn}; {self.log.n_blocks_cut} blocks behind it")
-        parts += [f"damaged: {one}" for one in (*self.snapshots_refused, *self.log.damage)]
-        parts += [f"hurt: {one}" for one in self.log.hurt]
+            behind = count(self.log.n_blocks_cut, "block")
+            parts.append(f"torn end cut: {self.log.torn}; {behind} behind it")
         return "; ".join([*parts, *self.notes])
+
+    def faults(self) -> list[str]:
+        """A line for each thing that was damaged, and what it costs."""
+        damaged = [f"damaged: {one}" for one in (*self.snapshots_refused, *self.log.damage)]
+        return damaged + [f"hurt: {one}" for one in self.log.hurt]
+
+    def in_full(self) -> str:
+        """Both in one line, for who can say it only once."""
+        return "; ".join([self.summary(), *self.faults()])
 
     def details(self) -> dict[str, Any]:
         """For `info`: numbers, and a line for each thing that was damaged or cut. Plain JSON."""
@@ -187,11 +201,8 @@ def recover(
         files, directory, report.snapshot_seq,
         durable_floor=floor, strict=strict, lossy=report.loaded.in_pieces,
     )  # fmt: skip
-    report.log = reader.replay(
-        _counting(
-            report, target.apply, sum(log_bytes_behind(files, directory, report.snapshot_seq)), progress
-        )
-    )
+    bytes_all = written_bytes_behind(files, directory, report.snapshot_seq) if progress is not None else 0
+    report.log = reader.replay(_counting(report, target.apply, bytes_all, progress))
     _finish(files, directory, report)
     report.seconds = monotonic_s() - began
     return report
@@ -240,6 +251,34 @@ def log_bytes_behind(files: Files, directory: Path, behind_seq: int) -> list[int
             sizes.append(files.size(fd))
             files.close(fd)
     return sizes
+
+
+def written_bytes_behind(files: Files, directory: Path, behind_seq: int) -> int:
+    """Payloads of the blocks behind a sequence, by their headers alone: most of a segment may be zeros yet to be used."""
+    folder = wal_dir(directory)
+    segments = [
+        (n, folder / name) for name in files.list(folder) if (n := number_of(name, WAL_SUFFIX)) is not None
+    ]
+    n_bytes = 0
+    for place, (seq, path) in enumerate(segments):
+        stop = segments[place + 1][0] if place + 1 < len(segments) else None
+        if stop is not None and stop <= behind_seq + 1:
+            continue
+        fd = files.open(path)
+        try:
+            header = parse_segment_header(memoryview(files.pread(fd, SEGMENT_HEADER_BYTES, 0)))
+            if isinstance(header, str):
+                continue
+            offset = SEGMENT_HEADER_BYTES
+            while stop is None or seq < stop:
+                head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
+                if (length := payload_bytes(head, header.segment_id, seq)) is None:
+                    break
+                n_bytes += length if seq > behind_seq else 0
+                offset, seq = offset + BLOCK_HEADER_BYTES + length, seq + 1
+        finally:
+            files.close(fd)
+    return n_bytes
 
 
 def _newest_unread(files: Files, directory: Path) -> Newest:

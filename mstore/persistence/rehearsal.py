@@ -9,6 +9,7 @@ That costs some hundred bytes a series and nothing a sample.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from mstore.persistence.tally import Tally, records, run_of
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryWriter, create_directory, directory_bytes
 from mstore.shm.protection import decode, holds_protection, record_type
+from mstore.shm.series_names import series_names
 
 _DEFINITIONS = range(layout.REC_LEVEL, layout.REC_ERA + 1)
 _FREES = (layout.REC_FREE, layout.REC_EVICT)
@@ -110,6 +112,9 @@ class Rehearsal:
         except IndexError:
             return ""
 
+    def series_names(self, refs: Sequence[int]) -> str:
+        return series_names(self.directory, refs)
+
     def apply(self, payload: memoryview) -> None:
         """A log block. raises CorruptRecord where a start refuses it, UnknownMessage for a newer version's record"""
         at = 0
@@ -157,12 +162,7 @@ class Rehearsal:
             self.orphans.t_first = min(self.orphans.t_first, int(times.min()))
             self.orphans.t_last = max(self.orphans.t_last, int(times.max()))
 
-    def clusters(self, series: set[int], most: int = 10_000) -> list[str]:
-        """Names of the clusters that these references belong to, as far as they are known."""
-        table = self.directory.series_table()
-        found: set[int] = set()
-        for ref in list(series)[:most]:
-            slot = ref & 0xFFFF_FFFF
-            if slot < len(table) and int(table[slot]["generation"]) == ref >> 32:
-                found.add(self.directory.level(int(table[slot]["level"])).cluster)
-        return sorted(self.directory.level(one).name for one in found)
+    def described(self, series: set[int]) -> str:
+        """ "12 series of fritz: f0101 cpu_load, ...": what these references lead to, as far as that is known."""
+        known = series_names(self.directory, sorted(series))
+        return f"{len(series):,} series" + (f" of {known}" if known else "")

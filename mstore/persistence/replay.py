@@ -332,7 +332,8 @@ def _cut_by_somebody(gaps: list[_Gap], seq: int) -> _Gap | None:
 def _damage(first_seq: int, last_seq: int, gaps: list[_Gap], file: _File | None) -> Damage:
     if not gaps:
         path = str(file.path) if file else "the log"
-        return Damage(path, 0, 0, first_seq, last_seq, "the segment that held them is missing")
+        lost = Damage(path, 0, 0, first_seq, last_seq, "")
+        return replace(lost, reason=f"the segment that held {lost.reach()} is missing")
     gap = max(gaps, key=lambda gap: (bool(gap.cut), gap.torn, gap.stop - gap.offset))
     n_bytes = sum(gap.stop - gap.offset for gap in gaps)
     places = tuple(

@@ -4,7 +4,8 @@
     a cluster     its file of the newest generation; when that is damaged, of an older one, if the log still reaches
                   back to it; when none is sound, the sound blocks of all, the newest first (snapshot_salvage.py)
 
-A damaged manifest takes nothing along: its files vouch for themselves. The log is then replayed from the *oldest*
+A damaged manifest takes nothing along: its files vouch for themselves, also when it is gone, but then they are used only
+for what nothing else gives (snapshot_rebuilt.py). The log is then replayed from the *oldest*
 generation that gave anything, and when something is missing after all, from where the log begins. That is exact for
 those who came from a newer one: a snapshot may always hold more than its sequence says, and replaying is idempotent. A
 block is verified before it is handed on, so nothing wrong is ever loaded; when a later block of the same file is
@@ -17,15 +18,13 @@ ages tells from which time on everything fits: what is older is left out, too.
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from mstore.errors import CorruptRecord, StorageError
-from mstore.limits import MIB
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.files import (
     WAL_SUFFIX,
@@ -36,6 +35,7 @@ from mstore.persistence.files import (
     wal_dir,
 )
 from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
+from mstore.persistence.read_ahead import read_ahead
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import info_of, list_snapshots
 from mstore.persistence.snapshot_definitions import define_pieces, sound_pieces
@@ -44,19 +44,23 @@ from mstore.persistence.snapshot_files import (
     DEFINITIONS,
     ROLE_CHUNKS,
     Block,
-    Expected,
-    Manifest,
     Part,
     Totals,
-    read_blocks,
-    read_manifest,
+    corrupt,
 )
-from mstore.persistence.snapshot_salvage import Lost, Salvage, manifests_of_parts, missing_part
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
+from mstore.persistence.snapshot_rebuilt import (
+    manifest_elsewhere,
+    manifests_of_parts,
+    misplaced,
+    missing_part,
+    with_places,
+    without_manifest,
+)
+from mstore.persistence.snapshot_salvage import Lost, Salvage
 from mstore.shm.protection import holds_protection
 
-_AHEAD_BLOCKS = 8
-_INLINE_BYTES = 1 * MIB
-"""Files up to here are read without a thread beside."""
+_WITHOUT_MANIFEST = "its files are used without it, as far as they are sound"
 _ROOM_SHARE = 0.98
 """Of the room there is: extents of several sizes are never all full."""
 
@@ -104,6 +108,9 @@ class Target(Protocol):
     def name_of(self, cluster: int) -> str:
         """Of a cluster by its level id, for people; "" when nothing defines it."""
 
+    def series_names(self, refs: Sequence[int]) -> str:
+        """Of series by their references, for people; "" when none is defined."""
+
 
 def load_snapshots(
     files: Files,
@@ -138,6 +145,8 @@ class _Restoring:
         self._bytes_all = 0
         self._bytes_done = 0
         self._from_seq: int | None = None
+        self._lying = misplaced(files, snapshot_dir(directory))
+        self._others: list[Manifest] | None = None
         self.loaded = Loaded()
 
     def run(self) -> None:
@@ -171,23 +180,64 @@ class _Restoring:
         base = None
         for log_seq, path in list_snapshots(self._files, snapshot_dir(self._directory)):
             self.loaded.durable_floor = max(self.loaded.durable_floor, log_seq)
-            try:
-                manifests = [read_manifest(self._files, path, log_seq)]
-            except CorruptRecord as failure:
-                self._refuse(
-                    failure, log_seq, None, None, "its files are used without it, as far as they are sound"
-                )
-                manifests = manifests_of_parts(self._files, path, log_seq)
-            for manifest in manifests:
+            for manifest in self._read(path, log_seq):
                 self._manifests.append(manifest)
                 if base is None and self._define(manifest):
                     base = manifest
-                    self._replay_from(base.log_seq)
-        return base or self._define_in_pieces()
+        if base is None:
+            base = next((one for one in self._without_manifest() if self._define(one)), None)
+            if base is not None:
+                self._manifests += self._without_manifest()
+                self._use_without_manifest(base)
+        if base is None:
+            return self._define_in_pieces()
+        self._replay_from(base.log_seq)
+        return base
+
+    def _read(self, path: Path, log_seq: int) -> list[Manifest]:
+        """The manifest at `path`, or what can be known without it."""
+        try:
+            return [self._placed(read_manifest(self._files, path, log_seq))]
+        except CorruptRecord as failure:
+            if manifest := manifest_elsewhere(self._files, path, log_seq, self._lying):
+                self._refuse(failure, log_seq, None, None, "it lies under another's name, and is read there")
+                return [self._placed(manifest)]
+            self._refuse(failure, log_seq, None, None, _WITHOUT_MANIFEST)
+            found = manifests_of_parts(self._files, path, log_seq, self._lying)
+        return [self._placed(one) for one in found]
+
+    def _placed(self, manifest: Manifest) -> Manifest:
+        """It knows where its files lie; those that stand under another's name are told."""
+        manifest = with_places(manifest, self._lying)
+        for part in manifest.parts:
+            if (path := manifest.path_of(part)) != manifest.name_of(part):
+                failure = corrupt(
+                    manifest.name_of(part), 0, "another file of a snapshot stands here, or none"
+                )
+                instead = f"it lies under the name {path.name}, and is read there"
+                self._refuse(failure, manifest.log_seq, part, None, instead)
+        return manifest
+
+    def _without_manifest(self) -> list[Manifest]:
+        """Generations whose manifest is gone: the last resort, and none at all where the log holds everything."""
+        if self._others is None:
+            folder = snapshot_dir(self._directory)
+            whole = self._first_of_log() == 1
+            found = [] if whole else without_manifest(self._files, folder, self._manifests, self._lying)
+            self._others = [with_places(one, self._lying) for one in found]
+        return self._others
+
+    def _use_without_manifest(self, manifest: Manifest) -> None:
+        """Its files have their names, so the log was durable up to it, as if the manifest were there."""
+        self.loaded.durable_floor = max(self.loaded.durable_floor, manifest.log_seq)
+        if not any(one.path == str(manifest.path) for one in self.loaded.refused):
+            failure = corrupt(manifest.path, 0, "there is no such file")
+            self._refuse(failure, manifest.log_seq, None, None, _WITHOUT_MANIFEST)
 
     def _define_in_pieces(self) -> Manifest | None:
         """No generation's definitions are whole: the sound blocks of all that the log reaches; the newest of them."""
-        reached = [one for one in self._manifests if self._log_reaches(one.log_seq)] or self._manifests[:1]
+        there = [*self._manifests, *self._without_manifest()]
+        reached = [one for one in there if self._log_reaches(one.log_seq)] or there[:1]
         pieces = sound_pieces(self._files, reached)
         if not pieces:
             return None
@@ -262,7 +312,7 @@ class _Restoring:
         # Newer than the definitions only if nothing else is left: their log is replayed anyway.
         candidates.sort(key=lambda found: (found[0].log_seq > base.log_seq, -found[0].log_seq))
         failed: list[tuple[Manifest, Part, CorruptRecord]] = []
-        for manifest, part in candidates:
+        for manifest, part in chain(candidates, self._last_resort(cluster, failed)):
             if manifest.log_seq < base.log_seq and not self._log_reaches(manifest.log_seq):
                 continue
             before = replace(self.loaded)
@@ -277,10 +327,22 @@ class _Restoring:
                     raise
                 continue
             self._replay_from(manifest.log_seq)
+            if manifest in self._without_manifest():
+                self._use_without_manifest(manifest)
             self._tell(failed, None, f"its cluster comes from the generation of block {manifest.log_seq}")
             return
         if failed:
             self._salvage(failed)
+
+    def _last_resort(
+        self, cluster: int, failed: list[tuple[Manifest, Part, CorruptRecord]]
+    ) -> Iterator[tuple[Manifest, Part]]:
+        """Its files of generations without a manifest; looked for when something has failed."""
+        tried = {manifest.path_of(part) for manifest, part, _ in failed}
+        for one in self._without_manifest() if failed else ():
+            part = one.chunks().get(cluster)
+            if part is not None and one.path_of(part) not in tried:
+                yield one, part
 
     def _salvage(self, failed: list[tuple[Manifest, Part, CorruptRecord]]) -> None:
         """Load the sound blocks of several damaged files of a cluster, and let the log add what it can."""
@@ -328,7 +390,7 @@ class _Restoring:
         what = "chunks" if part.role == ROLE_CHUNKS else "definitions"
         path, expected = manifest.path_of(part), manifest.expect(part)
         before = self._bytes_done
-        with contextlib.closing(_ahead(self._files, path, expected)) as blocks:
+        with contextlib.closing(read_ahead(self._files, path, expected)) as blocks:
             for block in blocks:
                 yield block
                 self._bytes_done = before + block.end
@@ -367,6 +429,7 @@ class _Restoring:
                 str(path), log_seq, cluster, failure.details["offset"], failure.details["reason"],
                 held.n_series, held.n_chunks, held.t_min, held.t_max, lost.n_chunks if lost else 0, instead,
                 self._target.name_of(cluster) if cluster else "", lost,
+                self._target.series_names(lost.refs) if lost else "",
             )
         )  # fmt: skip
 
@@ -376,39 +439,3 @@ class _Restoring:
         with contextlib.suppress(StorageError):
             self._files.mkdir(folder)
             self._files.link(path, folder / path.name)
-
-
-def _ahead(files: Files, path: Path, expected: Expected) -> Generator[Block, None, None]:
-    """read_blocks() with reading and checksums some blocks ahead of whoever takes them, on another core."""
-    if expected.n_bytes <= _INLINE_BYTES:
-        yield from read_blocks(files, path, expected)
-        return
-    waiting: queue.Queue[Block | BaseException | None] = queue.Queue(_AHEAD_BLOCKS)
-    stopped = threading.Event()
-
-    def put(item: Block | BaseException | None) -> bool:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                waiting.put(item, timeout=0.1)
-                return True
-        return False
-
-    def read() -> None:
-        try:
-            for block in read_blocks(files, path, expected):
-                if not put(block):
-                    return
-            put(None)
-        except BaseException as failure:
-            put(failure)
-
-    thread = threading.Thread(target=read, name="mstore-read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()

@@ -49,15 +49,13 @@ from mstore.persistence.snapshot_files import (
     SLICE_BYTES,
     BlockWriter,
     Expected,
-    Manifest,
     Part,
     Totals,
     part_name,
     read_blocks,
-    read_manifest,
     total,
-    write_manifest,
 )
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest, write_manifest
 
 KEEP = 2
 PAUSE_S = 0.0005

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from mstore.errors import CorruptRecord
 from mstore.persistence.files import Files
-from mstore.persistence.snapshot_files import DEFINITIONS, Gap, Manifest, read_sound_blocks
+from mstore.persistence.snapshot_files import DEFINITIONS, Gap, read_sound_blocks
+from mstore.persistence.snapshot_manifest import Manifest
 from mstore.persistence.tally import records
 from mstore.shm import layout
 

@@ -1,17 +1,21 @@
-"""The files of one snapshot generation, as bytes: blocks, and the manifest that binds them; docs/format/snapshot.md.
+"""The files of one snapshot generation, as bytes: blocks in their order (docs/format/snapshot.md); what a manifest says
+of them is in snapshot_manifest.py.
 
     SEQ.snapshot                 [BEGIN][FILES] .. [AGES][END]            the manifest, written last
     SEQ.ID.definitions           [BEGIN][DEFINITIONS] .. [END]
     SEQ.ID.CLUSTER.chunks        [BEGIN][CHUNKS] .. [END]                 one for each cluster that has series
 
 A file is valid iff
-    1. every block is: magic, version, the generation's id, its place as index, crc32c of header and payload,
+    1. every block is: magic, version, the generation's id, the cluster, its place as index, crc32c of header and payload,
     2. the first block is BEGIN with the sequence, role and cluster that its name says, the last END, and nothing
        follows,
     3. END's crc32c equals that of the headers of all blocks before it (each holds the crc32c of its payload), and its
        sequence is BEGIN's,
     4. its length and the crc32c of all its headers are what the manifest says.
 A generation is valid iff its manifest and every file that it names are.
+
+So every block says itself whose it is, and no name is believed: a block of another generation or cluster is none of
+this file's, and a file that stands under another's name is known by what it says (identity).
 """
 
 from __future__ import annotations
@@ -20,16 +24,23 @@ import contextlib
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from crc32c import crc32c
 
 from mstore.errors import CorruptRecord, LayoutMismatch
 from mstore.limits import KIB, MIB
-from mstore.persistence.files import Files, chunks_name, definitions_name
+from mstore.persistence.files import (
+    SNAPSHOT_SUFFIX,
+    Files,
+    chunks_name,
+    definitions_name,
+    generation_of,
+    number_of,
+)
 
 MAGIC = 0x3130_534D  # "MS01"
 VERSION = 1
@@ -42,21 +53,17 @@ _ROLE_NAMES = {ROLE_DEFINITIONS: "definitions", ROLE_CHUNKS: "chunks", ROLE_MANI
 SLICE_BYTES = 256 * KIB
 BLOCK_BYTES_MAX = 4 * MIB
 
-# magic, version, kind, length, entries, generation id, index, reserved; then the crc
+# magic, version, kind, length, entries, generation id, index, cluster; then the crc
 _HEADER = struct.Struct("<IHHIIQQI")
 _CRC = struct.Struct("<I")
 BLOCK_HEADER_BYTES = _HEADER.size + _CRC.size
 _BEGIN = struct.Struct("<QII")  # log sequence, role, cluster
 # log sequence, created_ns, series, chunks, slots, definition bytes, t_min, t_max, crc of all before, reserved
 _END = struct.Struct("<QQQQQQqqII")
-# role, cluster, file bytes, file crc, reserved, series, chunks, slots, t_min, t_max
-_FILE = struct.Struct("<IIQIIQQQqq")
-_AGES = struct.Struct("<qII")  # now_s, age_s, n; then n x u64
-_FILES_PER_BLOCK = BLOCK_BYTES_MAX // _FILE.size
 _SEARCH_BYTES = 1 * MIB
 
 assert BLOCK_HEADER_BYTES == 40
-assert (_BEGIN.size, _END.size, _FILE.size, _AGES.size) == (16, 72, 64, 16)
+assert (_BEGIN.size, _END.size) == (16, 72)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,40 +92,6 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
-    """What binds the files of a generation together."""
-
-    path: Path
-    log_seq: int
-    id: int
-    created_ns: int
-    n_bytes: int
-    """Of the manifest itself."""
-    parts: tuple[Part, ...]
-    now_s: int
-    age_s: int
-    memory_by_age: tuple[int, ...]
-    """Bytes of memory that the chunks take, by their age at now_s in steps of age_s; the last one: all older."""
-
-    def path_of(self, part: Part) -> Path:
-        return self.path.with_name(part_name(self.log_seq, self.id, part.role, part.cluster))
-
-    def definitions(self) -> Part:
-        return self.parts_of_definitions()[0]
-
-    def parts_of_definitions(self) -> tuple[Part, ...]:
-        """One; none when the manifest is damaged and nobody names the file."""
-        return tuple(part for part in self.parts if part.role == ROLE_DEFINITIONS)
-
-    def chunks(self) -> dict[int, Part]:
-        """The files of chunks, by cluster."""
-        return {part.cluster: part for part in self.parts if part.role == ROLE_CHUNKS}
-
-    def expect(self, part: Part) -> Expected:
-        return Expected(self.log_seq, part.role, part.cluster, self.id, part.n_bytes, part.crc)
-
-
-@dataclass(frozen=True, slots=True)
 class Expected:
     """What a file must be; 0 and -1 where nobody knows."""
 
@@ -130,6 +103,15 @@ class Expected:
     crc: int = -1
 
 
+class Identity(NamedTuple):
+    """Which file of which generation."""
+
+    log_seq: int
+    id: int
+    role: int
+    cluster: int
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     kind: int
@@ -138,6 +120,8 @@ class Block:
     """Offset behind it."""
     owner: int
     """The generation's id."""
+    cluster: int
+    """Level id of the cluster; 0 in definitions and manifests."""
     n_entries: int
     index: int
     """0, 1, 2 ... in its file."""
@@ -145,11 +129,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Bytes without a valid block."""
+    """Bytes without a valid block of the file."""
 
     offset: int
     n_bytes: int
     reason: str
+    sound: bool = False
+    """It is a valid block of another file: nothing of this one's was here."""
 
 
 def part_name(log_seq: int, generation_id: int, role: int, cluster: int) -> str:
@@ -181,7 +167,10 @@ class BlockWriter:
 
     def block(self, kind: int, payload: bytes | memoryview, n_entries: int = 0) -> None:
         assert len(payload) <= BLOCK_BYTES_MAX, "a block has 4 MiB at most"
-        head = _HEADER.pack(MAGIC, VERSION, kind, len(payload), n_entries, self._expected.id, self._index, 0)
+        found = self._expected
+        head = _HEADER.pack(
+            MAGIC, VERSION, kind, len(payload), n_entries, found.id, self._index, found.cluster
+        )
         head += _CRC.pack(crc32c(payload, crc32c(head)))
         self._files.pwritev(self.fd, (head, payload), self.offset)
         self.crc = crc32c(head, self.crc)  # the header holds the payload's
@@ -216,17 +205,6 @@ class BlockWriter:
         self._files.close(self.fd)
 
 
-def write_manifest(writer: BlockWriter, manifest: Manifest) -> int:
-    """All blocks of a manifest; the bytes of the file."""
-    parts = manifest.parts
-    for first in range(0, len(parts), _FILES_PER_BLOCK):
-        some = parts[first : first + _FILES_PER_BLOCK]
-        writer.block(FILES, b"".join(map(_pack_part, some)), len(some))
-    ages = np.array(manifest.memory_by_age, "<u8")
-    writer.block(AGES, _AGES.pack(manifest.now_s, manifest.age_s, len(ages)) + ages.tobytes(), len(ages))
-    return writer.finish(total(part.totals for part in parts)).n_bytes
-
-
 def total(several: Iterator[Totals]) -> Totals:
     """The sums, and the whole span of time."""
     found = Totals()
@@ -240,49 +218,6 @@ def total(several: Iterator[Totals]) -> Totals:
             max(found.t_max, one.t_max),
         )
     return found
-
-
-def _pack_part(part: Part) -> bytes:
-    held = part.totals
-    return _FILE.pack(
-        part.role, part.cluster, part.n_bytes, part.crc, 0, held.n_series, held.n_chunks,
-        held.definition_bytes if part.role == ROLE_DEFINITIONS else held.n_slots, held.t_min, held.t_max,
-    )  # fmt: skip
-
-
-def _unpack_part(fields: tuple[int, ...]) -> Part:
-    role, cluster, n_bytes, crc, _, n_series, n_chunks, n_of_it, t_min, t_max = fields
-    sized = (0, n_of_it) if role == ROLE_DEFINITIONS else (n_of_it, 0)
-    return Part(role, cluster, n_bytes, crc, Totals(n_series, n_chunks, *sized, t_min, t_max))
-
-
-def read_manifest(files: Files, path: Path, log_seq: int) -> Manifest:
-    """raises CorruptRecord with path and offset; LayoutMismatch for a sound file of a newer version"""
-    parts: list[Part] = []
-    now_s, age_s, ages = 0, 1, ()
-    owner = created_ns = n_bytes = 0
-    for block in read_blocks(files, path, Expected(log_seq, ROLE_MANIFEST)):
-        owner, n_bytes = block.owner, block.end
-        if block.kind == FILES:
-            if len(block.payload) % _FILE.size:
-                raise corrupt(path, block.end, "half an entry of a file")
-            parts += parts_in(block)
-        elif block.kind == AGES:
-            if len(block.payload) < _AGES.size or len(block.payload) % 8:
-                raise corrupt(path, block.end, "ages of another length")
-            now_s, age_s, _ = _AGES.unpack_from(block.payload)
-            ages = tuple(np.frombuffer(block.payload, "<u8", offset=_AGES.size).tolist())
-        elif block.kind == END:
-            created_ns = _END.unpack(block.payload)[1]
-    if sum(part.role == ROLE_DEFINITIONS for part in parts) != 1:
-        raise corrupt(path, 0, "it does not name one file of definitions")
-    return Manifest(path, log_seq, owner, created_ns, n_bytes, tuple(parts), now_s, age_s, ages)
-
-
-def parts_in(block: Block) -> list[Part]:
-    """What a FILES block names."""
-    whole = block.payload[: len(block.payload) // _FILE.size * _FILE.size]
-    return [_unpack_part(fields) for fields in _FILE.iter_unpack(whole)]
 
 
 def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]:
@@ -300,7 +235,7 @@ def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]
         while kind != END:
             head, block = _read_block(files, fd, path, offset, size)
             kind, owner = block.kind, owner or block.owner
-            _check_place(path, offset, head, block, index, owner, expected)
+            _check_place(path, offset, block, index, owner, expected)
             if kind == END and (len(block.payload) != _END.size or _END.unpack(block.payload)[-2] != crc):
                 raise corrupt(path, offset, "END does not fit what stands before it")
             crc = crc32c(head, crc)
@@ -315,10 +250,9 @@ def read_blocks(files: Files, path: Path, expected: Expected) -> Iterator[Block]
 
 
 def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[Gap]) -> Iterator[Block]:
-    """Of a damaged file: every block that is sound and in its order; `gaps` gets what lies between them.
+    """Of a damaged file: every block that is sound, its own and in its order; `gaps` gets what lies between them.
 
-    expected  with the generation's id: nothing else tells the blocks of this file from those of another; 0: that of
-              the first sound one
+    expected  id and cluster tell the blocks of this file from those of another; id 0: those of the first sound one
     """
     try:
         fd = _open(files, path)
@@ -327,17 +261,21 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
         return
     try:
         size = files.size(fd)
-        offset, index, kind, owner = 0, 0, 0, expected.id
+        offset, index, kind = 0, 0, 0
+        owner = (expected.id, expected.cluster) if expected.id else None
         while kind != END and offset < size:
             try:
                 _, block = _read_block(files, fd, path, offset, size)
-                owner = owner or block.owner
-                if block.owner != owner or block.index < index:
-                    raise corrupt(path, offset, "a block of another file, or out of its order")
             except CorruptRecord as failure:
                 stop = _next_magic(files, fd, offset + 8, size)
                 gaps.append(Gap(offset, stop - offset, failure.details["reason"]))
                 offset = stop
+                continue
+            owner = owner or (block.owner, block.cluster)
+            if (block.owner, block.cluster) != owner or block.index < index:
+                why = "a block of another file, or out of its order"
+                gaps.append(Gap(offset, block.end - offset, why, sound=True))
+                offset = block.end
                 continue
             kind, offset, index = block.kind, block.end, block.index + 1
             yield block
@@ -359,27 +297,39 @@ def read_end(files: Files, path: Path, expected: Expected) -> tuple[Totals, int]
         _, block = _read_block(files, fd, path, offset, size)
     finally:
         files.close(fd)
-    if block.kind != END or block.owner != expected.id or len(block.payload) != _END.size:
-        raise corrupt(path, offset, "no END of this generation")
+    if (block.kind, block.owner, block.cluster) != (END, expected.id, expected.cluster) or len(
+        block.payload
+    ) != _END.size:
+        raise corrupt(path, offset, "no END of this file")
     log_seq, _, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max, _, _ = _END.unpack(block.payload)
     if log_seq != expected.log_seq:
         raise corrupt(path, offset, f"an END as of block {log_seq}")
-    if is_another(files, path, expected):
-        raise corrupt(path, 0, "another file of its generation stands here")
     return Totals(n_series, n_chunks, n_slots, definition_bytes, t_min, t_max), size
 
 
-def is_another(files: Files, path: Path, expected: Expected) -> bool:
-    """Whether a sound BEGIN says that this is another file: all of a generation have one id, and may be exchanged."""
-    with contextlib.suppress(CorruptRecord):
+def identity(files: Files, path: Path) -> Identity | None:
+    """Which file it is, as its sound BEGIN says; None when there is none."""
+    with contextlib.suppress(CorruptRecord, LayoutMismatch):
         fd = _open(files, path)
         try:
             block = _read_block(files, fd, path, 0, files.size(fd))[1]
         finally:
             files.close(fd)
         if block.kind == BEGIN and len(block.payload) == _BEGIN.size:
-            return _BEGIN.unpack(block.payload) != (expected.log_seq, expected.role, expected.cluster)
-    return False
+            log_seq, role, cluster = _BEGIN.unpack(block.payload)
+            return Identity(log_seq, block.owner, role, cluster)
+    return None
+
+
+def named_identity(name: str) -> Identity | None:
+    """Which file a name belongs to, id 0 of a manifest; None for a name of no snapshot."""
+    if (log_seq := number_of(name, SNAPSHOT_SUFFIX)) is not None:
+        return Identity(log_seq, 0, ROLE_MANIFEST, 0)
+    if (generation := generation_of(name)) is None:
+        return None
+    if name.endswith(".chunks"):
+        return Identity(*generation, ROLE_CHUNKS, int(name.split(".")[2], 16))
+    return Identity(*generation, ROLE_DEFINITIONS, 0)
 
 
 def block_length(header: memoryview, room: int) -> int:
@@ -388,29 +338,25 @@ def block_length(header: memoryview, room: int) -> int:
     return int(length) if kind == CHUNKS and length <= room else room
 
 
-def fields_of(block: Block) -> dict[str, Any]:
-    """What a BEGIN, FILES, AGES or END says, by name; empty for blocks of records and of chunks.
+def fields_of(block: Block) -> dict[str, int]:
+    """What a BEGIN or an END says, by name; empty for all others.
 
     raises  ValueError for a payload of another length
     """
+    layouts = {
+        BEGIN: (_BEGIN, ("log_seq", "role", "cluster")),
+        END: (_END, (
+            "log_seq", "created_ns", "n_series", "n_chunks", "n_slots", "definition_bytes", "t_min", "t_max",
+            "crc_before",
+        )),
+    }  # fmt: skip
+    if block.kind not in layouts:
+        return {}
+    payload, names = layouts[block.kind]
     try:
-        if block.kind == BEGIN:
-            return dict(zip(("log_seq", "role", "cluster"), _BEGIN.unpack(block.payload), strict=True))
-        if block.kind == END:
-            names = (
-                "log_seq", "created_ns", "n_series", "n_chunks", "n_slots", "definition_bytes", "t_min", "t_max",
-                "crc_before",
-            )  # fmt: skip
-            return dict(zip(names, _END.unpack(block.payload)[: len(names)], strict=True))
-        if block.kind == FILES:
-            return {"files": [asdict(_unpack_part(fields)) for fields in _FILE.iter_unpack(block.payload)]}
-        if block.kind == AGES:
-            now_s, age_s, n = _AGES.unpack_from(block.payload)
-            ages = np.frombuffer(block.payload, "<u8", n, _AGES.size).tolist()
-            return {"now_s": now_s, "age_s": age_s, "memory_by_age": ages}
+        return dict(zip(names, payload.unpack(block.payload), strict=False))
     except struct.error as error:
         raise ValueError(str(error)) from error
-    return {}
 
 
 def _next_magic(files: Files, fd: int, offset: int, size: int) -> int:
@@ -433,14 +379,11 @@ def _open(files: Files, path: Path) -> int:
     return files.open(path)
 
 
-def _check_place(
-    path: Path, offset: int, head: bytes, block: Block, index: int, owner: int, expected: Expected
-) -> None:
-    place, reserved = _HEADER.unpack_from(head)[6:]
-    if place != index or reserved:
-        raise corrupt(path, offset, f"block {place} stands where {index} belongs")
+def _check_place(path: Path, offset: int, block: Block, index: int, owner: int, expected: Expected) -> None:
+    if block.index != index:
+        raise corrupt(path, offset, f"block {block.index} stands where {index} belongs")
     allowed = (BEGIN,) if index == 0 else (*_CONTENT[expected.role], END)
-    if block.owner != owner or block.kind not in allowed:
+    if (block.owner, block.cluster) != (owner, expected.cluster) or block.kind not in allowed:
         raise corrupt(path, offset, "a block of another kind or file stands here")
     if block.kind == BEGIN:
         if len(block.payload) != _BEGIN.size:
@@ -457,7 +400,7 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
     head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
     if len(head) < BLOCK_HEADER_BYTES:
         raise corrupt(path, offset, "the file ends before its END block")
-    magic, version, kind, length, n_entries, owner, index, _ = _HEADER.unpack_from(head)
+    magic, version, kind, length, n_entries, owner, index, cluster = _HEADER.unpack_from(head)
     if magic != MAGIC:
         raise corrupt(path, offset, "no block magic")
     if length > min(BLOCK_BYTES_MAX, size - offset - BLOCK_HEADER_BYTES):
@@ -467,7 +410,7 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
         raise corrupt(path, offset, "checksum mismatch")
     if version != VERSION:
         raise LayoutMismatch(f"{path} has snapshot version {version}; this mstore reads version {VERSION}")
-    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, n_entries, index)
+    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, cluster, n_entries, index)
 
 
 def corrupt(path: Path, offset: int, reason: str) -> CorruptRecord:

@@ -16,38 +16,28 @@ for it is the values that take the room.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mstore.errors import CorruptRecord, LayoutMismatch
-from mstore.persistence.files import Files, generation_of
+from mstore.persistence.files import Files
 from mstore.persistence.snapshot_files import (
     BLOCK_HEADER_BYTES,
     CHUNKS,
     END,
-    FILES,
-    ROLE_CHUNKS,
-    ROLE_DEFINITIONS,
-    ROLE_MANIFEST,
-    Expected,
     Gap,
-    Manifest,
     Part,
-    Totals,
     block_length,
-    is_another,
-    parts_in,
-    read_end,
     read_sound_blocks,
 )
+from mstore.persistence.snapshot_manifest import Manifest
 from mstore.shm import layout
 
 _SLOT_MAX = (1 << 32) - 1
+_NAMED_MAX = 8
+"""Series that are told by name."""
 _HEADER_BYTES = layout.CHUNK.itemsize
 _PAYLOAD_BYTES_MAX = layout.SIZE_CLASS_BYTES[layout.CLASS_FULL_8] - _HEADER_BYTES
 
@@ -99,6 +89,8 @@ class Lost:
     t_min: int
     """Seconds; t_min > t_max: nobody knows."""
     t_max: int
+    refs: tuple[int, ...] = ()
+    """Of the series, generation << 32 | slot, as the damaged bytes still read; of many the first."""
 
 
 @dataclass(slots=True)
@@ -133,9 +125,7 @@ class Salvage:
             n_entries += len(entries)
             if chosen := self._missing(payload, entries):
                 self._load(chosen)
-        if is_another(self._files, manifest.path_of(part), manifest.expect(part)):
-            n_entries, holes = 0, [Hole()]  # sound chunks, but none of this file's
-        elif n_entries == part.totals.n_chunks > 0:
+        if n_entries == part.totals.n_chunks > 0:
             holes = []  # what is damaged is no chunk
         self._taken.append(_Taken(manifest, part, n_entries, gaps, holes))
         self.holes = [both for one in self.holes for other in holes if (both := one.both(other))]
@@ -184,9 +174,11 @@ class Salvage:
         if not n_chunks:
             return None  # what is missing was made behind the oldest generation: all of it is in the log
         first, last = min(hole.first_slot for hole in self.holes), max(hole.last_slot for hole in self.holes)
+        refs = sorted({entry.key[1] << 32 | entry.key[0] for entry in lost})
         return Lost(
-            n_chunks, n_read == n_missing, len({entry.key[:2] for entry in lost}), first, last,
+            n_chunks, n_read == n_missing, len(refs), first, last,
             min((entry.t_min for entry in lost), default=1), max((entry.t_max for entry in lost), default=0),
+            tuple(refs[:_NAMED_MAX]),
         )  # fmt: skip
 
     def _counts(self, taken: _Taken) -> tuple[int, int, list[Entry]]:
@@ -203,7 +195,7 @@ class Salvage:
 
     def _read(self, taken: _Taken, gap: Gap) -> Iterator[Entry]:
         """What damaged bytes still look like, as long as they make sense."""
-        if not gap.n_bytes:
+        if gap.sound or not gap.n_bytes:
             return
         fd = self._files.open(taken.manifest.path_of(taken.part))
         try:
@@ -236,38 +228,3 @@ def entries_of(payload: memoryview) -> Iterator[Entry]:
             return
         yield Entry(key, t_min, t_max, at, stop)
         at = stop
-
-
-def manifests_of_parts(files: Files, path: Path, log_seq: int) -> list[Manifest]:
-    """A generation whose manifest is damaged: by the manifest's sound blocks and by its files; one for each id.
-
-    A part gets its name only when all of it, and the log up to what it holds, are durable; and each vouches for itself
-    by its own END. That all of them are there, only the manifest could say: `n_bytes` of these is 0.
-    """
-    found: dict[int, dict[tuple[int, int], Part]] = {}
-    for block in read_sound_blocks(files, path, Expected(log_seq, ROLE_MANIFEST), []):
-        if block.kind == FILES:
-            found.setdefault(block.owner, {}).update(
-                {(one.role, one.cluster): one for one in parts_in(block)}
-            )
-    for name in files.list(path.parent):
-        generation = generation_of(name)
-        if generation is None or generation[0] != log_seq:
-            continue
-        role = ROLE_CHUNKS if name.endswith(".chunks") else ROLE_DEFINITIONS
-        cluster = int(name.split(".")[2], 16) if role == ROLE_CHUNKS else 0
-        totals, n_bytes = Totals(), -1
-        with contextlib.suppress(CorruptRecord, LayoutMismatch):
-            expected = Expected(log_seq, role, cluster, generation[1])
-            totals, n_bytes = read_end(files, path.with_name(name), expected)
-        parts = found.setdefault(generation[1], {})
-        parts.setdefault((role, cluster), Part(role, cluster, n_bytes, -1, totals))
-    return [
-        Manifest(path, log_seq, owner, 0, 0, tuple(parts.values()), 0, 1, ())
-        for owner, parts in sorted(found.items())
-    ]
-
-
-def missing_part(cluster: int) -> Part:
-    """A file that nobody names, of a cluster that has series."""
-    return Part(ROLE_CHUNKS, cluster, -1, -1, Totals())

@@ -10,33 +10,32 @@ Each fault says what it would cost: nothing, when a newer snapshot holds it or a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mstore.errors import CorruptRecord, MstoreError
-from mstore.persistence.blocks import BLOCK_HEADER_BYTES
+from mstore.errors import CorruptRecord
+from mstore.numerals import count
 from mstore.persistence.files import (
     TMP_SUFFIX,
     WAL_SUFFIX,
     Files,
     ReadOnly,
-    generation_of,
     number_of,
     quarantine_dir,
     snapshot_dir,
     wal_dir,
 )
+from mstore.persistence.lost_blocks import still_read
 from mstore.persistence.recovery import Report, recover
 from mstore.persistence.rehearsal import Rehearsal
 from mstore.persistence.replay import Damage, LogReader, LogReport
 from mstore.persistence.snapshot import list_snapshots
-from mstore.persistence.snapshot_files import Manifest, read_blocks, read_manifest
+from mstore.persistence.snapshot_files import read_blocks
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
+from mstore.persistence.snapshot_rebuilt import manifests_of_parts, misplaced, series_bound, without_manifest
 from mstore.persistence.tally import Tally
-
-_SERIES_RECORD_BYTES = 40
-_LENGTH = slice(8, 12)
+from mstore.times import utc_reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Fault:
         return self.lost_blocks is None and self.lost_chunks == 0 and self.kind != "start"
 
     def __str__(self) -> str:
-        reach = f", {self.n_bytes} bytes" if self.n_bytes else ""
+        reach = f", {count(self.n_bytes, 'byte')}" if self.n_bytes else ""
         return f"{self.path} at {self.offset}{reach}: {self.reason}; lost: {self.lost}"
 
 
@@ -126,8 +125,8 @@ def survey(store_dir: Path) -> Survey:
     """
     files = ReadOnly()
     found = Survey(store_dir)
-    manifests = list(_generations(files, store_dir, found))
-    rehearsal = Rehearsal(_series_bound(files, store_dir, manifests))
+    _generations(files, found)
+    rehearsal = Rehearsal(series_bound(files, store_dir))
     try:
         found.report = recover(files, store_dir, rehearsal)
     except CorruptRecord as failure:
@@ -145,42 +144,50 @@ def survey(store_dir: Path) -> Survey:
     return found
 
 
-def _series_bound(files: Files, store_dir: Path, manifests: list[Manifest]) -> int:
-    """No store in these files has more series."""
-    log_bytes = 0
-    for name in files.list(wal_dir(store_dir)):
-        if name.endswith(WAL_SUFFIX):
-            log_bytes += (wal_dir(store_dir) / name).stat().st_size
-    definitions = max((one.definitions().n_bytes for one in manifests), default=0)
-    return (log_bytes + definitions) // _SERIES_RECORD_BYTES
-
-
 # --- snapshots
 
 
-def _generations(files: Files, store_dir: Path, found: Survey) -> Iterator[Manifest]:
-    """Verify every byte of every generation; the manifests that can be read."""
-    for log_seq, path in list_snapshots(files, snapshot_dir(store_dir)):
+def _generations(files: Files, found: Survey) -> None:
+    """Verify every byte of every generation, also of those whose manifest is damaged or gone."""
+    folder = snapshot_dir(found.directory)
+    lying = misplaced(files, folder)
+    known: list[Manifest] = []
+    for log_seq, path in list_snapshots(files, folder):
+        n_faults = len(found.faults)
         try:
-            manifest = read_manifest(files, path, log_seq)
+            manifests = [read_manifest(files, path, log_seq)]
         except CorruptRecord as failure:
             found.faults.append(_snapshot_fault(failure, log_seq))
-            continue
-        yield manifest
-        n_faults = len(found.faults)
-        for part in manifest.parts:
-            try:
-                for _ in read_blocks(files, manifest.path_of(part), manifest.expect(part)):
-                    pass
-            except CorruptRecord as failure:
-                found.faults.append(_snapshot_fault(failure, log_seq))
+            manifests = manifests_of_parts(files, path, log_seq, lying)
+        known += manifests
+        for manifest in manifests:
+            _parts(files, found, manifest)
         if len(found.faults) == n_faults:
-            n_series = sum(part.totals.n_series for part in manifest.parts)
-            n_chunks = sum(part.totals.n_chunks for part in manifest.parts)
-            n_bytes = manifest.n_bytes + sum(part.n_bytes for part in manifest.parts)
-            found.sound.append(
-                f"snapshot of block {log_seq:,}: {n_series:,} series, {n_chunks:,} chunks, {n_bytes:,} bytes"
+            n_bytes = manifests[0].n_bytes + sum(part.n_bytes for part in manifests[0].parts)
+            found.sound.append(f"{_held(manifests[0])}, {n_bytes:,} bytes")
+    for manifest in without_manifest(files, folder, known, lying):
+        n_faults = len(found.faults)
+        _parts(files, found, manifest)
+        if len(found.faults) == n_faults:
+            found.notes.append(
+                f"{_held(manifest)}, without its manifest: it was removed, or a snapshot was ended half way;"
+                " a start uses these files for what no other snapshot and no block of the log holds"
             )
+
+
+def _held(manifest: Manifest) -> str:
+    n_series = sum(part.totals.n_series for part in manifest.parts)
+    n_chunks = sum(part.totals.n_chunks for part in manifest.parts)
+    return f"snapshot of block {manifest.log_seq:,}: {n_series:,} series, {count(n_chunks, 'chunk')}"
+
+
+def _parts(files: Files, found: Survey, manifest: Manifest) -> None:
+    for part in manifest.parts:
+        try:
+            for _ in read_blocks(files, manifest.name_of(part), manifest.expect(part)):
+                pass
+        except CorruptRecord as failure:
+            found.faults.append(_snapshot_fault(failure, manifest.log_seq))
 
 
 def _snapshot_fault(failure: CorruptRecord, log_seq: int) -> Fault:
@@ -192,15 +199,24 @@ def _snapshot_fault(failure: CorruptRecord, log_seq: int) -> Fault:
 def _refused_files(found: Survey) -> None:
     """What the rehearsal could not use: says what that costs, beside the log's own faults."""
     assert found.report is not None
+    places = {fault.path: at for at, fault in enumerate(found.faults) if fault.kind == "snapshot"}
     for refused in found.report.snapshots_refused:
-        for place, fault in enumerate(found.faults):
-            if fault.path == refused.path and fault.kind == "snapshot":
-                costs = refused.costs() or "all that no other file holds"
-                found.faults[place] = Fault(
-                    "snapshot", fault.path, fault.offset, 0, fault.reason,
-                    f"{costs}; {refused.instead}",
-                    lost_chunks=refused.n_lost, generation=fault.generation,
-                )  # fmt: skip
+        costs = refused.costs() or "all that no other file holds"
+        fault = Fault(
+            "snapshot", refused.path, refused.offset, 0, refused.reason, f"{costs}; {refused.instead}",
+            lost_chunks=refused.n_lost, generation=refused.log_seq,
+        )  # fmt: skip
+        if refused.path in places:  # the reason and the place are those of the look at the file itself
+            seen = found.faults[places[refused.path]]
+            lost_chunks = (
+                max(seen.lost_chunks, refused.n_lost) if min(seen.lost_chunks, refused.n_lost) >= 0 else -1
+            )
+            found.faults[places[refused.path]] = replace(
+                fault, offset=seen.offset, reason=seen.reason, lost_chunks=lost_chunks
+            )
+        else:
+            places[refused.path] = len(found.faults)
+            found.faults.append(fault)
 
 
 # --- log
@@ -228,7 +244,8 @@ def _log(files: Files, found: Survey, rehearsal: Rehearsal) -> None:
     found.log = whole.replay(lambda _payload: None)
     for damage in found.log.damage:
         if damage.first_seq <= after:
-            lost = f"nothing: a snapshot holds blocks {damage.first_seq} to {min(damage.last_seq, after)}"
+            held = replace(damage, last_seq=min(damage.last_seq, after), and_more=False)
+            lost = f"nothing: a snapshot holds {held.reach()}"
             found.faults.append(Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, lost))
     for damage in found.log.hurt:
         lost = "nothing that another block names: the sound blocks in it are told by themselves"
@@ -240,47 +257,33 @@ def _log(files: Files, found: Survey, rehearsal: Rehearsal) -> None:
             f" {torn.offset}, {torn.n_bytes} bytes, from block {torn.first_seq} on"
         )
     log = found.log
-    found.sound.append(f"log up to block {log.last_seq:,}: {log.n_blocks:,} blocks, {log.n_bytes:,} bytes")
+    found.sound.append(
+        f"log up to block {log.last_seq:,}: {count(log.n_blocks, 'block')}, {log.n_bytes:,} bytes"
+    )
 
 
 def _log_fault(files: Files, damage: Damage, rehearsal: Rehearsal) -> Fault:
-    tally = Tally()
-    for path, offset, n_bytes in damage.places:
-        _look_at_rest(memoryview(files.read(Path(path)))[offset : offset + n_bytes], tally)
+    tally = still_read(files, damage)
     text = damage.reach()
     told = []
     if tally.n_samples:
-        clusters = ", ".join(rehearsal.clusters(tally.series))
-        told.append(f"{tally.n_samples:,} samples of {len(tally.series):,} series")
-        told[-1] += f" of {clusters}" if clusters else ""
+        told.append(f"{count(tally.n_samples, 'sample')} of {rehearsal.described(tally.series)}")
         if tally.t_first <= tally.t_last:
-            told[-1] += f" between {tally.t_first} and {tally.t_last} s"
+            told[-1] += f" {utc_reach(tally.t_first, tally.t_last)}"
     if tally.n_definitions:
-        told.append(f"{tally.n_definitions:,} definitions")
+        told.append(count(tally.n_definitions, "definition"))
     if told:
         text += f", as the damaged bytes still read: {' and '.join(told)}"
     lost = damage.first_seq, damage.last_seq
     return Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, text, lost)
 
 
-def _look_at_rest(text: memoryview, tally: Tally) -> None:
-    """Count what damaged blocks look like, as long as their lengths lead from one to the next."""
-    at = 0
-    while at + BLOCK_HEADER_BYTES < len(text):
-        head = text[at : at + BLOCK_HEADER_BYTES]
-        length = int.from_bytes(head[_LENGTH], "little")
-        if not length or length % 8 or at + BLOCK_HEADER_BYTES + length > len(text):
-            return
-        tally.add(text[at + BLOCK_HEADER_BYTES : at + BLOCK_HEADER_BYTES + length])
-        at += BLOCK_HEADER_BYTES + length
-
-
 def _orphans(found: Survey, rehearsal: Rehearsal) -> None:
     tally = rehearsal.orphans
     if tally.n_samples:
         found.notes.append(
-            f"{tally.n_samples:,} samples in sound blocks of the log, of {len(tally.series):,} series, between"
-            f" {tally.t_first} and {tally.t_last} s, cannot be used: their definitions are lost"
+            f"{count(tally.n_samples, 'sample')} in sound blocks of the log, of {len(tally.series):,} series,"
+            f" {utc_reach(tally.t_first, tally.t_last)}, cannot be used: the definitions of these series are lost"
         )
 
 
@@ -288,31 +291,15 @@ def _orphans(found: Survey, rehearsal: Rehearsal) -> None:
 
 
 def _around(files: Files, found: Survey) -> None:
-    """Half-written files, snapshot files that no manifest names, and the quarantine."""
+    """Half-written files, and the quarantine."""
     folders = (found.directory, wal_dir(found.directory), snapshot_dir(found.directory))
     for folder in (*folders, quarantine_dir(found.directory)):
         found.leftovers += [folder / name for name in files.list(folder) if name.endswith(TMP_SUFFIX)]
     if found.leftovers:
         names = ", ".join(path.name for path in found.leftovers)
         found.notes.append(f"half-written files, which the next start removes: {names}")
-    named: set[str] = set()
-    for log_seq, path in list_snapshots(files, snapshot_dir(found.directory)):
-        try:
-            manifest = read_manifest(files, path, log_seq)
-        except MstoreError:
-            continue
-        named |= {manifest.path_of(part).name for part in manifest.parts}
-    loose = [
-        name
-        for name in files.list(snapshot_dir(found.directory))
-        if generation_of(name) and name not in named
-    ]
-    if loose:
-        found.notes.append(
-            f"{len(loose)} files of snapshots that no sound manifest names: {', '.join(loose[:8])}"
-        )
     kept = files.list(quarantine_dir(found.directory))
     if kept:
         found.notes.append(
-            f"{quarantine_dir(found.directory)} holds {len(kept)} copies of damage found earlier; safe to delete"
+            f"{quarantine_dir(found.directory)} holds {count(len(kept), 'copy')} of damage found earlier; safe to delete"
         )

@@ -72,7 +72,7 @@ def archive_stopped(
         result = run_pass(files, root, memory, orders)
         for path in paths if result.leavers_done else ():
             files.unlink(path)
-        damage = found.report.summary() if found.report.damaged else ""
+        damage = found.report.in_full() if found.report.damaged else ""
         n_freed = _free(files, store_dir, found, result) if delete and not damage else 0
         return Stopped(result, n_freed, damage)
     finally:

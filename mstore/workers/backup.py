@@ -37,9 +37,15 @@ class Backup:
     """Everything up to this block of the log is in it."""
     snapshot_seq: int
     n_bytes: int
-    n_samples: int
-    """Those of the log, and the slots up to the last sample of each chunk of the snapshot."""
+    n_series: int
+    """Of the snapshot; what was first seen behind it is in the log."""
+    n_chunks: int
+    n_slots: int
+    """Of these chunks, up to the last sample of each; some may have none."""
     n_blocks: int
+    """Of the log."""
+    n_log_samples: int
+    """In these blocks, as they were sent: one that was sent again, or is in the snapshot as well, counts once more."""
     seconds: float
     warnings: list[str]
 
@@ -71,7 +77,8 @@ def backup(store_dir: Path, target: Path, *, limit_s: int = HOLD_S_DEFAULT) -> B
         warnings.append(f"{quarantine_dir(store_dir)} holds damaged bytes of earlier; they are not copied")
     return Backup(
         str(target), upto_seq is not None, copied.seq, copied.snapshot_seq, copied.n_bytes,
-        copied.n_snapshot_samples + copied.log.n_samples, copied.n_blocks, clock.monotonic_s() - began, warnings,
+        copied.n_series, copied.n_chunks, copied.n_slots, copied.n_blocks, copied.log.n_samples,
+        clock.monotonic_s() - began, warnings,
     )  # fmt: skip
 
 

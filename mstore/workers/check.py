@@ -20,8 +20,9 @@ from mstore.attach import Attached, attach
 from mstore.client.sync import connect
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
 from mstore.kernels._ring import RingReader
+from mstore.numerals import count
 from mstore.paths import run_dir
-from mstore.persistence import files
+from mstore.persistence import store_lock
 from mstore.persistence.files import WAL_SUFFIX, ReadOnly, number_of, snapshot_dir, snapshot_name, wal_dir
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
@@ -63,8 +64,7 @@ class Result:
     def lines(self) -> list[str]:
         """For people."""
         found = self.survey
-        n = len(found.faults)
-        last = f"{n} {'fault' if n == 1 else 'faults'}" if n else "everything is sound"
+        last = count(len(found.faults), "fault") if found.faults else "everything is sound"
         return [
             *found.sound,
             *found.notes,
@@ -103,7 +103,7 @@ def repair(store_dir: Path, agree: Callable[[Result, Plan], bool]) -> tuple[Resu
     """
     with _checking():
         _refuse_what_is_no_store(store_dir)
-    lock_fd = files.lock(store_dir)
+    lock_fd = store_lock.lock(store_dir)
     try:
         with _checking():
             found = _stopped(store_dir)
@@ -142,7 +142,9 @@ def _stopped(store_dir: Path) -> Result:
     if adoptable:
         found.notes.append("the memory of the last run is in /dev/shm, and the next start may use it")
     elif kept:
-        found.notes.append(f"{len(kept)} segments of a killed run in /dev/shm, which the next start removes")
+        found.notes.append(
+            f"{count(len(kept), 'segment')} of a killed run in /dev/shm, which the next start removes"
+        )
     return Result(False, found, kept, adoptable)
 
 
@@ -225,7 +227,7 @@ def _memory_faults(reader: Attached, found: Survey) -> Iterator[str]:
     found.sound[:] = [
         f"running at {run_dir(reader.store_dir)}",
         f"memory: {counts['live_series']:,} series, {counts['n_levels']:,} levels, "
-        f"{n_rings} ring{'s' if n_rings != 1 else ''}, every rule holds",
+        f"{count(n_rings, 'ring')}, every rule holds",
     ]
 
 
@@ -271,7 +273,9 @@ def _files_beside(store_dir: Path, promised: _Promised) -> tuple[list[str], list
     for log_seq, path in there:
         try:
             info = check_snapshot(disk, path, log_seq)
-            sound.append(f"snapshot of block {log_seq:,}: {info.n_series:,} series, {info.n_chunks:,} chunks")
+            sound.append(
+                f"snapshot of block {log_seq:,}: {info.n_series:,} series, {count(info.n_chunks, 'chunk')}"
+            )
         except (CorruptRecord, StorageError) as error:
             if path.exists():
                 where, offset = error.details.get("path", str(path)), error.details.get("offset", 0)
@@ -292,5 +296,7 @@ def _files_beside(store_dir: Path, promised: _Promised) -> tuple[list[str], list
     report = reader.report
     for damage in (*report.damage, *report.hurt):
         wrong.append(Fault("log", damage.path, damage.offset, damage.n_bytes, damage.reason, _OF_FILES))
-    sound.append(f"log up to block {report.last_seq:,}: {report.n_blocks:,} blocks, {report.n_bytes:,} bytes")
+    sound.append(
+        f"log up to block {report.last_seq:,}: {count(report.n_blocks, 'block')}, {report.n_bytes:,} bytes"
+    )
     return sound, wrong

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from mstore.config import format_size
 from mstore.kernels._expiry import RANGE
 from mstore.persistence.tally import records
 from mstore.shm import layout
+from mstore.times import utc_text
 
 log = logging.getLogger(__name__)
 
@@ -82,15 +82,11 @@ class Evictions:
             return
         cap = self._cap_bytes()
         full = f"memory_cap, {format_size(cap)}, is reached" if cap else "/dev/shm is full"
-        since = f" from {_utc(self._oldest_s)}" if self._oldest_s < _T_MAX_S else ""
+        since = f" from {utc_text(self._oldest_s)}" if self._oldest_s < _T_MAX_S else ""
         log.warning(
             "%s: %d chunks of the oldest samples, %d bytes, were evicted:%s up to %s. They are gone for good; raise"
             " memory_cap or enlarge /dev/shm, or lower retention to choose yourself what goes",
-            full, self._n_chunks, self._n_bytes, since, _utc(self._newest_s),
+            full, self._n_chunks, self._n_bytes, since, utc_text(self._newest_s),
         )  # fmt: skip
         self._told_s = clock.monotonic_s()
         self._forget()
-
-
-def _utc(t_s: int) -> str:
-    return datetime.fromtimestamp(max(min(t_s, 1 << 36), -(1 << 35)), UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -50,5 +50,5 @@ def _stopped(store_dir: Path, stack: contextlib.ExitStack) -> Source:
     if lock_fd >= 0:
         stack.callback(os.close, lock_fd)
     found = read_back(store_dir)
-    damage = found.report.summary() if found.report.damaged else ""
+    damage = found.report.in_full() if found.report.damaged else ""
     return replace(source.attached(Reader(found.directory, found.samples)), damage=damage)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mstore.errors import MstoreError, StorageError, StoreLocked
 from mstore.paths import run_dir
-from mstore.persistence import files
+from mstore.persistence import files, store_lock
 from mstore.shm import layout, segment
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryReader
@@ -26,7 +26,7 @@ def lock_quietly(store_dir: Path) -> int:
     if not path.exists():
         return -1
     if os.access(path, os.W_OK):
-        return files.lock(store_dir)
+        return store_lock.lock(store_dir)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -67,7 +67,7 @@ def free_kept_memory(store_dir: Path) -> list[str]:
     """
     if not kept_memory(store_dir)[0]:
         return []
-    fd = files.lock(store_dir)
+    fd = store_lock.lock(store_dir)
     try:
         return remove_stale(store_dir)
     finally:

@@ -104,11 +104,11 @@ def _warm(
     except (CorruptRecord, UnknownMessage, StoreFull) as error:
         raise NotAdopted(f"what the log holds cannot be applied to this memory: {error}") from error
     if report.finish is not None:
-        raise NotAdopted(f"what the log holds cannot be made durable: {report.summary()}")
+        raise NotAdopted(f"what the log holds cannot be made durable: {report.in_full()}")
     # Definitions and evictions are in memory before they count as applied: so the log must hold all that was written.
     if report.damaged or report.log.last_seq < max(applied, written):
         raise NotAdopted(
-            f"the log does not hold what this memory holds up to block {max(applied, written)}: {report.summary()}"
+            f"the log does not hold what this memory holds up to block {max(applied, written)}: {report.in_full()}"
         )
     _settle(rings, report.positions)
     return report

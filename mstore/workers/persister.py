@@ -154,12 +154,12 @@ class Persister:
 
     def _tell(self, report: Report) -> None:
         how = "memory adopted" if self._spec.adopt else "recovered"
-        text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
-        log.info("%s", text)
         if report.damaged:
             self.troubles.begin(DAMAGE)
-            log.error("part of the log or of a snapshot is damaged: %s", report.summary())
-        self._channel.send(["progress", text])
+        for fault in report.faults():
+            log.error("part of the log or of a snapshot is %s", fault)
+        text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
+        self._channel.send(["progress", text])  # the supervisor says it
 
     def _apply_policy(self) -> None:
         config = self.config

@@ -20,12 +20,12 @@ from mstore.persistence.files import Files, ReadOnly, snapshot_dir
 from mstore.persistence.recovery import Report, log_bytes_behind, recover
 from mstore.persistence.rehearsal import PrivateMemory
 from mstore.persistence.snapshot import list_snapshots
-from mstore.persistence.snapshot_files import Manifest, read_manifest
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
+from mstore.persistence.snapshot_rebuilt import series_bound
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryWriter, create_directory, directory_bytes
 
 _SERIES_MIN = 65_536
-_SERIES_RECORD_BYTES = 40
 
 
 @dataclass(slots=True)
@@ -56,9 +56,7 @@ def read_back(store_dir: Path, log_bytes: int | None = None) -> ReadBack:
             " copy DIR to a larger machine and do it there",
             needed=needed, free=free,
         )  # fmt: skip
-    definition_bytes = max((one.definitions().n_bytes for one in manifests), default=0)
-    definition_bytes += sum(log_bytes_behind(files, store_dir, 0))
-    max_series = min(SERIES_MAX, max(_SERIES_MIN, definition_bytes // _SERIES_RECORD_BYTES))
+    max_series = min(SERIES_MAX, max(_SERIES_MIN, series_bound(files, store_dir)))
     directory = PrivateMemory(directory_bytes(max_series))
     create_directory(directory, max_series, secrets.randbits(63))
     room = max(4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * needed)

@@ -19,12 +19,13 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 from mstore import clock
 from mstore.errors import MstoreError, StorageError
 from mstore.limits import MIB
+from mstore.numerals import count
 from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, Block, encode_header, encode_segment_header
 from mstore.persistence.files import (
     TMP_SUFFIX,
@@ -46,6 +47,7 @@ from mstore.shm.directory import DirectoryReader
 from mstore.workers.read_back import read_back
 
 _SLICE_BYTES = 4 * MIB
+_TOLD_SINGLY_MAX = 3
 
 
 class CannotRepair(MstoreError):
@@ -63,6 +65,8 @@ class Step:
     path: str
     """Of what comes into being or goes; below DIR, or a name in /dev/shm."""
     text: str
+    several: str
+    """The same of many files, "{}" being their number."""
     do: Callable[[], None]
 
 
@@ -72,8 +76,17 @@ class Plan:
 
     steps: list[Step] = field(default_factory=list)
 
-    def add(self, verb: str, path: Path | str, text: str, do: Callable[[], None]) -> None:
-        self.steps.append(Step(verb, str(path), text, do))
+    def add(self, verb: str, path: Path | str, text: str, do: Callable[[], None], several: str = "") -> None:
+        self.steps.append(Step(verb, str(path), text, several or text, do))
+
+    def lines(self) -> list[str]:
+        """For people: what is done alike to many files is one line."""
+        told = []
+        for several, group in groupby(self.steps, key=lambda step: step.several):
+            steps = list(group)
+            alike = len(steps) > _TOLD_SINGLY_MAX
+            told += [several.format(count(len(steps), "file"))] if alike else [step.text for step in steps]
+        return told
 
 
 def carry_out(plan: Plan) -> None:
@@ -106,8 +119,11 @@ def make_plan(found: Survey, kept: list[str], adoptable: bool) -> Plan:
         planner.remove(path, "half-written")
     if kept and not adoptable:
         for name in kept:
-            text = f"remove /dev/shm/{name}: memory of a dead run that no start can use"
-            planner.plan.add("remove", f"/dev/shm/{name}", text, partial(segment.unlink, name))
+            why = "memory of a dead run that no start can use"
+            planner.plan.add(
+                "remove", f"/dev/shm/{name}", f"remove /dev/shm/{name}: {why}", partial(segment.unlink, name),
+                f"remove {{}} of /dev/shm: {why}",
+            )  # fmt: skip
     return planner.plan
 
 
@@ -258,7 +274,8 @@ class _Planner:
     def _copy(self, paths: list[Path]) -> None:
         for path in paths:
             target = self._aside / path.parent.name / path.name
-            self.plan.add("copy", target, f"keep {path} as {target}", partial(self._keep, path, target))
+            text, several = f"keep {path} as {target}", f"keep {{}} in {self._aside}"
+            self.plan.add("copy", target, text, partial(self._keep, path, target), several)
 
     def _keep(self, path: Path, target: Path) -> None:
         """A second name where the file system has hard links, else the same bytes; durable."""
@@ -287,7 +304,8 @@ class _Planner:
         self._files.rename(tmp, target)
 
     def remove(self, path: Path, why: str) -> None:
-        self.plan.add("remove", path, f"remove {path}: {why}", partial(self._remove, path))
+        several = f"remove {{}} of {path.parent}: {why}"
+        self.plan.add("remove", path, f"remove {path}: {why}", partial(self._remove, path), several)
 
     def _remove(self, path: Path) -> None:
         self._files.unlink(path)

@@ -11,7 +11,7 @@ import uvloop
 
 from mstore import paths
 from mstore.log import set_up_logging
-from mstore.persistence import files
+from mstore.persistence import files, store_lock
 from mstore.workers import stacks
 from mstore.workers.ownership import is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
@@ -48,7 +48,7 @@ def serve(
     store_dir = prepare_dir(store_dir)
     for which in paths.SOCKETS:
         paths.socket_path(store_dir, which)  # says so before anything is made when a path is too long
-    lock_fd = files.lock(store_dir)
+    lock_fd = store_lock.lock(store_dir)
     try:
         set_name("mstore")
         stacks.register(store_dir, "supervisor")

@@ -131,7 +131,10 @@ def test_a_damaged_file_of_a_snapshot_is_told_and_costs_nothing(serve: Serve, no
     assert found["degraded"]
     assert path.name in found["last_recovery"]["damaged"][0]
     assert (server.directory / "quarantine" / path.name).read_bytes() == bytes(text)
-    assert "damaged: " in run("info", directory=server.directory)
+    assert run("info", directory=server.directory).count(path.name) == 1
+    told = [line for line in server.log_text().splitlines() if f"{path.name} at" in line]
+    assert len(told) == 1, "once, however many processes know it"
+    assert "is damaged: " in told[0]
     # A sound generation takes the damaged one's place at once; both that count are sound then.
     until(lambda: server.info()["counters"]["snapshots"] > 0, "a snapshot without being asked")
     assert not path.exists()

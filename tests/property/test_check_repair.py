@@ -152,10 +152,7 @@ def check_announced(
     refused = set(announced["refused_blocks"])
     elsewhere = [s for s in others if s.seq not in refused]
     n_chunks = announced["chunks_at_most"]
-    # Sound files that were put into each other's places, in two generations: docs/operations.md says that check does
-    # not see through that. Each by itself is seen.
-    mixed = told.count("swap ") > 1
-    if n_chunks is not None and not mixed:
+    if n_chunks is not None:
         n_most = announced["orphaned_samples"] + n_chunks * layout.CHUNK_SLOTS
         assert len(elsewhere) <= n_most, f"{told}: {len(elsewhere)} lost, announced at most {n_most}"
     # Where both generations are hurt the bound is that of each file by itself.
@@ -166,13 +163,7 @@ def check_announced(
         assert behind <= set(lost), f"{told}: announced as lost, and there"
     if not gone and not others:
         return
-    spoken = (
-        blocks
-        or plain["cut_from"]
-        or n_chunks != 0
-        or announced["refused_blocks"]
-        or (mixed and plain["faults"])
-    )
+    spoken = blocks or plain["cut_from"] or n_chunks != 0 or announced["refused_blocks"]
     assert spoken or announced["orphaned_samples"], f"{told}: lost without a word"
     if plain["status"] == SOUND:
         assert all(s.seq >= cut for s in lost), told

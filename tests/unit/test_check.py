@@ -6,18 +6,23 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mstore.cli.main import main
-from mstore.persistence.blocks import parse, parse_segment_header
+from mstore.persistence.blocks import encode_header, parse, parse_segment_header
 from mstore.persistence.files import Files, snapshot_dir, wal_dir
 from mstore.persistence.snapshot import list_snapshots
+from mstore.shm import layout
+from mstore.times import utc_text
 from mstore.workers.check import DAMAGED, SOUND, Result, check, repair
 from mstore.workers.repair import Plan
-from tests.files_rig import Memory, StoreFiles, build
+from tests.files_rig import START_S, STEP_S, Memory, StoreFiles, build
 
 
 @pytest.fixture
@@ -49,10 +54,10 @@ def test_a_damaged_block_is_told_with_its_place_samples_series_cluster_and_time(
     found = check(store.directory)
     (fault,) = found.survey.faults
     assert (found.status, fault.path, fault.offset) == (DAMAGED, str(path), offset)
-    t = 1_700_000_000 + in_it[0].tick * 10
+    named = ", ".join(f"h {s.name}" for s in in_it[:3])
     assert fault.lost == (
         f"block {seq}, as the damaged bytes still read: {len(in_it)} samples of {len(in_it)} series of"
-        f" {in_it[0].cluster} between {t} and {t} s"
+        f" {in_it[0].cluster} ({named}, ...) at {utc_text(START_S + in_it[0].tick * STEP_S)}"
     )
 
 
@@ -82,12 +87,86 @@ def test_a_damaged_block_that_a_snapshot_holds_costs_nothing(store: StoreFiles) 
     found = check(store.directory)
     (fault,) = found.survey.faults
     assert fault.harmless
-    assert fault.lost == f"nothing: a snapshot holds blocks {number} to {number}"
+    assert fault.lost == f"nothing: a snapshot holds block {number}"
     repair(store.directory, lambda *_: True)
     assert check(store.directory).status == SOUND
     memory = Memory()
     memory.recover(store.directory)
     assert len(memory.values(store.known)) == len(store.known)
+
+
+def test_generations_without_manifests_are_looked_at_and_cost_nothing(store: StoreFiles) -> None:
+    folder = snapshot_dir(store.directory)
+    (newest, path), (_, older_path) = list_snapshots(Files(), folder)
+    older_path.unlink()
+    found = check(store.directory)
+    assert found.status == SOUND, "a snapshot that was ended half way leaves such files"
+    assert sum("without its manifest" in note for note in found.survey.notes) == 1
+    path.unlink()
+    found = check(store.directory)
+    (fault,) = (one for one in found.survey.faults if one.kind == "snapshot")
+    assert (fault.path, fault.generation, fault.harmless) == (str(path), newest, True)
+    assert repair(store.directory, lambda *_: True)[2]
+    assert check(store.directory).status == SOUND
+    memory = Memory()
+    memory.recover(store.directory)
+    assert len(memory.values(store.known)) == len(store.known)
+
+
+def test_damage_in_a_file_that_no_manifest_names_is_found(store: StoreFiles) -> None:
+    folder = snapshot_dir(store.directory)
+    older, path = list_snapshots(Files(), folder)[1]
+    path.unlink()
+    chunks = min(folder.glob(f"{older:016x}.*.chunks"))
+    text = bytearray(chunks.read_bytes())
+    text[200] ^= 1
+    chunks.write_bytes(text)
+    (fault,) = check(store.directory).survey.faults
+    assert (fault.path, fault.harmless) == (str(chunks), True)
+
+
+def test_what_a_recycled_file_has_kept_is_not_taken_for_a_lost_block(tmp_path: Path, seed: int) -> None:
+    """The room behind the last block of a segment is where a missing segment's blocks are looked for."""
+    store = build(tmp_path / "longer", random.Random(seed), n_blocks=150)
+    newest = list_snapshots(Files(), snapshot_dir(store.directory))[0][0]
+    segments = sorted(wal_dir(store.directory).glob("*.wal"))
+    before, lost = next(pair for pair in pairwise(segments) if int(pair[1].stem, 16) > newest + 1)
+    lost.unlink()
+    text = before.read_bytes()
+    used = len(text.rstrip(b"\0"))
+    used += -used % 8
+    seq = store.known[0].seq
+    payload = a_row()
+    stale = encode_header(7, seq, 0, 0, 0, seq - 1, payload) + payload
+    before.write_bytes(text[:used] + stale + text[used + len(stale) :])
+    (fault,) = (one for one in check(store.directory).survey.faults if not one.harmless)
+    assert fault.lost.startswith("block")
+    assert "still read" not in fault.lost
+
+
+def a_row() -> bytes:
+    head = np.zeros(1, layout.RUN)
+    head["type"], head["vtype"], head["count"], head["t"] = layout.REC_ROW, layout.TYPE_F32, 4, START_S
+    return head.tobytes() + np.ones(4, np.float32).tobytes()
+
+
+def test_a_plan_is_told_in_a_few_lines_however_many_files_there_are(store: StoreFiles) -> None:
+    hurt_block_behind_the_snapshots(store)
+    _, plan, _ = repair(store.directory, lambda *_: False)
+    assert len(plan.steps) > 20
+    told = plan.lines()
+    assert len(told) < 8
+    n_copied = sum(step.verb == "copy" for step in plan.steps)
+    assert told[0].startswith(f"keep {n_copied} files in {store.directory}")
+
+
+def test_times_and_series_are_told_as_people_read_them(store: StoreFiles) -> None:
+    hurt_block_behind_the_snapshots(store)
+    for path in snapshot_dir(store.directory).glob("*.chunks"):
+        path.write_bytes(path.read_bytes()[:-200])
+    told = "\n".join(check(store.directory).lines())
+    assert not re.search(r"slots|\b1[67]\d{8}\b", told), told
+    assert "2023-11-14 22:" in told
 
 
 def test_two_segments_under_each_others_names_are_damage_and_not_a_silent_loss(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mstore.errors import ConfigError
-from mstore.persistence import files
+from mstore.persistence import store_lock
 from mstore.workers.door import Door
 from mstore.workers.ground import Ground
 from mstore.workers.ownership import inode_of
@@ -193,7 +193,7 @@ def test_a_passed_socket_whose_name_is_gone_is_complained_about_once(
 
 @pytest.fixture
 def ground(directory: Path) -> Iterator[Ground]:
-    lock_fd = files.lock(directory)
+    lock_fd = store_lock.lock(directory)
     yield Ground(directory, lock_fd, Door(directory, lambda *_: True, lambda _: True))
     os.close(lock_fd)
 

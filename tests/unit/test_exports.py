@@ -16,7 +16,8 @@ from mstore import config
 from mstore.compat.source import attached
 from mstore.config import ExportSettings
 from mstore.errors import StorageError
-from mstore.persistence.files import export_note_path, lock
+from mstore.persistence.files import export_note_path
+from mstore.persistence.store_lock import lock
 from mstore.workers.export import Job, write
 from mstore.workers.exports import due, last_note
 from mstore.workers.helper import Helper

@@ -16,7 +16,6 @@ from mstore.persistence.files import (
     WAL_SUFFIX,
     Files,
     generation_of,
-    lock,
     number_of,
     remove_leftovers,
     snapshot_dir,
@@ -25,6 +24,7 @@ from mstore.persistence.files import (
     wal_dir,
     wal_name,
 )
+from mstore.persistence.store_lock import lock
 
 
 def test_names_sort_as_their_numbers_and_read_back() -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from mstore.numerals import number, numbers, shortest
+from mstore.numerals import count, number, numbers, shortest
 
 
 def test_a_float32_is_printed_with_no_more_digits_than_it_needs() -> None:
@@ -40,3 +40,10 @@ def test_missing_and_infinite_values_are_null_and_counters_stay_exact() -> None:
     assert numbers(np.array([1.0, 2.0], "f4"), np.array([False, True])) == [None, 2.0]
     assert [number(math.nan), number(math.inf), number(0.5)] == [None, None, 0.5]
     assert number(float(np.float32(0.1)), narrow=True) == 0.1
+
+
+def test_numbers_of_things_have_their_plural() -> None:
+    assert [count(1, "copy"), count(2, "copy"), count(1, "definition"), count(1234, "definition")] == [
+        "1 copy", "2 copies", "1 definition", "1,234 definitions",
+    ]  # fmt: skip
+    assert (count(2, "series"), count(2, "key")) == ("2 series", "2 keys")

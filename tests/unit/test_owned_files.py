@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from mstore.errors import StorageError
-from mstore.persistence.files import lock, snapshot_dir, wal_dir
+from mstore.persistence.files import snapshot_dir, wal_dir
 from mstore.persistence.inventory import LostFile
 from mstore.persistence.owned_files import OwnedFiles
+from mstore.persistence.store_lock import lock
 from mstore.workers.filewatch import FileWatch
 from mstore.workers.ownership import inode_of
 

@@ -26,7 +26,7 @@ from mstore.persistence.files import (
 from mstore.persistence.loaded import Loaded
 from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots, write_snapshot
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 from mstore.shm import layout
 from tests.snapshot_rig import CLUSTERS, DEFINITIONS, N_SERIES, HandMade, random_store, small_store, take
 from tests.targets import Collected, each_entry

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mstore.errors import CorruptRecord
-from mstore.persistence import restore
-from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, wal_dir, wal_name
+from mstore.persistence import read_ahead
+from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, snapshot_name, wal_dir, wal_name
 from mstore.persistence.loaded import Loaded
 from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
-from mstore.persistence.snapshot_files import read_manifest
+from mstore.persistence.snapshot_manifest import read_manifest
 from tests.snapshot_rig import CLUSTERS, DEFINITIONS, HandMade, take, wide_store
 from tests.targets import Collected, Key
 
@@ -226,6 +228,89 @@ def test_strict_refuses_the_first_damage(written: Written) -> None:
             load_snapshots(files, written.directory, Collected(CLUSTERS), strict=True)
 
 
+# --- files that somebody exchanged or removed
+
+
+def behind(written: Written, contents: dict[Path, bytes], log_from: int) -> dict[Path, bytes]:
+    return {**contents, wal_dir(written.directory) / wal_name(log_from): b""}
+
+
+def exchanged(contents: dict[Path, bytes], one: Path, other: Path) -> dict[Path, bytes]:
+    return {**contents, one: contents[other], other: contents[one]}
+
+
+def test_files_in_each_others_places_are_told_and_read_where_they_lie(written: Written) -> None:
+    """The log does not reach back to the older generation: nothing else could take their place."""
+    for pair in combinations(sorted(written.contents), 2):
+        contents = behind(written, exchanged(written.contents, *pair), NEW + 1)
+        target, loaded = load(written, contents)
+        assert target.chunks == written.expected[NEW], pair
+        assert target.definitions == DEFINITIONS
+        assert {one.path for one in loaded.refused} == set(map(str, pair))
+        assert [one.n_lost for one in loaded.refused] == [0, 0]
+
+
+def test_two_exchanges_at_once_cost_nothing_either(written: Written, seed: int) -> None:
+    rng = random.Random(seed)
+    pairs = list(combinations(sorted(written.contents), 2))
+    for _ in range(300):
+        first, second = rng.sample(pairs, 2)
+        contents = exchanged(exchanged(written.contents, *first), *second)
+        target, loaded = load(written, behind(written, contents, NEW + 1))
+        assert target.chunks == written.expected[NEW], (first, second)
+        moved = {str(path) for path, content in contents.items() if content != written.contents[path]}
+        assert {one.path for one in loaded.refused} == moved
+
+
+def test_check_finds_every_exchange_of_a_generations_file(written: Written) -> None:
+    mine = written.files_of(NEW)
+    for pair in combinations(sorted(written.contents), 2):
+        if not set(pair) & set(mine):
+            continue
+        files = Images(exchanged(written.contents, *pair))
+        (seq, manifest), *_ = list_snapshots(files, snapshot_dir(written.directory))
+        with pytest.raises(CorruptRecord):
+            check_snapshot(files, manifest, seq)
+
+
+def without(contents: dict[Path, bytes], suffix: str) -> dict[Path, bytes]:
+    return {path: content for path, content in contents.items() if path.suffix != suffix}
+
+
+def test_generations_whose_manifests_were_removed_give_what_nothing_else_holds(written: Written) -> None:
+    contents = without(written.contents, ".snapshot")
+    target, loaded = load(written, behind(written, contents, OLD + 1))
+    assert (target.definitions, target.chunks) == (DEFINITIONS, written.expected[NEW])
+    assert (loaded.before_log_seq, loaded.durable_floor) == (NEW, NEW)
+    (refused,) = loaded.refused
+    assert (refused.log_seq, refused.reason, refused.n_lost) == (NEW, "there is no such file", 0)
+    hurt = next(path for path in written.files_of(NEW) if path.name.endswith("00000002.chunks"))
+    contents[hurt] = contents[hurt][:-1]
+    target, loaded = load(written, behind(written, contents, OLD + 1))
+    assert target.chunks[5, 1, 0] == written.expected[OLD][5, 1, 0], (
+        "of the older one, which has no manifest either"
+    )
+    assert loaded.before_log_seq == OLD
+
+
+def test_a_file_without_a_manifest_takes_the_place_of_one_that_is_damaged(written: Written) -> None:
+    hurt = next(path for path in written.files_of(NEW) if path.name.endswith("00000002.chunks"))
+    contents = behind(written, {**written.contents, hurt: b""}, OLD + 1)
+    del contents[snapshot_dir(written.directory) / snapshot_name(OLD)]
+    target, loaded = load(written, contents)
+    assert target.chunks == {
+        key: written.expected[OLD if CLUSTERS[key[0]] == 2 else NEW][key] for key in written.expected[NEW]
+    }
+    assert loaded.before_log_seq == OLD
+    assert {Path(one.path).name for one in loaded.refused} == {hurt.name, snapshot_name(OLD)}
+
+
+def test_files_without_a_manifest_are_no_generation_where_the_log_holds_everything(written: Written) -> None:
+    """A snapshot may have ended before all of its files had their names."""
+    target, loaded = load(written, behind(written, without(written.contents, ".snapshot"), 1))
+    assert (target.definitions, target.chunks, loaded.before_log_seq, loaded.refused) == ([], {}, 0, [])
+
+
 # --- larger files: blocks that are sound are saved from those that are not
 
 
@@ -241,7 +326,7 @@ def big(directory: Path) -> tuple[Path, dict[Key, bytes]]:
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks are read as they are taken, or by a thread ahead."""
     if request.param == "ahead":
-        monkeypatch.setattr(restore, "_INLINE_BYTES", 0)
+        monkeypatch.setattr(read_ahead, "_INLINE_BYTES", 0)
 
 
 @pytest.mark.usefixtures("reading")

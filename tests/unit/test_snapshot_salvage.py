@@ -10,7 +10,8 @@ from mstore.persistence import snapshot
 from mstore.persistence.files import Files, snapshot_dir, wal_dir, wal_name
 from mstore.persistence.loaded import Loaded
 from mstore.persistence.restore import load_snapshots
-from mstore.persistence.snapshot_files import BLOCK_HEADER_BYTES, Manifest, read_manifest
+from mstore.persistence.snapshot_files import BLOCK_HEADER_BYTES
+from mstore.persistence.snapshot_manifest import Manifest, read_manifest
 from tests.snapshot_rig import WIDE_CHUNKS, WIDE_SERIES, take, wide_store
 from tests.targets import Collected, Key
 
@@ -153,14 +154,21 @@ def test_a_damaged_manifest_costs_nothing_that_its_files_hold(tmp_path: Path) ->
         assert loaded.refused[0].n_lost == 0
 
 
-def test_a_manifest_in_the_place_of_a_file_of_chunks_holds_none_of_them(tmp_path: Path) -> None:
+def test_a_copy_of_a_manifest_in_the_place_of_a_file_of_chunks_holds_none_of_them(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    chunks, manifest = store.path(NEW), snapshot_dir(tmp_path) / f"{NEW:016x}.snapshot"
+    manifest = snapshot_dir(tmp_path) / f"{NEW:016x}.snapshot"
     store.flip(store.path(OLD), in_block(0))
-    chunks_text, manifest_text = chunks.read_bytes(), manifest.read_bytes()
-    chunks.write_bytes(manifest_text)
-    manifest.write_bytes(chunks_text)
+    store.path(NEW).write_bytes(manifest.read_bytes())
     target, loaded = store.load()
     lost = store.expected[OLD].keys() - target.chunks.keys()
     assert lost
     assert sum(one.n_lost for one in loaded.refused) >= len(lost)
+
+
+def test_the_loss_is_bounded_by_what_another_generations_file_does_not_hold(tmp_path: Path) -> None:
+    """Its blocks are sound, and none of them is this file's."""
+    store = Store(tmp_path, log_from=NEW + 1)
+    store.path(NEW).write_bytes(store.path(OLD).read_bytes())
+    target, loaded = store.load()
+    assert target.chunks == {}
+    assert sum(one.n_lost for one in loaded.refused) == len(store.expected[NEW])

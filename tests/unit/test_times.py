@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstore.errors import InvalidTimeRange
-from mstore.times import SECONDS_MAX, SECONDS_MIN, duration_seconds, to_seconds
+from mstore.times import SECONDS_MAX, SECONDS_MIN, duration_seconds, to_seconds, utc_reach, utc_text
 
 NOW = 1_700_000_000
 
@@ -85,3 +85,10 @@ def test_durations_add_their_parts() -> None:
     assert duration_seconds("0.5s") == 1
     assert duration_seconds("h") is None
     assert duration_seconds("10") is None
+
+
+def test_times_are_told_in_utc_and_what_no_calendar_has_as_seconds() -> None:
+    assert utc_text(1_700_000_220) == "2023-11-14 22:17:00Z"
+    assert utc_text(1 << 40) == f"{1 << 40} s"
+    assert utc_reach(0, 0) == "at 1970-01-01 00:00:00Z"
+    assert utc_reach(0, 86_400) == "between 1970-01-01 00:00:00Z and 1970-01-02 00:00:00Z"

@@ -38,9 +38,9 @@ from mstore.persistence.snapshot_files import (
     Gap,
     fields_of,
     read_blocks,
-    read_manifest,
     read_sound_blocks,
 )
+from mstore.persistence.snapshot_manifest import named_in, read_manifest
 from mstore.shm import layout
 
 ROLES = {ROLE_DEFINITIONS: "definitions", ROLE_CHUNKS: "chunks", ROLE_MANIFEST: "manifest"}
@@ -99,8 +99,8 @@ def _of_begin(block: Block, expected: Expected) -> Expected:
         said = fields_of(block)
     except ValueError:
         return expected
-    role = int(said["role"]) if said["role"] in ROLES else 0
-    return Expected(int(said["log_seq"]), role, int(said["cluster"]), block.owner)
+    role = said["role"] if said["role"] in ROLES else 0
+    return Expected(said["log_seq"], role, said["cluster"], block.owner)
 
 
 def _gap(gap: Gap) -> Item:
@@ -119,8 +119,9 @@ def _block(block: Block, shown: Shown, names: Names) -> Iterator[Item]:
     if block.n_entries:
         fields["entries"] = block.n_entries
     wrong = "" if block.kind in _BLOCKS else f"block kind {block.kind} does not exist"
+    said: dict[str, Any]
     try:
-        said = fields_of(block)
+        said = {**fields_of(block), **named_in(block)}
     except ValueError as error:
         said, wrong = {}, str(error)
     if "role" in said:
