@@ -121,11 +121,13 @@ def _run(argv: Sequence[str]) -> int:
         parser.print_help()
         return 0
     if args.command == "serve":
-        # The store handles signals itself, and nobody needs to hear that it is ready.
+        # The store handles signals itself, from the moment when it can stop in order; what comes before waits for that.
+        signals.hold()
         status = int(args.run(args) or 0)
         streams.flush()
         return status
     with signals.interruptible():
+        signals.release()
         return int(args.run(args) or 0)
 
 

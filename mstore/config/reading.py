@@ -25,7 +25,7 @@ from mstore.config.schema import (
     MetricOverride,
 )
 from mstore.config.setting import Section
-from mstore.config.values import Refused, format_duration, parse_duration
+from mstore.config.values import Refused, duration, format_duration
 from mstore.errors import ConfigError
 from mstore.topology import Cluster, load_cluster
 
@@ -198,7 +198,7 @@ def _clusters(where: str, value: object) -> tuple[dict[str, dict[str, MetricOver
             if key == "metrics":
                 metrics[name] = _metrics(where, f"{table}.metrics", item)
             elif key == "retention":
-                retention_s[name] = _checked(where, f"{table}.{key}", item, parse_duration)
+                retention_s[name] = _checked(where, f"{table}.{key}", item, duration)
             else:
                 raise _unknown(where, key, item, CLUSTER_KEYS, f"{table}.")
     return metrics, retention_s

@@ -42,6 +42,14 @@ def parse_duration(value: object) -> int:
     return sum(int(number) * _DURATION_S[unit] for number, unit in re.findall(r"([0-9]+)([smhdw])", text))
 
 
+def duration(value: object) -> int:
+    """Seconds, as a configuration says them: with a unit, since 48 may have been meant to be hours; "0" and 0 = none."""
+    found = parse_duration(value)
+    if found and (isinstance(value, int) or str(value).strip().isdecimal()):
+        raise Refused(f'a duration with its unit, such as "{value}s" or "{value}h"')
+    return found
+
+
 def format_duration(seconds: int) -> str:
     """The shortest exact text that parse_duration reads back: 5400 -> "90m", 172800 -> "2d"."""
     for unit in ("d", "h", "m"):

@@ -27,6 +27,7 @@ from mstore.workers.family import Child, kill_all, least_loaded_child, places, s
 from mstore.workers.ground import LOOK_S, Ground
 from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
+from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.questions import Questions
 from mstore.workers.settings import Settings
 from mstore.workers.spec import WorkerSpec
@@ -94,6 +95,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
+        # Those that came while there was nobody to stop have waited (mstore.__main__); those that come after the end
+        # change nothing any more.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SUPERVISORS_SIGNALS)
         try:
             self._heartbeat.start()
             self._door.listen()
@@ -110,9 +114,12 @@ class Supervisor:
                 with contextlib.suppress(OSError):  # nobody reads our standard output: no reason to stop
                     print(f"mstore ready {self.store_dir}", flush=True)
             await self._stopping.wait()
+            if not self._announced and not self._exit_code:
+                log.info("asked to stop before the store was ready: it ends, and nothing has changed")
         finally:
             self._notifier.stopping("stopping: acknowledging, writing what is not yet on disk")
             await self._end()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)
             self._heartbeat.stop()
         return self._exit_code
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import mstore
+from mstore.client.life import Protection
 from mstore.errors import InvalidRequest, UnknownSelector
 from tests.stores import Server, until
 from tests.unit.test_used_nodes import backend, says
@@ -135,10 +136,10 @@ def test_a_protected_host_keeps_its_data_past_retention_through_a_kill(serve: Se
     with server.client() as client:
         for host in ("kept", "late", "gone"):
             assert client.write(lines("m", host, now - 1500, 5)).written == 5
-        assert client.protect("c", ["kept", "nobody"]) == 2
+        assert client.protect("c", ["kept", "nobody"]) == Protection(2, ("nobody",), 1)
         if how == "snapshot":
             client.control("snapshot")
-        assert client.protect("c", "late", until="+1h") == 3
+        assert client.protect("c", "late", until="+1h") == Protection(3)
         assert client.protected() == {"c": ["kept", "late"]}
     (server.directory / "mstore.toml").write_text(SHORT)
     if how == "persister":
@@ -160,7 +161,7 @@ def test_a_protected_host_keeps_its_data_past_retention_through_a_kill(serve: Se
         assert client.protected() == {"c": ["kept", "late"]}
         assert client.info()["counters"]["protected_hosts"] == 3
         until(lambda: client.children("c") == ["kept", "late"], "the host without data to vanish", 60)
-        assert client.protect("c", ["kept"], until="clear") == 2
+        assert client.protect("c", ["kept"], until="clear") == Protection(2)
         assert (present(client, "kept"), present(client, "late")) == (0, 5), (
             "at once, whatever chunks are there"
         )

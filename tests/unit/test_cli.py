@@ -16,10 +16,12 @@ import pytest
 import mstore
 from mstore.cli import common, info, write
 from mstore.cli import main as cli
+from mstore.client.life import Protection
 from mstore.client.results import Metric, WriteResult
-from mstore.errors import Unavailable
+from mstore.errors import ConfigError, Unavailable
 from mstore.frames import Series
 from mstore.model import MetricSpec
+from mstore.workers.settings import Settings
 
 START_S = 1_700_000_000
 TREE: dict[str, Any] = {"fritz": {"f10": {"core0": {}, "core10": {}, "core2": {}}, "f2": {}}}
@@ -306,6 +308,34 @@ def test_refused_lines_are_counted_and_make_the_status_1(
     assert out.splitlines()[1] == "2 rejected and 1 ignored: bad_syntax 2, unknown_metric 1"
     (tmp_path / "x.lp").write_bytes(b"a value=1\n!\n")
     assert run("write", str(tmp_path / "x.lp"))[0] == 0
+
+
+def test_the_speed_is_of_the_lines_that_it_names() -> None:
+    refused = WriteResult(0, 1000, 0, {"bad_syntax": 1000})
+    assert write.summary(refused, 4096, 2.0) == [
+        "0 of 1,000 lines written; all sent in 2.00 s (500 lines/s, 2 KiB/s)",
+        "1,000 rejected: bad_syntax 1,000",
+    ]
+    assert write.summary(WriteResult(1000), 4096, 2.0) == [
+        "1,000 lines written in 2.00 s (500 lines/s, 2 KiB/s)"
+    ]
+
+
+def test_an_interrupted_write_says_what_was_not_acknowledged(
+    run: Run, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> WriteResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "write", interrupted)
+    (tmp_path / "x.lp").write_bytes(b"a value=1 60\nb value=2 60\n")
+    status, out, err = run("write", str(tmp_path / "x.lp"))
+    assert (status, err) == (130, "mstore: interrupted\n")
+    assert out.splitlines()[0].startswith("0 lines written in ")
+    assert out.splitlines()[1:] == [
+        "2 more lines sent and not acknowledged: perhaps stored; sending lines with a time again is safe"
+    ]
+    assert run("write", str(tmp_path / "x.lp"), "--quiet")[1] == ""
 
 
 def test_write_reads_standard_input_and_compressed_files(
@@ -614,7 +644,49 @@ def test_collect_once_stores_every_reading_with_interval_and_unit(run: Run, clie
     assert specs["mem_used"] == MetricSpec("mem_used", 30, "sum", "f32", "B")
 
 
+# --- protect
+
+
+def test_protect_says_which_names_are_no_host(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Protection(14, tuple("abcdefghij"), 12)
+    monkeypatch.setattr(client, "protect", lambda *args: done, raising=False)
+    assert run("protect", "fritz", "f[1-14]") == (
+        0,
+        "14 hosts protected now, by whomever\n",
+        "mstore: no host of fritz today: a, b, c, d, e, f, g, h, i, j, ... (12 in all);"
+        " what appears under such a name is protected\n",
+    )
+    assert json.loads(run("protect", "fritz", "f1", "--json")[1])["n_unknown"] == 12
+    done = Protection(0, ("f1",), 1)
+    assert run("protect", "fritz", "f1", "--clear")[2] == "mstore: no host of fritz today: f1\n"
+
+
 # --- config
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('memory_cap = "1MiB"', 'memory_cap = "1MiB" is not allowed: expected "0" (none) or at least '),
+        ("retention = 48", 'retention = 48 is not allowed: expected a duration with its unit, such as "48s"'),
+        (
+            '[clusters.c]\nretention = "48"',
+            'clusters.c.retention = "48" is not allowed: expected a duration with',
+        ),
+    ],
+)
+def test_config_refuses_what_serve_refuses_in_the_same_words(
+    run: Run, tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "mstore.toml").write_text(text)
+    status, out, err = run("config", "--config", str(tmp_path / "mstore.toml"))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"mstore: {tmp_path}/mstore.toml: {told}")
+    with pytest.raises(ConfigError) as refused:
+        Settings(tmp_path / "mstore.toml")
+    assert err == f"mstore: {refused.value.message}\n"
 
 
 def test_the_example_configuration_is_printed_and_parses(run: Run, tmp_path: Path) -> None:
