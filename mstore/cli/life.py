@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mstore.cli import common, render, streams
-from mstore.errors import InvalidRequest
+from mstore.errors import InvalidRequest, UnknownSelector
 
 if TYPE_CHECKING:
     from mstore.client.life import Freed, Protection
@@ -166,6 +166,8 @@ def _add_sizes(commands: common.Commands) -> None:
 def run_sizes(args: argparse.Namespace) -> int:
     with common.open_client(args, timeout=_SLOW_S_MAX) as client:
         found = client.sizes(args.selector, depth=args.depth)
+    if args.selector is not None and not found:
+        raise UnknownSelector(f"no level matches {args.selector}", selector=args.selector)
     found.sort(key=lambda one: -one.n_bytes)
     if args.json:
         common.print_json(

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.compat.imported import Journal, Report
 from mstore.compat.names import Part
 from mstore.compat.reading import Host, Samples, Troubles, samples_of, splitter
 from mstore.compat.walk import BIN, JSON, PARQUET, WAL_NAME, Found
 from mstore.config import Config
 from mstore.errors import CorruptRecord
-from mstore.model import MetricSpec, Reason, SeriesPath
+from mstore.model import Metric, MetricSpec, Reason, SeriesPath
 from mstore.times import SECONDS_MAX, SECONDS_MIN
 
 _FLUSH_SAMPLES = 4_000_000

@@ -5,13 +5,13 @@ Each parser takes what TOML gave and returns the value, or raises Refused with w
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection
 from decimal import Decimal
 
 from mstore import limits
 from mstore.model import FieldMode
+from mstore.nearest import nearest
 
 RING_BYTES_MIN = limits.WAL_BLOCK_BYTES_MAX
 RING_BYTES_MAX = limits.GIB
@@ -111,8 +111,8 @@ def bounded(parse: Callable[[object], int], low: int, high: int, meaning: str) -
 def one_of(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not isinstance(value, str) or value not in choices:
-            near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            near = nearest(value, choices) if isinstance(value, str) else ""
+            hint = f'; did you mean "{near}"?' if near else ""
             raise Refused(" or ".join(f'"{choice}"' for choice in choices) + hint)
         return value
 

@@ -17,10 +17,10 @@ import mstore
 from mstore.cli import common, info, write
 from mstore.cli import main as cli
 from mstore.client.life import Protection
-from mstore.client.results import Metric, WriteResult
-from mstore.errors import ConfigError, Unavailable
+from mstore.client.results import WriteResult
+from mstore.errors import ConfigError, MstoreError, Unavailable, UnknownMetric, UnknownSelector
 from mstore.frames import Series
-from mstore.model import MetricSpec
+from mstore.model import Metric, MetricSpec
 from mstore.workers.settings import Settings
 
 START_S = 1_700_000_000
@@ -642,6 +642,43 @@ def test_collect_once_stores_every_reading_with_interval_and_unit(run: Run, clie
     assert {"cpu_load", "mem_used", "cpu_busy"} <= metrics
     specs = {spec.name: spec for spec in client.specs if spec}
     assert specs["mem_used"] == MetricSpec("mem_used", 30, "sum", "f32", "B")
+
+
+# --- names that are not known
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (UnknownSelector("there is no cluster 'fitz'", cluster="fitz"), "; did you mean fritz?"),
+        (UnknownMetric("no metric", cluster="fritz", metric="men_bw"), "; did you mean mem_bw?"),
+        (UnknownMetric("no metric", cluster="fitz", metric="mem_bw"), "; did you mean fritz?"),
+        (UnknownSelector("no level", selector="fritz/f100/*"), "; did you mean f10?"),
+        (UnknownSelector("no level", selector="fitz"), "; did you mean fritz?"),
+        (UnknownSelector("no level", selector="f*/f100"), ""),
+        (UnknownMetric("no metric", cluster="fritz", metric="zzz"), ""),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_one_that_is_like_it(
+    run: Run, client: FakeClient, error: MstoreError, hint: str
+) -> None:
+    def refuse(*args: object) -> object:
+        raise error
+
+    client.answer = refuse
+    status, out, err = run("query", "fritz", "f10", "mem_bw")
+    assert (status, out, err) == (1, "", f"mstore: {error.message}{hint}\n")
+
+
+def test_ls_and_sizes_of_what_is_not_there_are_errors(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "sizes", lambda *args, **options: [], raising=False)
+    assert run("sizes", "fitz/*") == (1, "", "mstore: no level matches fitz/*; did you mean fritz?\n")
+    assert run("sizes", "fitz/*", "--json")[:2] == (1, "")
+    assert run("sizes")[0] == 0, "an empty store is no error"
+    assert run("ls", "fitz") == (1, "", "mstore: the store has no 'fitz'; did you mean fritz?\n")
+    assert run("ls", "zzz")[2] == "mstore: the store has no 'zzz'; it has fritz\n"
 
 
 # --- protect

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.compat import importing
 from mstore.compat.bin_snapshot import write_bin
 from mstore.compat.contents import Checkpoint, Stretch
@@ -21,7 +21,7 @@ from mstore.compat.reading import Samples
 from mstore.compat.walk import walk
 from mstore.config import Config
 from mstore.errors import StoreFull
-from mstore.model import MetricSpec, SeriesPath
+from mstore.model import Metric, MetricSpec, SeriesPath
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "compat"
 START = 1_700_000_000
