@@ -16,9 +16,8 @@ from mstore.compat.source import Source
 from mstore.frames import Series
 from mstore.model import SeriesPath
 
-_DIGITS = {"f32": 24, "f64": 53, "u64": 64}
-"""Binary digits that a value of this type may need."""
-_FILE_DIGITS = {"f4": 24, "f8": 53, "u8": 64}
+_WIDE = ("f64", "u64")
+"""Types whose values a file may have rounded; JSON with f64 values may have been written from f32 ones."""
 
 
 class Exactness:
@@ -59,12 +58,12 @@ class Exactness:
         return kept, n_left
 
     def _may_be_rounded(self, one: Samples) -> bool:
-        held = self._types.get((one.path.cluster, one.path.metric), "f32")
-        return bool(len(one.times)) and _DIGITS[held] > _FILE_DIGITS[one.values.dtype.str[1:]]
+        wide = self._types.get((one.path.cluster, one.path.metric)) in _WIDE
+        return wide and len(one.times) > 0 and one.values.dtype.kind == "f"
 
 
 def is_rounding(stored: Series, times: NDArray[np.int64], values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """bool[n]: the slot at this very time holds a value that becomes this one in the values' type.
+    """bool[n]: the slot at this very time holds another value, which becomes this one when it is rounded.
 
     times   int64[n], Unix seconds
     values  float32 or float64 [n]
@@ -74,7 +73,7 @@ def is_rounding(stored: Series, times: NDArray[np.int64], values: NDArray[np.flo
     at = np.searchsorted(stored.times, times).clip(max=len(stored) - 1)
     there = (stored.times[at] == times) & stored.valid[at]
     held = stored.values[at]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         # An export goes by way of float64, and may so be rounded twice.
         once, twice = held.astype(values.dtype), held.astype(np.float64).astype(values.dtype)
         same: NDArray[np.bool_] = there & ((once == values) | (twice == values))
@@ -82,4 +81,6 @@ def is_rounding(stored: Series, times: NDArray[np.int64], values: NDArray[np.flo
         likely = np.flatnonzero(there & ~same & (held.astype(np.float32) == single))
     # JSON has f32 values with their own digits or with the shortest that tell them apart, and was read as f64.
     same[likely] = [values[k] in (float(single[k]), float(str(single[k]))) for k in likely]
-    return same
+    with np.errstate(over="ignore", invalid="ignore"):
+        other: NDArray[np.bool_] = values.astype(held.dtype) != held
+    return same & other

@@ -247,10 +247,16 @@ def test_the_usual_distance_of_a_log_s_samples_is_its_step() -> None:
     assert usual_step(np.array([5, 5, 5])) == 0
 
 
-@pytest.mark.parametrize("file_type", [np.float32, np.float64])
-@pytest.mark.parametrize(("kind", "exact"), [("u64", (1 << 60) + 12345), ("u64", 16_777_217), ("f64", 0.1)])
+@pytest.mark.parametrize(
+    ("kind", "exact", "file_type", "rounded"),
+    [
+        ("u64", (1 << 60) + 12345, np.float32, True), ("u64", (1 << 60) + 12345, np.float64, True),
+        ("u64", 16_777_217, np.float32, True), ("u64", 16_777_217, np.float64, False),
+        ("f64", 1 / 3, np.float32, True), ("f64", 1 / 3, np.float64, False), ("f64", 0.5, np.float32, False),
+    ],
+)  # fmt: skip
 def test_what_is_stored_exactly_is_not_overwritten_by_its_rounding(
-    tmp_path: Path, kind: str, exact: float, file_type: Any
+    tmp_path: Path, kind: str, exact: float, file_type: Any, rounded: bool
 ) -> None:
     """Of four slots: the rounding of what is stored, another value, one where none is stored, and one beyond."""
     store = FakeStore([SeriesPath("fritz", "f1", "bytes")])
@@ -265,5 +271,5 @@ def test_what_is_stored_exactly_is_not_overwritten_by_its_rounding(
     (tmp_path / "fritz" / "f1" / f"{START}.json").write_bytes(content)
     report = Import(store, Wanted()).run(walk(tmp_path)[0])
     written = dict(store.samples[SeriesPath("fritz", "f1", "bytes")])
-    assert (report.n_exact, START in written) == ((0, True) if file_type is dtype else (1, False))
+    assert (report.n_exact, START in written) == ((1, False) if rounded else (0, True))
     assert {START + 60: 7.0, START + 120: 5.0, START + 180: 6.0}.items() <= written.items()
