@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,162 +15,14 @@ import pytest
 import mstore
 from mstore.cli import common, info, write
 from mstore.cli import main as cli
-from mstore.client.life import Protection
 from mstore.client.results import WriteResult
-from mstore.errors import ConfigError, MstoreError, Unavailable, UnknownMetric, UnknownSelector
+from mstore.errors import Unavailable
 from mstore.frames import Series
-from mstore.model import Metric, MetricSpec
-from mstore.workers.settings import Settings
+from mstore.model import MetricSpec
+from tests import cli_rig
+from tests.cli_rig import START_S, FakeClient, Run
 
-START_S = 1_700_000_000
-TREE: dict[str, Any] = {"fritz": {"f10": {"core0": {}, "core10": {}, "core2": {}}, "f2": {}}}
-
-
-class FakeWriter:
-    """Takes columns and remembers them by path."""
-
-    def __init__(self, client: FakeClient) -> None:
-        self.client = client
-        self.paths: list[Any] = []
-        self.n = 0
-
-    def __enter__(self) -> FakeWriter:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.flush()
-
-    def open(self, series: list[Any], spec: MetricSpec | None = None) -> Any:
-        first = len(self.paths)
-        self.paths += series
-        self.client.specs.append(spec)
-        return np.arange(first, len(self.paths), dtype=np.uint32)
-
-    def write(self, handles: Any, times: Any, values: Any) -> None:
-        assert values.shape == (len(times), len(handles))
-        self.n += values.size
-        for column, handle in enumerate(handles.tolist()):
-            for row, t in enumerate(times.tolist()):
-                self.client.samples[self.paths[handle], t] = float(values[row, column])
-
-    def flush(self) -> WriteResult:
-        n, self.n = self.n, 0
-        return WriteResult(written=n)
-
-
-class FakeClient:
-    """A store of one cluster that accepts what begins with a letter."""
-
-    def __init__(self) -> None:
-        self.text = b""
-        self.calls: list[tuple[Any, ...]] = []
-        self.specs: list[MetricSpec | None] = []
-        self.samples: dict[tuple[Any, int], float] = {}
-        self.answer: Any = None
-        self.options: dict[str, Any] = {}
-        self.n_looks = 0
-
-    def __enter__(self) -> FakeClient:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
-
-    def write(self, lines: bytes, cluster: str | None = None, precision: str | None = None) -> WriteResult:
-        self.text += lines
-        self.calls.append(("write", cluster, precision))
-        bad = sum(line.startswith(b"?") for line in lines.splitlines())
-        ignored = sum(line.startswith(b"!") for line in lines.splitlines())
-        reasons = {name: n for name, n in (("bad_syntax", bad), ("unknown_metric", ignored)) if n}
-        return WriteResult(len(lines.splitlines()) - bad - ignored, bad, ignored, reasons)
-
-    def writer(self) -> FakeWriter:
-        return FakeWriter(self)
-
-    def query(self, *args: Any, **options: Any) -> Any:
-        self.calls.append(("query", args, options))
-        return self.answer(*args) if callable(self.answer) else self.answer
-
-    def children(self, *path: str) -> list[str]:
-        place: dict[str, Any] = TREE
-        for part in path:
-            place = place.get(part, {})
-        return list(place)
-
-    def metrics(self, cluster: str | None = None) -> list[Metric]:
-        grid = Metric("fritz", "mem_bw", 60, aggregation="sum", type="f32", unit="GB/s")
-        return [grid, Metric("fritz", "job_bytes", 0, aggregation="none", type="u64")]
-
-    def info(self) -> dict[str, Any]:
-        self.n_looks += 1
-        return {
-            "version": "0.1.0",
-            "dir": "/srv/m",
-            "state": "ready",
-            "full": True,
-            "degraded": False,
-            "now_s": START_S,
-            "started_s": START_S - 3700,
-            "counts": {
-                "live_series": 20000,
-                "max_series": 4_000_000,
-                "n_levels": 3,
-                "n_metrics": 2,
-                "n_keys": 1,
-            },
-            "memory": {
-                "segments": {
-                    "samples": {"used_bytes": 3 << 30, "allocated_bytes": 4 << 30, "reserved_bytes": 8 << 30},
-                    "ring-0": {"allocated_bytes": 16 << 20, "reserved_bytes": 16 << 20},
-                }
-            },
-            "log": {
-                "written_seq": 1200,
-                "durable_seq": 1199,
-                "segments": 1,
-                "spares": 2,
-                "segment_bytes": 192 << 20,
-            },
-            "counters": {
-                "lines": 5000 * self.n_looks,
-                "rejected_bad_value": 7,
-                "rejected_no_host": 0,
-                "restarts": 1,
-            },
-            "workers": [
-                {"kind": "ingest", "index": 0, "pid": 77, "started_s": START_S - 95, "connections": 2}
-            ],
-        }
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
-    fake = FakeClient()
-
-    def open_client(args: Any, **options: Any) -> FakeClient:
-        fake.options = options
-        return fake
-
-    monkeypatch.setattr(common, "open_client", open_client)
-    return fake
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line: (status, what it printed, what it said to standard error)."""
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        try:
-            status = cli.main(list(argv))
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
+client, run = cli_rig.client, cli_rig.run
 
 
 def series(values: list[float], **fields: Any) -> Series:
@@ -644,86 +495,7 @@ def test_collect_once_stores_every_reading_with_interval_and_unit(run: Run, clie
     assert specs["mem_used"] == MetricSpec("mem_used", 30, "sum", "f32", "B")
 
 
-# --- names that are not known
-
-
-@pytest.mark.parametrize(
-    ("error", "hint"),
-    [
-        (UnknownSelector("there is no cluster 'fitz'", cluster="fitz"), "; did you mean fritz?"),
-        (UnknownMetric("no metric", cluster="fritz", metric="men_bw"), "; did you mean mem_bw?"),
-        (UnknownMetric("no metric", cluster="fitz", metric="mem_bw"), "; did you mean fritz?"),
-        (UnknownSelector("no level", selector="fritz/f100/*"), "; did you mean f10?"),
-        (UnknownSelector("no level", selector="fitz"), "; did you mean fritz?"),
-        (UnknownSelector("no level", selector="f*/f100"), ""),
-        (UnknownMetric("no metric", cluster="fritz", metric="zzz"), ""),
-    ],
-)
-def test_an_unknown_name_is_told_with_the_one_that_is_like_it(
-    run: Run, client: FakeClient, error: MstoreError, hint: str
-) -> None:
-    def refuse(*args: object) -> object:
-        raise error
-
-    client.answer = refuse
-    status, out, err = run("query", "fritz", "f10", "mem_bw")
-    assert (status, out, err) == (1, "", f"mstore: {error.message}{hint}\n")
-
-
-def test_ls_and_sizes_of_what_is_not_there_are_errors(
-    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "sizes", lambda *args, **options: [], raising=False)
-    assert run("sizes", "fitz/*") == (1, "", "mstore: no level matches fitz/*; did you mean fritz?\n")
-    assert run("sizes", "fitz/*", "--json")[:2] == (1, "")
-    assert run("sizes")[0] == 0, "an empty store is no error"
-    assert run("ls", "fitz") == (1, "", "mstore: the store has no 'fitz'; did you mean fritz?\n")
-    assert run("ls", "zzz")[2] == "mstore: the store has no 'zzz'; it has fritz\n"
-
-
-# --- protect
-
-
-def test_protect_says_which_names_are_no_host(
-    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = Protection(14, tuple("abcdefghij"), 12)
-    monkeypatch.setattr(client, "protect", lambda *args: done, raising=False)
-    assert run("protect", "fritz", "f[1-14]") == (
-        0,
-        "14 hosts protected now, by whomever\n",
-        "mstore: no host of fritz today: a, b, c, d, e, f, g, h, i, j, ... (12 in all);"
-        " what appears under such a name is protected\n",
-    )
-    assert json.loads(run("protect", "fritz", "f1", "--json")[1])["n_unknown"] == 12
-    done = Protection(0, ("f1",), 1)
-    assert run("protect", "fritz", "f1", "--clear")[2] == "mstore: no host of fritz today: f1\n"
-
-
 # --- config
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ('memory_cap = "1MiB"', 'memory_cap = "1MiB" is not allowed: expected "0" (none) or at least '),
-        ("retention = 48", 'retention = 48 is not allowed: expected a duration with its unit, such as "48s"'),
-        (
-            '[clusters.c]\nretention = "48"',
-            'clusters.c.retention = "48" is not allowed: expected a duration with',
-        ),
-    ],
-)
-def test_config_refuses_what_serve_refuses_in_the_same_words(
-    run: Run, tmp_path: Path, text: str, told: str
-) -> None:
-    (tmp_path / "mstore.toml").write_text(text)
-    status, out, err = run("config", "--config", str(tmp_path / "mstore.toml"))
-    assert (status, out) == (2, "")
-    assert err.startswith(f"mstore: {tmp_path}/mstore.toml: {told}")
-    with pytest.raises(ConfigError) as refused:
-        Settings(tmp_path / "mstore.toml")
-    assert err == f"mstore: {refused.value.message}\n"
 
 
 def test_the_example_configuration_is_printed_and_parses(run: Run, tmp_path: Path) -> None:
