@@ -6,8 +6,6 @@ from mstore.persistence.files import CommitterLike
 from mstore.persistence.wal import Wal
 from mstore.shm.control import WorkerSlot
 
-_NAMES = ("wal_bytes", "wal_blocks", "fsyncs", "fsync_us_total", "fsync_errors")
-
 
 class LogCounters:
     """Made when the log has been opened, after the slot was claimed."""
@@ -16,12 +14,13 @@ class LogCounters:
         self._slot = slot
         self._wal, self._committer = wal, committer
         self._first_seq = wal.written
-        self._before = {name: slot.get(name) for name in _NAMES}
+        self._before = slot.snapshot()
 
     def update(self) -> None:
+        before, slot = self._before, self._slot
         first_error, _, n_fsyncs, us_total = self._committer.status()
-        own = (
-            self._wal.bytes_written, self._wal.written - self._first_seq, n_fsyncs, us_total, int(bool(first_error)),
-        )  # fmt: skip
-        for name, n in zip(_NAMES, own, strict=True):
-            self._slot.set(name, self._before[name] + n)
+        slot.set("wal_bytes", before["wal_bytes"] + self._wal.bytes_written)
+        slot.set("wal_blocks", before["wal_blocks"] + self._wal.written - self._first_seq)
+        slot.set("fsyncs", before["fsyncs"] + n_fsyncs)
+        slot.set("fsync_us_total", before["fsync_us_total"] + us_total)
+        slot.set("fsync_errors", before["fsync_errors"] + (1 if first_error else 0))
