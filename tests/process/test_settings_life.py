@@ -129,5 +129,5 @@ def test_a_memory_cap_below_control_and_rings_is_a_clear_error_at_the_start(serv
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert 'memory_cap = "5MiB"' in line
-    assert "control and rings take" in line
+    assert "for control and rings" in line
     assert not (server.directory / "lock").exists(), "nothing was made"
