@@ -10,6 +10,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 if not (shutil.which(os.environ.get("CC", "").split(" ")[0] or "cc") or shutil.which("gcc")):
     sys.exit(
@@ -48,7 +49,28 @@ def extension(name: str, source: str) -> Extension:
 # Cython's own code for memoryviews, once and not in each of the modules: they compile in a third of the time.
 SHARED = "_shared"
 
+
+def tell(line: str) -> None:
+    """For scripts/setup: pip shows nothing of what happens here."""
+    if path := os.environ.get("MSTORE_BUILD_PROGRESS"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class BuildKernels(build_ext):
+    """build_ext that tells how far it has come."""
+
+    n_done = 0
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+        self.n_done += 1
+        tell(f"compiled {self.n_done} of {len(self.extensions)} kernels")
+
+
+tell(f"translating {len(modules)} kernels to C")
 setup(
+    cmdclass={"build_ext": BuildKernels},
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         [extension(SHARED, f"{SHARED}.c"), *(extension(name, f"{name}.pyx") for name in modules)],

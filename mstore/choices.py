@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from operator import index
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mstore import limits
-from mstore.errors import InvalidRequest
+from mstore.errors import InvalidRequest, LimitExceeded
+
+T = TypeVar("T")
 
 ALGORITHMS: Final = ("average", "lttb", "simple", "min", "max", "last")
 """algo: what a coarser step makes of a run of slots. lttb picks slots, and answers with their times."""
@@ -64,6 +66,18 @@ def ranks(k: Any) -> int:
         if 1 <= (n := index(k)) <= limits.QUERY_SERIES_MAX:
             return n
     raise InvalidRequest(f"k={k!r}: expected 1 to {limits.QUERY_SERIES_MAX}")
+
+
+def questions(given: Iterable[T]) -> list[T]:
+    """Many questions, as a list. raises LimitExceeded for too many, of which no more are taken than it needs to know"""
+    found = list(islice(given, limits.QUERY_MANY_MAX + 1))
+    if len(found) > limits.QUERY_MANY_MAX:
+        raise LimitExceeded(
+            f"more than {limits.QUERY_MANY_MAX} questions at once: ask for less at a time, or select series of one"
+            " metric by a selector",
+            limit=limits.QUERY_MANY_MAX,
+        )
+    return found
 
 
 def names(name: str, given: Sequence[str] | None) -> tuple[str, ...] | None:

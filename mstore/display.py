@@ -49,6 +49,8 @@ class SeriesDisplay:
         text += f"{len(series)} {kind}, {present} with a sample, {dtype}"
         if series.aggregation and series.n_series > 1:
             text += f", {series.aggregation} of {series.n_series} series"
+            if n_partial := int(np.count_nonzero(series.partial)):
+                text += f" ({n_partial} slots of fewer)"
         return f"{text} ({series.why})" if series.why else text
 
     def _repr_html_(self) -> str:

@@ -153,6 +153,20 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
         return self._valid
 
     @property
+    def partial(self) -> NDArray[np.bool_]:
+        """bool[n]: the slot has a value, and not all series of the aggregate contributed to it.
+
+        What a resolution has made is held against its fullest slot, but for its last, whose run may be cut short.
+        """
+        if self.coverage is None or not len(self.coverage) or self.columns:
+            return np.zeros(len(self), bool)
+        per_series = -(-int(self.coverage.max()) // max(self.n_series, 1))
+        found = self.valid & (self.coverage < self.n_series * per_series)
+        if per_series > 1:
+            found[-1] = False
+        return found
+
+    @property
     def path(self) -> str:
         """cluster/host[/type+id[/subtype+id]]."""
         parts = (self.cluster, self.host, self.type + self.type_id, self.subtype + self.subtype_id)

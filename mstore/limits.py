@@ -62,6 +62,7 @@ CHECKPOINT_JSON_BYTES_MAX = 256 * MIB
 QUERY_SAMPLES_MAX = 2_000_000_000
 QUERY_SERIES_MAX = 1_000_000
 FETCH_QUERIES_MAX = 100_000  # of one batch request; to read so many takes half a second
+QUERY_MANY_MAX = FETCH_QUERIES_MAX  # of one call, whatever messages it takes
 QUESTIONS_MAX = 65_536  # of one message
 QUERY_SECONDS_DEFAULT = 30.0
 ANSWER_BYTES_MAX = 512 * MIB

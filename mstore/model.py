@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from mstore import limits
 
@@ -79,6 +81,42 @@ class MetricSpec:
     @property
     def stamped(self) -> bool:
         return self.step_s == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of one cluster, as the store has it: what clients and attached programs list."""
+
+    cluster: str
+    name: str
+    step_s: int
+    """Seconds between samples; 0 = stamped."""
+    unit: str = ""
+    aggregation: str = "none"
+    type: str = "f32"
+    kind: str = ""
+    """grid or stamped."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Of stamped metrics with several: (name, type) each."""
+    origin: str = ""
+    """Where the definition came from."""
+    retention_s: int = -1
+    """How long samples are kept; 0 = for ever, -1 = as long as the store's."""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Metric:
+        return cls(
+            cluster=str(entry.get("cluster", "")),
+            name=str(entry.get("name", "")),
+            step_s=int(entry.get("step_s", 0)),
+            unit=str(entry.get("unit", "")),
+            aggregation=str(entry.get("aggregation", "none")),
+            type=str(entry.get("type", "f32")),
+            kind=str(entry.get("kind", "")),
+            columns=tuple((str(name), str(kind)) for name, kind in entry.get("columns", ())),
+            origin=str(entry.get("origin", "")),
+            retention_s=int(entry.get("retention_s", -1)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ Keys about plots and accounting (footprint, energy, alert, flopRate...) are not 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 
 from mstore.errors import ConfigError, InvalidRequest
 from mstore.model import MetricSpec, SeriesPath
+from mstore.nearest import nearest
 
 SCOPES = ("node", "socket", "memoryDomain", "core", "hwthread", "accelerator")
 HOSTS_MAX = 1_000_000
@@ -388,8 +388,8 @@ class _ClusterReader:
 
     def _scope(self, value: object, where: str) -> str:
         if value not in SCOPES:
-            near = difflib.get_close_matches(str(value), SCOPES, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(str(value), SCOPES)
+            hint = f"; did you mean {near}?" if near else ""
             self._refuse(f"{where}.scope", value, ", ".join(SCOPES) + hint)
         return str(value)
 

@@ -54,8 +54,8 @@ def refuse_cap(cap_bytes: int, fixed_bytes: int, where: str = "") -> None:
     least = fixed_bytes + LEAST_BYTES
     if cap_bytes and cap_bytes < least:
         raise ConfigError(
-            f'{where}memory_cap = "{format_size(cap_bytes)}": control and rings take {fixed_bytes} bytes,'
-            f" the store needs at least {least} bytes: raise it, or lower ring_bytes or ingest_workers",
+            f'{where}memory_cap = "{format_size(cap_bytes)}" is not allowed: expected "0" (none) or at least {least} bytes,'
+            f" {fixed_bytes} of them for control and rings: raise it, or lower ring_bytes or ingest_workers",
             key="memory_cap", value=cap_bytes, least=least,
         )  # fmt: skip
 

@@ -214,7 +214,8 @@ class _Building:
                 wide = replace(scope, start=start, end=end)
                 pieces = list(self._archive.samples(wide, part, lives, self._left))
             except ArchiveError as error:
-                self.problems.append(error.message)
+                if not self._archive.has_deleted(scope.cluster, part):
+                    self.problems.append(error.message)
                 continue
             for samples in pieces:
                 self._count(len(samples.life))

@@ -24,7 +24,7 @@ from mstore.archive.arrow import footer_checksum, pa, pc, pq
 from mstore.archive.lives import FIRST, Life, column_types
 from mstore.archive.manifest import Manifest, Part, read_manifest
 from mstore.archive.scope import Scope
-from mstore.errors import ArchiveError
+from mstore.errors import ArchiveError, StorageError
 from mstore.model import SeriesPath
 from mstore.persistence.files import ReadOnly
 from mstore.shm import layout
@@ -84,6 +84,14 @@ class ArchiveFiles:
                 return None
             kept = self._manifests[cluster] = mark, found
         return kept[1]
+
+    def has_deleted(self, cluster: str, part: Part) -> bool:
+        """Whether the part's day has left the archive by now: then nothing is missing that a question of now would find."""
+        try:
+            manifest = self.manifest(cluster)
+        except (ArchiveError, StorageError):
+            return False
+        return manifest is not None and part.day < manifest.first_day
 
     def metrics(self, cluster: str, part: Part) -> list[MetricInfo]:
         """Definitions of the metrics that a part has samples of, without index and cluster. raises ArchiveError"""

@@ -8,12 +8,15 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from mstore.client.sync import Client
 
+Children: TypeAlias = "Callable[..., list[str]]"
+"""Client.children: the names of the levels below a path."""
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 

@@ -17,6 +17,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 COLUMNS_MIN, COLUMNS_MAX = 8, 40
 """Of a course: with less room there is none."""
+STRETCHES_TOLD = 3
+"""Of one series, of those that lack some of what they should be made of."""
 
 
 def summary(flat: Sequence[tuple[str, Series]], columns: int | None = None) -> list[str]:
@@ -55,6 +57,38 @@ def with_courses(
         for row, course in zip(rows, courses, strict=True)
     ]
     return render.table((*heads, ""), drawn_rows, align)
+
+
+def lacking(flat: Sequence[tuple[str, Series]], utc: bool) -> list[str]:
+    """For below a plot: where aggregates lack some of their series, in words, a line each of those that do."""
+    return [line for name, series in flat if (line := _lacking(name, series, utc))]
+
+
+def _lacking(name: str, series: Series, utc: bool) -> str:
+    found = stretches(series)
+    if not found:
+        return ""
+    layout = "%H:%M" if series.end - series.start < 86_400 else "%d %b %H:%M"
+    told = [
+        f"{render.clock(first, utc, layout)} to {render.clock(stop, utc, layout)}"
+        for first, stop in found[:STRETCHES_TOLD]
+    ]
+    if len(found) > STRETCHES_TOLD:
+        told.append(f"... ({len(found)} stretches in all)")
+    n = int(np.count_nonzero(series.partial))
+    of = f"{n:,} of {render.count(len(series), 'slot')}"
+    return f"incomplete: {name}: not all of its {series.n_series} series in {of}: {', '.join(told)}"
+
+
+def stretches(series: Series) -> list[tuple[int, int]]:
+    """[start, end) in Unix seconds of each run of slots that not all series of an aggregate contributed to."""
+    step = series.step or 1
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], series.partial, [False]]).astype(np.int8)))
+    times = series.times
+    return [
+        (int(times[first]), int(times[stop - 1]) + step)
+        for first, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    ]
 
 
 def drawn(series: Series) -> Floats:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mstore.cli import common, render
-from mstore.cli.courses import drawn, summary
+from mstore.cli.courses import drawn, lacking, summary
 from mstore.conversions import labels, library, long_table
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def titles(found: list[Series], args: argparse.Namespace) -> tuple[str, str]:
     if args.function:
         window = f" over {render.step(args.window)}" if args.window else ""
         step = f"{args.function.replace('_', ' ')}{window}, {step}"
-    end = max(series.end for series in found)
-    return title, f"{step}{how}, {render.time_range(first.start, end, args.utc)}"
+    # The last slot of a coarser step may reach beyond what was asked for, and into the future.
+    end = min(max(series.end for series in found), args.until_s)
+    return title, f"{step}{how}, {render.time_range(first.start, max(first.start, end), args.utc)}"
 
 
 def heading(found: list[Series], args: argparse.Namespace) -> str:
@@ -208,6 +209,8 @@ def as_plot(found: list[Series], args: argparse.Namespace) -> None:
     times = [series.times_ms / 1000 for _, series in flat]
     values = [drawn(series) for _, series in flat]
     print("\n".join(plot(times, values, columns=common.width(), utc=args.utc, colour=common.colours())))
+    if told := lacking(flat, args.utc):
+        print("\n".join(render.paint(line, render.DIM) for line in told))
     if len(flat) > 1:
         # The last value tells which line is which where there are no colours.
         ends = (float(series.values[series.valid][-1]) for _, series in flat)

@@ -155,6 +155,9 @@ def _summary(report: Report, dry_run: bool, seconds: float) -> list[str]:
     lines = [f"{render.count(n, 'sample')} {verb} in {seconds:.2f} s ({speed}){end}"]
     if report.n_done_before:
         lines.append(f"{render.count(report.n_done_before, 'file')} imported before, passed over")
+    if report.n_exact:
+        what = render.count(report.n_exact, "sample")
+        lines.append(f"{what} left as stored: the store holds exactly what the files have rounded")
     if report.unknown_metrics:
         told = ", ".join(f"{name} {n:,}" for name, n in report.unknown_metrics.most_common(TOLD_MAX))
         lines.append(f'samples of metrics that the store does not keep (unknown_metrics = "ignore"): {told}')
@@ -198,6 +201,7 @@ def _plain(report: Report, seconds: float) -> dict[str, Any]:
         "rejected": report.result.rejected,
         "ignored": report.result.ignored,
         "reasons": dict(report.result.reasons),
+        "exact": report.n_exact,
         "unknown_metrics": dict(report.unknown_metrics),
         "files_before": report.n_done_before,
         "clusters": {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mstore.cli import common, render
-from mstore.cli.courses import band, drawn, with_courses
+from mstore.cli.courses import band, drawn, lacking, with_courses
 from mstore.errors import ConfigError
 from mstore.jobs.views import JobData, ScopedStatistics, Statistics, united
 from mstore.topology import fold
@@ -243,6 +243,8 @@ def as_plot(asked: Asked, found: Found, args: argparse.Namespace) -> None:
         print(f"\n{render.paint(group.title, render.BOLD)}")
         lines = plot(times, values, columns=common.width(), rows=8, utc=args.utc, colour=common.colours())
         print("\n".join(lines + (legend(names) if len(names) > 1 else [])))
+        if len(held) <= LINES_MAX and (told := lacking(list(zip(names, held, strict=True)), args.utc)):
+            print("\n".join(render.paint(line, render.DIM) for line in told))
 
 
 def as_picture(asked: Asked, found: Found, kind: str, *, utc: bool = False) -> bytes:

@@ -6,11 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from mstore.cli import common, render
-from mstore.errors import InvalidRequest
+from mstore.cli import common, render, streams
+from mstore.errors import InvalidRequest, UnknownSelector
 
 if TYPE_CHECKING:
-    from mstore.client.life import Freed
+    from mstore.client.life import Freed, Protection
 
 NAMES = ("free", "protect", "sizes")
 _SLOW_S_MAX = 600
@@ -121,12 +121,23 @@ def run_protect(args: argparse.Namespace) -> int:
             return 0
         if args.hosts is None:
             raise InvalidRequest(f"which hosts of {args.cluster}? Give a hostlist, such as 'f02[01-08]'")
-        n_hosts = client.protect(args.cluster, args.hosts, "clear" if args.clear else args.until)
+        done = client.protect(args.cluster, args.hosts, "clear" if args.clear else args.until)
     if args.json:
-        common.print_json({"protected": n_hosts})
-    else:
-        print(f"{render.count(n_hosts, 'host')} protected now, by whomever")
+        document = {"protected": done.n_hosts, "unknown": done.unknown, "n_unknown": done.n_unknown}
+        common.print_json(document)
+        return 0
+    print(f"{render.count(done.n_hosts, 'host')} protected now, by whomever")
+    if done.n_unknown:
+        streams.complain(f"mstore: {_unknown(args.cluster, done, cleared=args.clear)}")
     return 0
+
+
+def _unknown(cluster: str, done: Protection, *, cleared: bool) -> str:
+    shown = ", ".join(done.unknown)
+    if done.n_unknown > len(done.unknown):
+        shown += f", ... ({done.n_unknown:,} in all)"
+    later = "" if cleared else "; what appears under such a name is protected"
+    return f"no host of {cluster} today: {shown}{later}"
 
 
 def _print_hosts(hosts: dict[str, list[str]]) -> None:
@@ -155,6 +166,8 @@ def _add_sizes(commands: common.Commands) -> None:
 def run_sizes(args: argparse.Namespace) -> int:
     with common.open_client(args, timeout=_SLOW_S_MAX) as client:
         found = client.sizes(args.selector, depth=args.depth)
+    if args.selector is not None and not found:
+        raise UnknownSelector(f"no level matches {args.selector}", selector=args.selector)
     found.sort(key=lambda one: -one.n_bytes)
     if args.json:
         common.print_json(

@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 from mstore.cli import common, render
+from mstore.cli.hints import did_you_mean
 from mstore.errors import UnknownSelector
+from mstore.nearest import nearest
 
 NAMES = ("ls",)
 
@@ -58,7 +60,8 @@ def _check_exists(client: Any, path: list[str]) -> None:
     for depth in range(len(path)):
         if path[depth] not in (siblings := client.children(*path[:depth])):
             where = "/".join(path[:depth]) or "the store"
-            raise UnknownSelector(f"{where} has no {path[depth]!r}; it has {_some(siblings)}")
+            hint = did_you_mean(nearest(path[depth], siblings)) or f"; it has {_some(siblings)}"
+            raise UnknownSelector(f"{where} has no {path[depth]!r}{hint}")
 
 
 def _some(names: list[str]) -> str:

@@ -7,7 +7,6 @@ A command's module imports what it needs when it runs, so that --help and --vers
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import signal
@@ -27,6 +26,7 @@ from mstore.cli import (
     dump,
     exports,
     follow,
+    hints,
     imports,
     info,
     job,
@@ -40,7 +40,8 @@ from mstore.cli import (
     top,
     write,
 )
-from mstore.errors import ConfigError, InvalidRequest, MstoreError
+from mstore.errors import ConfigError, InvalidRequest, MstoreError, UnknownMetric, UnknownSelector
+from mstore.nearest import nearest
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
 _COMMANDS = (
@@ -121,12 +122,17 @@ def _run(argv: Sequence[str]) -> int:
         parser.print_help()
         return 0
     if args.command == "serve":
-        # The store handles signals itself, and nobody needs to hear that it is ready.
+        # The store handles signals itself, from the moment when it can stop in order; what comes before waits for that.
+        signals.hold()
         status = int(args.run(args) or 0)
         streams.flush()
         return status
     with signals.interruptible():
-        return int(args.run(args) or 0)
+        signals.release()
+        try:
+            return int(args.run(args) or 0)
+        except (UnknownMetric, UnknownSelector) as error:
+            return _say(error.message + hints.hint(error, args), EX_FAILED)
 
 
 def _output_failed(failure: OSError) -> int:
@@ -162,8 +168,8 @@ def _hinted(message: str) -> str:
         return message
     wrong = message.split("'")[1]
     known = [name for module in _COMMANDS for name in module.NAMES]
-    near = difflib.get_close_matches(wrong, known, 1)
-    return f"there is no command {wrong!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    near = nearest(wrong, known)
+    return f"there is no command {wrong!r}" + (f"; did you mean {near!r}?" if near else "")
 
 
 if __name__ == "__main__":

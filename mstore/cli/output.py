@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mstore.cli import render, streams
 from mstore.errors import InvalidRequest
 
 _SAVED = ("csv", "json", "parquet")
@@ -29,6 +30,7 @@ def add(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", type=Path, help="draw it: FILE.png or FILE.svg (needs matplotlib)"
     )
+    parser.add_argument("--quiet", action="store_true", help="do not say which file was written")
     parser.set_defaults(formats=tuple(formats))
 
 
@@ -42,13 +44,16 @@ class Wanted:
     """None: standard output."""
     picture: str = ""
     """png or svg: the file is a picture."""
+    quiet: bool = False
 
     def save(self, content: bytes) -> None:
-        """Put the file there, whole or not at all. raises StorageError"""
+        """Put the file there, whole or not at all, and say so on standard error. raises StorageError"""
         from mstore.persistence.files import Files
 
         assert self.file is not None
         Files().replace(self.file, content)
+        if not self.quiet:
+            streams.complain(f"wrote {self.file} ({render.size(len(content))})")
 
     @contextlib.contextmanager
     def printed(self) -> Iterator[None]:
@@ -70,7 +75,7 @@ def wanted(args: argparse.Namespace) -> Wanted:
             raise InvalidRequest(f"--plot {args.plot}: expected a name that ends in .png or .svg")
         if args.output is not None or args.format not in (None, "plot"):
             raise InvalidRequest("--plot FILE draws a picture: give --format and -o in a call of their own")
-        return Wanted("plot", args.plot, kind)
+        return Wanted("plot", args.plot, kind, args.quiet)
     saved = [name for name in args.formats if name in _SAVED]
     if args.output is None:
         if args.format == "parquet":
@@ -81,7 +86,7 @@ def wanted(args: argparse.Namespace) -> Wanted:
         raise InvalidRequest(
             f"-o {args.output}: expected --format {' or '.join(saved)}, or a name that ends so"
         )
-    return Wanted(text, args.output)
+    return Wanted(text, args.output, quiet=args.quiet)
 
 
 def _ending(file: Path) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mstore.cli.courses import Floats, band, drawn
+from mstore.cli.courses import Floats, band, drawn, stretches
 from mstore.conversions import library
 from mstore.errors import InvalidRequest
 
@@ -30,6 +30,8 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#
 _INCHES = {1: (9.0, 4.0), 2: (5.4, 2.7), 3: (4.4, 2.3)}
 """Width and height of a panel, by how many stand side by side."""
 _DPI = 110
+SHADES_MAX = 500
+"""In one panel: more would be drawn for seconds, and be one grey."""
 _VALUE_MAX = 1e300
 _OPTIONS = {
     "svg.hashsalt": "mstore", "text.parse_math": False, "font.size": 9.0, "axes.titlesize": 9.5,
@@ -90,6 +92,7 @@ def _draw(ax: Any, panel: Panel, utc: bool) -> None:
         ax.fill_between(dates, lowest, highest, color=_COLOURS[0], alpha=0.25, linewidth=0)
         ax.plot(dates, mean, color=_COLOURS[0], linewidth=1.1)
         ax.set_title(f"mean and span of {len(panel.series)}", loc="right", fontsize=7, color="0.35")
+    _shade(ax, [series for _, series in panel.series])
     ax.set_title(panel.title, loc="left")
     if panel.unit:
         ax.set_ylabel(panel.unit)
@@ -106,6 +109,16 @@ def _draw(ax: Any, panel: Panel, utc: bool) -> None:
     first, last = ax.dataLim.intervalx
     around = 30 / 86_400 if first == last else 0.0  # a single time has no span: a minute around it
     ax.set_xlim(first - around, last + around)
+
+
+def _shade(ax: Any, found: Sequence[Series]) -> None:
+    """Where an aggregate lacks some of its series, and a word about what the shade means."""
+    spans = sorted({span for series in found for span in stretches(series)})[:SHADES_MAX]
+    for first, stop in spans:
+        ends = _dates(np.array([first, stop]) * 1000)
+        ax.axvspan(ends[0], ends[1], color="0.5", alpha=0.2, linewidth=0)
+    if spans:
+        ax.set_xlabel("shaded: not all series contributed", fontsize=7, color="0.35")
 
 
 def _legends(figure: Any, axes: Any, panels: Sequence[Panel]) -> None:

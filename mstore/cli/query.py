@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = output.wanted(args)
     hosts = _hosts(args)
     start, end = _range(args)
+    args.until_s = end - (args.end == "now")
     found: list[Series] = []
     with common.open_client(args) as client:
         for host in hosts:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mstore.cli import render
+from mstore.cli.hints import did_you_mean
 from mstore.errors import MstoreError
+from mstore.nearest import nearest
 
 if TYPE_CHECKING:
     from mstore.client.sync import Client
@@ -25,17 +26,12 @@ def reason(client: Client, args: argparse.Namespace, host: str, found: Sequence[
     why = next((series.why for series in found if series.why), "" if found else "no such series")
     try:
         if why == "no such host":
-            return why + _near(host, client.children(args.cluster))
+            return why + did_you_mean(nearest(host, client.children(args.cluster)))
         if why in ("no such series", "no such id"):
             return why + _elsewhere(client, args, host)
         return (why or "no samples in range") + _newest(client, args, host)
     except MstoreError:  # the hint alone is lost
         return why or "no samples in range"
-
-
-def _near(host: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(host, known, 1)
-    return f"; did you mean {close[0]}?" if close and close[0] != host else ""
 
 
 def _elsewhere(client: Client, args: argparse.Namespace, host: str) -> str:
@@ -56,7 +52,7 @@ def _elsewhere(client: Client, args: argparse.Namespace, host: str) -> str:
 
 def _newest(client: Client, args: argparse.Namespace, host: str) -> str:
     """When the host's newest sample of the metric is from."""
-    newest = client.latest([args.cluster, host], args.metric, by="series")
+    newest = client.latest([args.cluster, host], args.metric, per="series")
     times_ms = newest.times_ms[newest.valid]
     if not len(times_ms):
         return ""

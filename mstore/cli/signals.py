@@ -19,6 +19,16 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+def hold() -> None:
+    """They wait from now on, until release(): nobody is there yet, or any more, who knows what they mean."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+def release() -> None:
+    """What waited comes now, and what comes later at once."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
 def status(interrupt: KeyboardInterrupt) -> int:
     """The exit status that shells give a command ended by this signal."""
     return 128 + int(getattr(interrupt, "number", signal.SIGINT))

@@ -146,11 +146,13 @@ def _told(verb: str, details: dict[str, Any]) -> list[str]:
 
 def run_config(args: argparse.Namespace) -> int:
     from mstore import config
+    from mstore.workers.settings import refuse_impossible
 
     if args.example:
         print(config.example(), end="")
         return 0
     found = config.load(args.config)
+    refuse_impossible(found)
     if args.cluster:
         specs = found.metrics_of(args.cluster).values()
         rows = [[s.name, render.step(s.step_s), s.type, s.aggregation, s.unit] for s in specs]

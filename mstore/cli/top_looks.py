@@ -18,8 +18,8 @@ from mstore.errors import MstoreError
 from mstore.health import FAILED, FULL, PARTIAL
 
 if TYPE_CHECKING:
-    from mstore.client.results import Metric
     from mstore.client.sync import Client
+    from mstore.model import Metric
 
 HISTORY = 120
 """Looks whose rates are kept for the courses."""

@@ -53,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
     from mstore.client.results import WriteResult
 
     stream, n_total = _open(args.file)
-    result, n_bytes = WriteResult(), 0
+    result, n_bytes, under_way = WriteResult(), 0, b""
     interrupt: KeyboardInterrupt | None = None
     start = clock.monotonic_s()
     bar = progress.bar(n_total, "lines", start, on=not args.quiet)
     with stream, common.open_client(args, ack=args.ack) as client:
         try:
             for block in blocks(stream):
+                under_way = block
                 result += client.write(block, cluster=args.cluster, precision=args.precision)
+                under_way = b""
                 n_bytes += len(block)
                 bar.update(n_bytes, n_lines(result), clock.monotonic_s())
         except KeyboardInterrupt as caught:
@@ -70,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         for line in summary(result, n_bytes, clock.monotonic_s() - start):
             print(line)
+        if under_way:
+            print(unacknowledged(under_way))
     if interrupt is not None:
         raise interrupt
     return 1 if result.rejected else 0
@@ -82,14 +86,28 @@ def n_lines(result: WriteResult) -> int:
 def summary(result: WriteResult, n_bytes: int, seconds: float) -> list[str]:
     """How much was written and how fast; then what was not, the most frequent reason first."""
     per_s = 1 / max(seconds, 1e-9)
-    speed = f"{render.si(n_lines(result) * per_s)} lines/s, {render.size(n_bytes * per_s)}/s"
-    lines = [f"{render.count(result.written, 'line')} written in {seconds:.2f} s ({speed})"]
+    n_sent = n_lines(result)
+    speed = f"{render.si(n_sent * per_s)} lines/s, {render.size(n_bytes * per_s)}/s"
+    if result.written == n_sent:
+        lines = [f"{render.count(result.written, 'line')} written in {seconds:.2f} s ({speed})"]
+    else:  # the speed is that of all lines: what is refused was sent and looked at, too
+        of = f"{result.written:,} of {render.count(n_sent, 'line')}"
+        lines = [f"{of} written; all sent in {seconds:.2f} s ({speed})"]
     if result.rejected or result.ignored:
         what = ((result.rejected, "rejected"), (result.ignored, "ignored"))
         reasons = sorted(result.reasons.items(), key=lambda item: (-item[1], item[0]))
         told = ", ".join(f"{reason} {n:,}" for reason, n in reasons)
         lines.append(f"{' and '.join(f'{n:,} {word}' for n, word in what if n)}: {told}")
     return lines
+
+
+def unacknowledged(block: bytes) -> str:
+    """What an interruption leaves open: of this block some lines may be stored, all of them or none."""
+    n = block.count(b"\n") + (not block.endswith(b"\n"))
+    return (
+        f"{render.count(n, 'more line')} sent and not acknowledged: perhaps stored; sending lines with a time"
+        " again is safe"
+    )
 
 
 def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:

@@ -16,10 +16,10 @@ from mstore.client.lines import Source
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
 from mstore.client.questions import Ids, Question
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.client.sync import make_path
 from mstore.ipc.transport import Steps, run_async
-from mstore.model import MetricSpec, SeriesPath
+from mstore.model import Metric, MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
 from mstore.times import TimeLike
 

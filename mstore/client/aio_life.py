@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from mstore.client.life import Freed, Selectors
+from mstore.client.life import Freed, Protection, Selectors
 from mstore.ipc.transport import Steps
 from mstore.selector import SelectorLike
 from mstore.sizes import LevelSize
@@ -32,7 +32,7 @@ class AsyncLifeCalls:
         until: TimeLike | str | None = None,
         *,
         timeout: float | None = None,
-    ) -> int:
+    ) -> Protection:
         """As Client.protect."""
         return await self._run(self._ops.protect(cluster, hosts, until, timeout))
 

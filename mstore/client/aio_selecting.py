@@ -40,7 +40,7 @@ class AsyncSelectorCalls:
         selector: SelectorLike,
         metric: str,
         *,
-        by: str = ...,
+        per: str = ...,
         max_age: DurationLike | None = ...,
         timeout: float | None = ...,
     ) -> Latest: ...
@@ -50,7 +50,7 @@ class AsyncSelectorCalls:
         selector: SelectorLike,
         metric: list[str] | tuple[str, ...],
         *,
-        by: str = ...,
+        per: str = ...,
         max_age: DurationLike | None = ...,
         timeout: float | None = ...,
     ) -> list[Latest]: ...
@@ -59,7 +59,7 @@ class AsyncSelectorCalls:
         selector: SelectorLike,
         metric: str | list[str] | tuple[str, ...],
         *,
-        by: str = "level",
+        per: str = "level",
         max_age: DurationLike | None = None,
         timeout: float | None = None,
     ) -> Latest | list[Latest]:
@@ -67,7 +67,7 @@ class AsyncSelectorCalls:
         from mstore.tables import Latest
 
         names = [metric] if isinstance(metric, str) else list(metric)
-        message = selecting.latest(selector, names, by, max_age, timeout)
+        message = selecting.latest(selector, names, per, max_age, timeout)
         found = await self._run(self._ops.tables(message, Latest, len(names), timeout))
         return found[0] if isinstance(metric, str) else found
 

@@ -44,6 +44,23 @@ class Freed:
         return cls(*(int(details.get(name, 0)) for name in ("chunks", "samples", "series", "levels")))
 
 
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What an order to protect has come to."""
+
+    n_hosts: int
+    """Protected now, by anybody."""
+    unknown: tuple[str, ...] = ()
+    """The first of the names given that are no host of the cluster today: with neither data nor a place in its topology.
+    They are protected when they appear."""
+    n_unknown: int = 0
+
+    @classmethod
+    def of(cls, details: dict[str, Any]) -> Protection:
+        unknown = tuple(map(str, details.get("unknown", ())))
+        return cls(int(details["protected"]), unknown, int(details.get("n_unknown", 0)))
+
+
 class LifeOperations:
     """Of Operations."""
 
@@ -54,12 +71,12 @@ class LifeOperations:
 
     def protect(
         self, cluster: str, hosts: str | Sequence[str], until: TimeLike | str | None, timeout_s: float | None
-    ) -> Steps[int]:
+    ) -> Steps[Protection]:
         from mstore.topology import hosts_asked
 
         message = messages.Protect(cluster, hosts_asked(hosts) or [], _until_s(until), deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
-        return int(reply.details["protected"])
+        return Protection.of(reply.details)
 
     def protected(self, timeout_s: float | None) -> Steps[dict[str, list[str]]]:
         reply = yield from self._ask(messages.Protected(deadline_ms(timeout_s)), messages.Names, timeout_s)

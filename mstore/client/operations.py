@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mstore import clock, limits, times
+from mstore import choices, clock, limits, times
 from mstore.client import lines
 from mstore.client.answers import AnswerOperations, deadline_ms
 from mstore.client.life import LifeOperations
 from mstore.client.pool import Pool, Settings
 from mstore.client.questions import Question, answered, series_of
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.client.selecting import SelectorOperations
 from mstore.client.window import Window
 from mstore.errors import InvalidRequest, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
-from mstore.model import SeriesPath
+from mstore.model import Metric, SeriesPath
 from mstore.selector import Selector, SelectorLike
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
         self, questions: Iterable[Question], timeout_s: float | None
     ) -> Steps[list[Series | list[Series]]]:
         now_s = clock.now_s()
-        asked = [question.message(now_s, None) for question in questions]
+        asked = [question.message(now_s, None) for question in choices.questions(questions)]
         session = self.pool.take("query")
         try:
             return (

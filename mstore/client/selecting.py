@@ -64,12 +64,12 @@ class SelectorOperations:
 def latest(
     selector: SelectorLike,
     metrics: Sequence[str],
-    by: str,
+    per: str,
     max_age: DurationLike | None,
     timeout_s: float | None,
 ) -> messages.SelectLatest:
     age_s = None if max_age is None else to_duration_s(max_age)
-    return messages.SelectLatest(_text(selector), list(metrics), by, age_s, deadline_ms(timeout_s))
+    return messages.SelectLatest(_text(selector), list(metrics), per, age_s, deadline_ms(timeout_s))
 
 
 def above(

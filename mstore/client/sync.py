@@ -13,12 +13,12 @@ from mstore.client.lines import Source
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
 from mstore.client.questions import Ids, Question
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.client.sync_answers import AnswerCalls
 from mstore.client.sync_life import LifeCalls
 from mstore.client.sync_selecting import SelectorCalls
 from mstore.ipc.transport import run
-from mstore.model import MetricSpec, SeriesPath
+from mstore.model import Metric, MetricSpec, SeriesPath
 from mstore.selector import SelectorLike
 from mstore.times import TimeLike
 
@@ -166,7 +166,7 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
 
         questions  mstore.Question each: the arguments of query()
         timeout    seconds without an answer
-        raises     as query(); the first error ends the call
+        raises     as query(); the first error ends the call. LimitExceeded for more than limits.QUERY_MANY_MAX questions
         """
         return run(self._ops.query_many(questions, timeout))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mstore.client.life import Freed, Selectors
+from mstore.client.life import Freed, Protection, Selectors
 from mstore.ipc.transport import run
 from mstore.selector import SelectorLike
 from mstore.sizes import LevelSize
@@ -30,8 +30,8 @@ class LifeCalls:
         until: TimeLike | str | None = None,
         *,
         timeout: float | None = None,
-    ) -> int:
-        """Keep the data of hosts past retention, and evict it last; how many hosts are protected then, by anybody.
+    ) -> Protection:
+        """Keep the data of hosts past retention, and evict it last; what it has come to, names that are unknown included.
 
         hosts   a hostlist such as "f[0101-0104]", or names; also of hosts that have sent nothing yet
         until   a time; None: until it is taken back; "clear": take it back

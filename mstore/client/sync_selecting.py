@@ -45,7 +45,7 @@ class SelectorCalls:
         selector: SelectorLike,
         metric: str,
         *,
-        by: str = ...,
+        per: str = ...,
         max_age: DurationLike | None = ...,
         timeout: float | None = ...,
     ) -> Latest: ...
@@ -55,7 +55,7 @@ class SelectorCalls:
         selector: SelectorLike,
         metric: list[str] | tuple[str, ...],
         *,
-        by: str = ...,
+        per: str = ...,
         max_age: DurationLike | None = ...,
         timeout: float | None = ...,
     ) -> list[Latest]: ...
@@ -64,20 +64,20 @@ class SelectorCalls:
         selector: SelectorLike,
         metric: str | list[str] | tuple[str, ...],
         *,
-        by: str = "level",
+        per: str = "level",
         max_age: DurationLike | None = None,
         timeout: float | None = None,
     ) -> Latest | list[Latest]:
         """The newest values: one table, or a list of them for several metrics.
 
-        by       "level": a row for each level, several series as their sum or mean; "series": a row for each series
+        per      "level": a row for each level, several series as their sum or mean; "series": a row for each series
         max_age  seconds, or text such as "5m": a value that is older does not count
         raises   NotAggregatable for several series at a level of a metric without an aggregation
         """
         from mstore.tables import Latest
 
         names = [metric] if isinstance(metric, str) else list(metric)
-        message = selecting.latest(selector, names, by, max_age, timeout)
+        message = selecting.latest(selector, names, per, max_age, timeout)
         found = run(self._ops.tables(message, Latest, len(names), timeout))
         return found[0] if isinstance(metric, str) else found
 

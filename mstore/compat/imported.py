@@ -48,6 +48,8 @@ class Report:
     skipped: list[Skipped] = field(default_factory=list)
     n_done_before: int = 0
     """Files that an earlier run has imported."""
+    n_exact: int = 0
+    """Samples that were not written: the store holds exactly what the files have rounded."""
     unknown_metrics: Counter[str] = field(default_factory=Counter)
     """Samples of metrics that the store does not keep."""
     coarser: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)

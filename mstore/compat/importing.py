@@ -16,14 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
+from mstore.compat.exactness import Exactness
 from mstore.compat.imported import Journal, Report
 from mstore.compat.names import Part
 from mstore.compat.reading import Host, Samples, Troubles, samples_of, splitter
+from mstore.compat.source import Asked, asked
 from mstore.compat.walk import BIN, JSON, PARQUET, WAL_NAME, Found
 from mstore.config import Config
 from mstore.errors import CorruptRecord
-from mstore.model import MetricSpec, Reason, SeriesPath
+from mstore.model import Metric, MetricSpec, Reason, SeriesPath
 from mstore.times import SECONDS_MAX, SECONDS_MIN
 
 _FLUSH_SAMPLES = 4_000_000
@@ -44,11 +46,10 @@ class WriterLike(Protocol):
     def close(self) -> None: ...
 
 
-class ClientLike(Protocol):
+class ClientLike(Asked, Protocol):
     """What is needed of client.sync.Client."""
 
     def writer(self) -> WriterLike: ...
-    def host_series(self, cluster: str, host: str) -> list[SeriesPath]: ...
     def metrics(self, cluster: str | None = None) -> list[Metric]: ...
     def config(self) -> Config: ...
 
@@ -92,6 +93,7 @@ class Import:
         self._unflushed: list[str] = []
         self._n_unflushed = 0
         self._steps: dict[tuple[str, str], int] = {}
+        self._exactness: Exactness | None = None
         # Where unknown metrics are ignored, what the files say of them does not count either.
         self._defines = client is not None and client.config().unknown_metrics == "register"
 
@@ -173,7 +175,17 @@ class Import:
                 self._steps[key] = min(one.step_s, self._steps.get(key, one.step_s))
         self._open(samples)
         if self._client is not None:
-            self._write([one for one in samples if not self._is_refused(one)])
+            accepted = [one for one in samples if not self._is_refused(one)]
+            kept, n_left = self._exact(self._client).without_roundings(accepted)
+            self.report.n_exact += n_left
+            self._write(kept)
+
+    def _exact(self, client: ClientLike) -> Exactness:
+        """What the store had when the import began: what it defines for the import takes any value as it comes."""
+        if self._exactness is None:
+            types = {(one.cluster, one.name): one.type for one in client.metrics()}
+            self._exactness = Exactness(asked(client), types)
+        return self._exactness
 
     def _open(self, samples: list[Samples]) -> None:
         """Handles for the series that have none yet."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,8 +17,15 @@ from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 
 if TYPE_CHECKING:
-    from mstore.client.sync import Client
     from mstore.query.reader import Reader
+
+
+class Asked(Protocol):
+    """What is needed of client.sync.Client."""
+
+    def children(self, *path: str) -> list[str]: ...
+    def host_series(self, cluster: str, host: str) -> list[SeriesPath]: ...
+    def query_many(self, questions: Iterable[Question]) -> list[Series | list[Series]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ def attached(reader: Reader) -> Source:
     return Source(reader.children, reader.host_series, samples, lambda: oldest_s(reader.directory))
 
 
-def asked(client: Client) -> Source:
+def asked(client: Asked) -> Source:
     """A store behind its socket."""
 
     def samples(paths: Sequence[SeriesPath], start: int, end: int) -> list[Series]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from mstore.config.setting import Section, Setting
 from mstore.config.values import (
     bounded,
+    duration,
     format_duration,
     format_size,
     one_of,
-    parse_duration,
     parse_size,
     path_text,
     whole,
@@ -53,7 +53,7 @@ SECTION = Section(
         "directory": Setting("directory", path_text),
         "interval": Setting(
             "interval_s",
-            bounded(parse_duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "10s" to "7d"'),
+            bounded(duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "10s" to "7d"'),
             format_duration,
         ),
         "max_bytes": Setting("max_bytes", parse_size, format_size),

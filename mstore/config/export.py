@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mstore.config.setting import Section, Setting
-from mstore.config.values import Refused, bounded, format_duration, one_of, parse_duration
+from mstore.config.values import Refused, bounded, duration, format_duration, one_of
 
 FORMATS = ("bin", "json", "wal", "parquet")
 INTERVAL_S_MIN, INTERVAL_S_MAX = 60, 7 * 86400
@@ -42,9 +42,9 @@ SECTION = Section(
         "directory": Setting("directory", _directory),
         "interval": Setting(
             "interval_s",
-            bounded(parse_duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "1m" to "7d"'),
+            bounded(duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "1m" to "7d"'),
             format_duration,
         ),
-        "keep": Setting("keep_s", parse_duration, format_duration),
+        "keep": Setting("keep_s", duration, format_duration),
     },
 )

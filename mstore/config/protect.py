@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mstore.config.setting import Section, Setting
-from mstore.config.values import Refused, bounded, file_name, format_duration, parse_duration
+from mstore.config.values import Refused, bounded, duration, file_name, format_duration
 
 INTERVAL_S_MIN, INTERVAL_S_MAX = 5, 86_400
 
@@ -45,7 +45,7 @@ SECTION = Section(
         "token_file": Setting("token_file", file_name),
         "interval": Setting(
             "interval_s",
-            bounded(parse_duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "5s" to "24h"'),
+            bounded(duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "5s" to "24h"'),
             format_duration,
         ),
     },

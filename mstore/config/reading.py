@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -25,8 +24,9 @@ from mstore.config.schema import (
     MetricOverride,
 )
 from mstore.config.setting import Section
-from mstore.config.values import Refused, format_duration, parse_duration
+from mstore.config.values import Refused, duration, format_duration
 from mstore.errors import ConfigError
+from mstore.nearest import nearest
 from mstore.topology import Cluster, load_cluster
 
 
@@ -147,8 +147,8 @@ def _refused(where: str, key: str, value: object, allowed: str) -> ConfigError:
 
 
 def _unknown(where: str, key: str, value: object, known: Iterable[str], table: str = "") -> ConfigError:
-    near = difflib.get_close_matches(key, list(known), 1)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
+    near = nearest(key, known)
+    hint = f'did you mean "{near}"? ' if near else ""
     allowed = ", ".join(known)
     whole = f"{table}{_key(key)}"
     shown = whole if isinstance(value, dict) else f"{whole} = {_toml(value)}"
@@ -198,7 +198,7 @@ def _clusters(where: str, value: object) -> tuple[dict[str, dict[str, MetricOver
             if key == "metrics":
                 metrics[name] = _metrics(where, f"{table}.metrics", item)
             elif key == "retention":
-                retention_s[name] = _checked(where, f"{table}.{key}", item, parse_duration)
+                retention_s[name] = _checked(where, f"{table}.{key}", item, duration)
             else:
                 raise _unknown(where, key, item, CLUSTER_KEYS, f"{table}.")
     return metrics, retention_s

@@ -18,11 +18,11 @@ from mstore.config.setting import Section, Setting
 from mstore.config.values import (
     boolean,
     bounded,
+    duration,
     field_mode,
     format_duration,
     format_size,
     one_of,
-    parse_duration,
     parse_size,
     paths,
     ring_bytes,
@@ -44,9 +44,9 @@ TYPES = ("f32", "f64", "u64")
 _BY_CORES = " (0 = by the number of cores)"
 
 SETTINGS: dict[str, Setting] = {
-    "retention": Setting("retention_s", parse_duration, format_duration),
+    "retention": Setting("retention_s", duration, format_duration),
     "memory_cap": Setting("memory_cap_bytes", parse_size, format_size),
-    "max_future": Setting("max_future_s", parse_duration, format_duration),
+    "max_future": Setting("max_future_s", duration, format_duration),
     "unknown_metrics": Setting("unknown_metrics", one_of("ignore", "register")),
     "default_step": Setting("default_step_s", whole(1, STEP_S_MAX, " (seconds)")),
     "max_series": Setting("max_series", whole(1, limits.SERIES_MAX)),
@@ -56,7 +56,7 @@ SETTINGS: dict[str, Setting] = {
     "ring_bytes": Setting("ring_bytes", ring_bytes, format_size),
     "snapshot_interval": Setting(
         "snapshot_interval_s",
-        bounded(parse_duration, 0, 365 * 86400, 'a duration up to "365d" ("0" = only by wal_bytes)'),
+        bounded(duration, 0, 365 * 86400, 'a duration up to "365d" ("0" = only by wal_bytes)'),
         format_duration,
     ),
     "wal_bytes": Setting(
@@ -66,7 +66,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "snapshot_stop_limit": Setting(
         "snapshot_stop_limit_s",
-        bounded(parse_duration, 0, 3600, 'a duration up to "1h" ("0" = no snapshot at a stop)'),
+        bounded(duration, 0, 3600, 'a duration up to "1h" ("0" = no snapshot at a stop)'),
         format_duration,
     ),
     "keep_memory": Setting("keep_memory", boolean),
@@ -79,7 +79,7 @@ METRIC_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "aggregation": ("aggregation", one_of(*AGGREGATIONS)),
     "type": ("type", one_of(*TYPES)),
     "unit": ("unit", unit),
-    "retention": ("retention_s", parse_duration),
+    "retention": ("retention_s", duration),
 }
 CLUSTER_KEYS = ("retention", "metrics")
 

@@ -5,13 +5,13 @@ Each parser takes what TOML gave and returns the value, or raises Refused with w
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection
 from decimal import Decimal
 
 from mstore import limits
 from mstore.model import FieldMode
+from mstore.nearest import nearest
 
 RING_BYTES_MIN = limits.WAL_BLOCK_BYTES_MAX
 RING_BYTES_MAX = limits.GIB
@@ -40,6 +40,14 @@ def parse_duration(value: object) -> int:
     if not re.fullmatch(r"([0-9]{1,12}[smhdw])+", text):
         raise Refused(allowed)
     return sum(int(number) * _DURATION_S[unit] for number, unit in re.findall(r"([0-9]+)([smhdw])", text))
+
+
+def duration(value: object) -> int:
+    """Seconds, as a configuration says them: with a unit, since 48 may have been meant to be hours; "0" and 0 = none."""
+    found = parse_duration(value)
+    if found and (isinstance(value, int) or str(value).strip().isdecimal()):
+        raise Refused(f'a duration with its unit, such as "{value}s" or "{value}h"')
+    return found
 
 
 def format_duration(seconds: int) -> str:
@@ -103,8 +111,8 @@ def bounded(parse: Callable[[object], int], low: int, high: int, meaning: str) -
 def one_of(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not isinstance(value, str) or value not in choices:
-            near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            near = nearest(value, choices) if isinstance(value, str) else ""
+            hint = f'; did you mean "{near}"?' if near else ""
             raise Refused(" or ".join(f'"{choice}"' for choice in choices) + hint)
         return value
 

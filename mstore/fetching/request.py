@@ -13,7 +13,6 @@ and "archive", which is mstore's own: false asks memory alone.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from mstore import times
 from mstore.choices import ALGORITHMS, refuse_unless
 from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded
 from mstore.limits import FETCH_QUERIES_MAX, QUERY_SERIES_MAX
+from mstore.nearest import nearest
 
 RESOLUTION_S_MAX = 2**31 - 1
 
@@ -228,8 +228,8 @@ def _names(document: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]
 def _known(document: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     for key in document:
         if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            near = nearest(str(key), keys)
+            hint = f"did you mean {near}? " if near else ""
             raise InvalidRequest(
                 f"{where}{key} is no key of a batch request: {hint}allowed are {', '.join(keys)}"
             )

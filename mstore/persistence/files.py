@@ -67,6 +67,10 @@ def archive_note_path(directory: Path) -> Path:
     return run_dir(directory) / "archive.json"
 
 
+def archives_begun_path(directory: Path) -> Path:
+    return directory / "archives.json"
+
+
 def stop_note_path(directory: Path) -> Path:
     return run_dir(directory) / "stop.json"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from mstore.config import Config
 from mstore.errors import InvalidRequest
 from mstore.kernels._gather import Gatherer
 from mstore.limits import PATH_DEPTH_MAX
+from mstore.model import Metric
 from mstore.query import selected
 from mstore.query.budget import PIECE_SERIES, Work, finished
 from mstore.query.gather import Replan, checked
@@ -28,24 +28,6 @@ _ORIGINS = {
     layout.ORIGIN_REGISTERED: "registered",
     layout.ORIGIN_CLIENT: "client",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class MetricInfo:
-    """One metric of one cluster, in the words of the configuration."""
-
-    cluster: str
-    name: str
-    step_s: int
-    """Seconds between samples; 0 = stamped."""
-    unit: str
-    aggregation: str
-    type: str
-    kind: str
-    columns: tuple[tuple[str, str], ...]
-    origin: str
-    retention_s: int
-    """How long samples are kept; 0 = for ever, -1 = as long as the store's."""
 
 
 def children(gatherer: Gatherer, path: tuple[str, ...]) -> list[str]:
@@ -115,12 +97,12 @@ def paths_work(gatherer: RetainedGatherer, depth: int) -> Work[list[tuple[str, .
     return list(found)
 
 
-def metrics(gatherer: Gatherer, directory: DirectoryReader, cluster: str | None = None) -> list[MetricInfo]:
+def metrics(gatherer: Gatherer, directory: DirectoryReader, cluster: str | None = None) -> list[Metric]:
     """Definitions by cluster and name, of one cluster or of all."""
     clusters = {level: name for level, name in _named(gatherer, 0) if cluster is None or name == cluster}
     found = [directory.metric(index) for index in range(directory.counts()["n_metrics"])]
     infos = [
-        MetricInfo(
+        Metric(
             clusters[info.cluster], info.name, info.step_s, info.unit, info.aggregation, info.type,
             _KINDS[info.kind], info.columns, _ORIGINS.get(info.origin, ""),
             info.retention_s,

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mstore import clock
+from mstore import choices, clock
 from mstore.config import Config
 from mstore.frames import Series
 from mstore.kernels._segment import Segment
+from mstore.model import Metric
 from mstore.query import catalog
 from mstore.query.answer import answering
 from mstore.query.budget import Budget, Work, finished
-from mstore.query.catalog import MetricInfo
 from mstore.query.chunks import ChunkView, chunk_views
 from mstore.query.fetch import FetchQuestions
 from mstore.query.gather import SLOTS_MAX, replanned
@@ -167,9 +167,11 @@ class Reader(
         """One answer a question, in their order; the first error of any is raised.
 
         questions  mstore.Question each, which are the arguments of query(), or Requests
+        raises     LimitExceeded for more than limits.QUERY_MANY_MAX of them
         """
         now_s = self._now_s()
-        requests = [one if isinstance(one, Request) else _request_of(one, now_s) for one in questions]
+        asked = choices.questions(questions)
+        requests = [one if isinstance(one, Request) else _request_of(one, now_s) for one in asked]
         return finished(self.answering(requests, Budget()))
 
     def answering(self, requests: Sequence[Request], budget: Budget) -> Work[list[Series | list[Series]]]:
@@ -201,7 +203,7 @@ class Reader(
         """References of the live series of some metrics (none = all) that a selector selects, each once."""
         return catalog.matching(self.gatherer, self.directory, selector, metrics)
 
-    def metrics(self, cluster: str | None = None) -> list[MetricInfo]:
+    def metrics(self, cluster: str | None = None) -> list[Metric]:
         """Metric definitions of a cluster, or of all."""
         return catalog.metrics(self.gatherer, self.directory, cluster)
 

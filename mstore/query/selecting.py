@@ -37,7 +37,7 @@ class SelectorQuestions:
 
     @overload
     def latest(
-        self, selector: SelectorLike, metric: str, *, by: str = ..., max_age: DurationLike | None = ...
+        self, selector: SelectorLike, metric: str, *, per: str = ..., max_age: DurationLike | None = ...
     ) -> Latest: ...
     @overload
     def latest(
@@ -45,7 +45,7 @@ class SelectorQuestions:
         selector: SelectorLike,
         metric: list[str] | tuple[str, ...],
         *,
-        by: str = ...,
+        per: str = ...,
         max_age: DurationLike | None = ...,
     ) -> list[Latest]: ...
     def latest(
@@ -53,19 +53,19 @@ class SelectorQuestions:
         selector: SelectorLike,
         metric: str | list[str] | tuple[str, ...],
         *,
-        by: str = "level",
+        per: str = "level",
         max_age: DurationLike | None = None,
     ) -> Latest | list[Latest]:
         """The newest values: one table, or a list of them for several metrics.
 
-        by       "level": a row for each level, several series as their sum or mean; "series": a row for each series
+        per      "level": a row for each level, several series as their sum or mean; "series": a row for each series
         max_age  seconds, or text such as "5m": a value that is older does not count
         raises   NotAggregatable for several series at a level of a metric without an aggregation
         """
         oldest_s = None if max_age is None else self._now_s() - to_duration_s(max_age)
         chosen, names = Selector.parse(selector), [metric] if isinstance(metric, str) else list(metric)
         found = [
-            finished(by_selector.latest(self.gatherer, chosen, name, by, oldest_s, Budget()))
+            finished(by_selector.latest(self.gatherer, chosen, name, per, oldest_s, Budget()))
             for name in names
         ]
         return found[0] if isinstance(metric, str) else found

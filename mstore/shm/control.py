@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from mstore.kernels._segment import Segment
 from mstore.limits import WORKERS_MAX
 from mstore.model import N_REASONS, Reason
 from mstore.shm import layout
+
+Counted: TypeAlias = list[tuple[int, int, NDArray[np.uint64]]]
+"""Of each slot: kind, index, uint64[96] counters."""
 
 CONTROL_BYTES = layout.WORKERS + WORKERS_MAX * layout.WORKER.itemsize
 
@@ -97,6 +100,9 @@ GAUGES = frozenset(
         "export_permille", "export_began_s",
     }
 )  # fmt: skip
+
+# What is true of this memory, whoever writes it: it stays with it, and goes with it.
+OF_MEMORY = frozenset({"unprotected_seq"})
 
 _INDEX = {name: index for index, name in enumerate(COUNTERS)}
 _QUERIES, _QUERY_SERIES, _QUERY_SAMPLES, _QUERY_US = map(
@@ -237,6 +243,25 @@ class Control:
         sums = table["counters"].sum(axis=0, dtype=np.uint64)
         return {name: int(sums[index]) for name, index in _INDEX.items()}
 
+    def counted(self) -> Counted:
+        """What every slot counts, whose it is: for go_on_counting() of the memory that comes after this one."""
+        return [
+            (slot.kind, slot.index, slot.counters.copy()) for slot in map(self.worker, range(WORKERS_MAX))
+        ]
+
+    def go_on_counting(self, before: Counted) -> None:
+        """Counters go on from those of other memory; what says how things are now, and not how often, does not."""
+        for number, (kind, index, counters) in enumerate(before):
+            self.worker(number).go_on(kind, index, counters)
+
+    def count_anew(self) -> None:
+        """Every counter 0; what is true of the memory stays."""
+        for slot in map(self.worker, range(WORKERS_MAX)):
+            kept = {name: slot.get(name) for name in OF_MEMORY}
+            slot.counters[:] = 0
+            for name, value in kept.items():
+                slot.set(name, value)
+
     def epochs(self) -> list[int]:
         """Every worker's epoch (odd = it may hold references), in order of the slots."""
         return [self.worker(number).epoch for number in range(WORKERS_MAX)]
@@ -301,6 +326,14 @@ class WorkerSlot:
         store_u32(self._segment, self._field("pid"), pid)
         store_u64(self._segment, self._field("started_ns"), clock.now_ns())
         self.state = WORKER_STARTING
+
+    def go_on(self, kind: int, index: int, counters: NDArray[np.uint64]) -> None:
+        """Of a slot that nobody has claimed yet: who claims it as this kind and index goes on from these counters."""
+        store_u32(self._segment, self._field("kind"), kind)
+        store_u32(self._segment, self._field("index"), index)
+        self.counters[:] = counters
+        for name in GAUGES | OF_MEMORY:
+            self._words[_INDEX[name]] = 0
 
     def release(self) -> None:
         """Give the slot back: by its owner at its end, by the supervisor once the owner is known to be dead.

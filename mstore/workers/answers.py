@@ -12,8 +12,8 @@ from mstore import clock
 from mstore.config import Config, told
 from mstore.errors import UnknownMessage
 from mstore.ipc import messages as m
+from mstore.model import Metric
 from mstore.query.budget import Budget, Work
-from mstore.query.catalog import MetricInfo
 from mstore.query.reader import Reader
 from mstore.workers import sample_answers
 from mstore.workers.sample_answers import Answer
@@ -91,5 +91,5 @@ class Answers:
         return m.Names([[cluster, host] for cluster, names in hosts.items() for host in names])
 
 
-def _plain(metric: MetricInfo) -> dict[str, Any]:
+def _plain(metric: Metric) -> dict[str, Any]:
     return {**asdict(metric), "columns": [list(column) for column in metric.columns]}

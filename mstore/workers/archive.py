@@ -83,7 +83,7 @@ def main() -> int:
     ignore_signals()
     set_name("mstore:archive")
     set_up_logging("archive")
-    stacks.register(Path(str(job["store_dir"])), "archive")
+    stacks.register(Path(str(job["store_dir"])), "archive", job["lock_inode"])
     os.nice(0 if job["everything"] else _NICE)
     try:
         _tell({"done": take(job, _tell)})

@@ -62,7 +62,7 @@ def main() -> int:
     name = f"archive-{job['index']}"
     set_name(f"mstore:{name}")
     set_up_logging(name)
-    stacks.register(Path(job["store_dir"]), name)
+    stacks.register(Path(job["store_dir"]), name, job["lock_inode"])
     os.nice(_NICE)
     # What a library prints must not come between the frames.
     answers = os.dup(1)

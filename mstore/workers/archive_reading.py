@@ -173,6 +173,7 @@ class ArchiveReading:
         job = {
             "store_dir": self._spec.store_dir,
             "instance": self._spec.instance,
+            "lock_inode": self._spec.lock_inode,
             "index": self._spec.index,
             "parent_pid": os.getpid(),
         }

@@ -15,6 +15,7 @@ import numpy as np
 
 from mstore import clock
 from mstore.archive import leavers
+from mstore.archive.begun import note_begun, refuse_if_gone
 from mstore.archive.lives import Memory
 from mstore.archive.manifest import NOTHING_S
 from mstore.archive.passes import Orders, Result, run_pass
@@ -69,7 +70,9 @@ def archive_stopped(
             everything(memory, clock.now_s()), clusters, level, max_bytes, paced=False, freeing=delete,
             leavers=tuple(paths),
         )  # fmt: skip
+        refuse_if_gone(files, store_dir, root)
         result = run_pass(files, root, memory, orders)
+        note_begun(files, store_dir, root)
         for path in paths if result.leavers_done else ():
             files.unlink(path)
         damage = found.report.in_full() if found.report.damaged else ""

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock, limits
+from mstore.archive.begun import note_begun, refuse_if_gone
 from mstore.archive.leavers import LeaversFile
 from mstore.archive.manifest import NOTHING_S, manifests
 from mstore.archive.switch import Setup, write_setup
@@ -226,6 +227,8 @@ class Archiving(Leaving):
     async def _archive(self, order: _Order) -> dict[str, Any]:
         """One pass; its counts. raises ArchiveError, StorageError"""
         persister, began_s = self._persister, clock.monotonic_s()
+        root = archive_root(persister.spec.directory, self._config)
+        refuse_if_gone(self._files, persister.spec.directory, root)
         complete = self._leavers.close()
         self.departure.pass_begins()
         # What is stored from here on at a time that this pass archives may be too late for it.
@@ -238,7 +241,7 @@ class Archiving(Leaving):
             "instance": persister.spec.instance,
             "segments": persister.spec.segments,
             "segment_fds": persister.segment_fds,
-            "root": str(archive_root(persister.spec.directory, self._config)),
+            "root": str(root),
             "clusters": order.clusters,
             "everything": order.everything,
             "freeing": order.delete,
@@ -257,7 +260,13 @@ class Archiving(Leaving):
         finally:
             self._helper = None
             persister.slot.set("archive_permille", 0)
-            self.departure.pass_ends(done=bool(done.get("leavers_done")))
+            moved = archive_root(persister.spec.directory, self._config) != root or not self._config.writes
+            self.departure.pass_ends(done=bool(done.get("leavers_done")) and not moved)
+        if moved:  # nobody looks there any more: memory must keep what only the old directory has
+            raise ArchiveError(
+                f"the configuration has changed meanwhile: what this pass wrote lies in {root}, and counts for nothing now"
+            )
+        note_begun(self._files, persister.spec.directory, root)
         self._know(done["archived_to"])
         persister.control.left += 1 if persister.control.left or order.delete or complete else 0
         if done["leavers_done"]:

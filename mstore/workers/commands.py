@@ -56,7 +56,7 @@ class Commands:
         life, control = self._supervisor.life, self._supervisor.control
         if life is None or control is None:
             raise Unavailable("the store has no memory at the moment: it starts or stops")
-        place = Place(str(self._supervisor.store_dir), life.instance, life.names)
+        place = Place(str(self._supervisor.store_dir), life.instance, life.names, self._supervisor.started_s)
         directory = DirectoryReader(life.mappings["directory"].segment)
         return store_info(place, control, directory, life.mappings["samples"])
 

@@ -103,7 +103,7 @@ def main() -> int:
     ignore_signals()
     set_name("mstore:export")
     set_up_logging("export")
-    stacks.register(Path(job.store_dir), "export")
+    stacks.register(Path(job.store_dir), "export", job.lock_inode)
     os.nice(_NICE)
     try:
         with attach(job.store_dir) as reader:

@@ -27,6 +27,8 @@ class Where(Protocol):
     def instance(self) -> int: ...
     @property
     def segments(self) -> dict[str, str]: ...
+    @property
+    def store_started_s(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Place:
     store_dir: str
     instance: int
     segments: dict[str, str]
+    store_started_s: int
 
 
 def store_info(spec: Where, control: Control, directory: DirectoryReader, samples: Mapping) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
         "degraded": bool(control.flags & layout.FLAG_DEGRADED),
         "unprotected": totals["unprotected_seq"] > 0,
         "now_s": clock.now_s(),
-        "started_s": min((one["started_s"] for one in workers if one["kind"] == "persister"), default=0),
+        "started_s": spec.store_started_s,
         "counts": counts,
         "memory": {
             "samples_committed_bytes": samples.committed_bytes,

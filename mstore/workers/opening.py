@@ -10,6 +10,7 @@ are those of adoption.py; the two that need log and links are checked here.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -30,6 +31,8 @@ from mstore.workers.definitions import kept_from_s
 from mstore.workers.progress import RecoveryProgress
 from mstore.workers.spec import WorkerSpec
 
+log = logging.getLogger(__name__)
+
 
 def open_samples(spec: WorkerSpec, directory: Segment, samples: Segment, fd: int) -> Samples:
     """The writer of samples, over empty memory or over what was kept. raises NotAdopted"""
@@ -37,6 +40,14 @@ def open_samples(spec: WorkerSpec, directory: Segment, samples: Segment, fd: int
         return Samples(directory, samples, fd, 0, not spec.adopt)
     except ValueError as error:
         raise NotAdopted(f"the samples are damaged: {error}") from error
+
+
+def told(spec: WorkerSpec, report: Report, seconds: float) -> str:
+    """How the memory was filled, as one line for the supervisor, which says it; what is damaged is logged here."""
+    for fault in report.faults():
+        log.error("part of the log or of a snapshot is %s", fault)
+    how = "memory adopted" if spec.adopt else "recovered"
+    return f"{how} in {seconds:.2f} s: {report.summary()}"
 
 
 def fill(

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 SLICE_SERIES = 2048
 _SLICE_S, _PAUSE_S = 0.002, 0.002
 _NEVER = int(np.iinfo(np.int64).max)
+UNKNOWN_HOSTS_TOLD = 10
+"""Names in an answer that are no host of the cluster; their number is told, too."""
 _ERAS = 1024
 """Of one series that are looked at: more than any keeps."""
 
@@ -106,7 +108,21 @@ class Orders:
             raise InvalidRequest(
                 f"{wrong[0][:100]!r} is no name: expected 1 to {limits.NAME_BYTES_MAX} bytes without control characters"
             )
-        return self._protecting.protect(message.cluster, message.hosts, message.until_s)
+        details = self._protecting.protect(message.cluster, message.hosts, message.until_s)
+        unknown = self._unknown(message.cluster, message.hosts)
+        return {**details, "unknown": unknown[:UNKNOWN_HOSTS_TOLD], "n_unknown": len(unknown)}
+
+    def _unknown(self, cluster: str, hosts: list[str]) -> list[str]:
+        """Which of these names neither hold data nor stand in the cluster's topology; each once, in their order."""
+        directory = self._persister.directory
+        topology = self._persister.config.clusters.get(cluster)
+        listed = set(topology.hosts()) if topology is not None else set()
+        level = directory.find_level(0, b"", cluster.encode())
+        return [
+            host
+            for host in dict.fromkeys(hosts)
+            if host not in listed and (level < 0 or directory.find_level(level, b"", host.encode()) < 0)
+        ]
 
     # --- freeing
 

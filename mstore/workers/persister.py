@@ -20,7 +20,6 @@ from mstore.kernels._ring import RingReader, fence_full
 from mstore.persistence import files as persistence_files
 from mstore.persistence.blocks import CATALOG
 from mstore.persistence.owned_files import OwnedFiles
-from mstore.persistence.recovery import Report
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.control import WORKER_READY, Control
@@ -34,6 +33,7 @@ from mstore.workers.evictions import Evictions
 from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
+from mstore.workers.log_counters import LogCounters
 from mstore.workers.path_interning import PathInterner
 from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
@@ -111,7 +111,10 @@ class Persister:
             self._spec, self._files, self.control, self.directory, self.pool, self._rings,
             self.config, lambda text: self._channel.send(["progress", text]),
         )  # fmt: skip
-        self._tell(report)
+        if report.damaged:
+            self.troubles.begin(DAMAGE)
+        text = opening.told(self._spec, report, clock.monotonic_s() - self._began_s)
+        self._channel.send(["progress", text])
         wal_dir = persistence_files.wal_dir(self._spec.directory)
         dir_fd = self._files.open_dir(wal_dir)
         committer = self._files.committer(
@@ -123,16 +126,12 @@ class Persister:
             dir_fd,
         )
         self.wal = Wal(
-            self._files,
-            wal_dir,
-            report.next_seq,
-            committer,
-            dir_fd=dir_fd,
-            on_segment=self._goes_with,
+            self._files, wal_dir, report.next_seq, committer, dir_fd=dir_fd, on_segment=self._goes_with,
             prepare=report.finish,
-        )
+        )  # fmt: skip
         self.holds = Holds(self.wal, self.slot)
         self._committer = committer
+        self._log_counters = LogCounters(self.slot, self.wal, committer)
         self.housekeeping = Housekeeping(self, self._files, report)
         self.store.on_evict = self.housekeeping.freeing.evicted
         self.follower.follow()
@@ -151,15 +150,6 @@ class Persister:
         for slot, follow_fd in self._query_slots:
             if slot.followers:
                 os.eventfd_write(follow_fd, 1)
-
-    def _tell(self, report: Report) -> None:
-        how = "memory adopted" if self._spec.adopt else "recovered"
-        if report.damaged:
-            self.troubles.begin(DAMAGE)
-        for fault in report.faults():
-            log.error("part of the log or of a snapshot is %s", fault)
-        text = f"{how} in {clock.monotonic_s() - self._began_s:.2f} s: {report.summary()}"
-        self._channel.send(["progress", text])  # the supervisor says it
 
     def _apply_policy(self) -> None:
         config = self.config
@@ -273,14 +263,8 @@ class Persister:
         self.directory.publish()
 
     def _count_log(self) -> None:
-        first_error, _, n_fsyncs, us_total = self._committer.status()
-        self.slot.set("wal_bytes", self.wal.bytes_written)
-        self.slot.set("wal_blocks", self.wal.written)
-        self.slot.set("fsyncs", n_fsyncs)
-        self.slot.set("fsync_us_total", us_total)
+        self._log_counters.update()
         self.slot.set("samples_bytes", self.samples.used_bytes())
-        if first_error:
-            self.slot.set("fsync_errors", 1)
 
     def _hold(self, error: MstoreError) -> None:
         """Senders wait: their bytes stay in the rings, nothing is acknowledged, and it is tried again soon."""

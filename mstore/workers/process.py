@@ -88,7 +88,7 @@ def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]]) -> None:
     name = spec.kind if spec.kind == "persister" else f"{spec.kind}-{spec.index}"
     set_name(f"mstore:{name}")
     set_up_logging(name)
-    stacks.register(spec.directory, name)
+    stacks.register(spec.directory, name, spec.lock_inode)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             if spec.kind == "persister":

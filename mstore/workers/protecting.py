@@ -111,6 +111,7 @@ class Protecting:
         job = ProviderJob(
             str(self._persister.spec.directory), os.getpid(), config.beside(protect.file), protect.url,
             config.beside(protect.token_file), protect.interval_s, shortest_s(config.retentions_s()),
+            self._persister.spec.lock_inode,
         )  # fmt: skip
         for source, there in ((Source.FILE, protect.file), (Source.URL, protect.url)):
             if not there:

@@ -18,6 +18,8 @@ class ProviderJob:
     interval_s: int
     retention_s: int
     """The shortest there is: who is used since before it is in danger. 0 = nobody is yet, so all that run are asked for."""
+    lock_inode: tuple[int, int] | None = None
+    """(st_dev, st_ino) of DIR/lock as the store took it."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

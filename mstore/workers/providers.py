@@ -79,7 +79,7 @@ def main() -> int:
     ignore_signals()
     set_name("mstore:protect")
     set_up_logging("providers")
-    stacks.register(Path(job.store_dir), "providers")
+    stacks.register(Path(job.store_dir), "providers", job.lock_inode)
     providers = Providers(job)
     while True:
         for line in providers.news():

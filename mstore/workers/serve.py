@@ -13,7 +13,7 @@ from mstore import paths
 from mstore.log import set_up_logging
 from mstore.persistence import files, store_lock
 from mstore.workers import stacks
-from mstore.workers.ownership import is_still
+from mstore.workers.ownership import inode_of, is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.settings import Settings
 from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
@@ -51,7 +51,7 @@ def serve(
     lock_fd = store_lock.lock(store_dir)
     try:
         set_name("mstore")
-        stacks.register(store_dir, "supervisor")
+        stacks.register(store_dir, "supervisor", inode_of(lock_fd))
         files.remove_leftovers(files.Files(), store_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Supervisor(store_dir, settings, lock_fd, service).run())

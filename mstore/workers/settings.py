@@ -52,7 +52,7 @@ class Settings:
         self._workers = workers
         self._keep_memory = keep_memory
         newer = self._read()
-        _refuse_cap(newer)
+        refuse_impossible(newer)
         self.current = newer
         self.fd = hand_over(newer)
         """The memfd of `current`, for every child that is started."""
@@ -66,7 +66,7 @@ class Settings:
         later = self.current.needs_restart(newer)
         kept = {SETTINGS[key].field: getattr(self.current, SETTINGS[key].field) for key in RESTART_KEYS}
         newer = replace(newer, **kept)
-        _refuse_cap(newer)
+        refuse_impossible(newer)
         self.take(newer)
         return later
 
@@ -80,7 +80,7 @@ class Settings:
             raise ConfigError(
                 f"max_series = {newer.max_series}: this store has {n_series} series; allowed is that or more"
             )
-        _refuse_cap(newer)
+        refuse_impossible(newer)
         return newer
 
     def take(self, newer: Config) -> None:
@@ -93,7 +93,6 @@ class Settings:
 
     def _read(self) -> Config:
         config = configuration.with_workers(configuration.load(self._path), *self._workers)
-        _refuse_without_arrow(config)
         return replace(config, keep_memory=config.keep_memory or self._keep_memory)
 
 
@@ -103,7 +102,9 @@ def fixed_bytes(config: Config) -> int:
     return CONTROL_BYTES + n_rings * (layout.RING_DATA + config.ring_bytes)
 
 
-def _refuse_cap(config: Config) -> None:
+def refuse_impossible(config: Config) -> None:
+    """What can be known without a start of a configuration whose every value is allowed. raises ConfigError"""
+    _refuse_without_arrow(config)
     where = f"{config.source}: " if config.source else ""
     refuse_cap(config.memory_cap_bytes, fixed_bytes(config), where)
 

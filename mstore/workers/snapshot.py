@@ -78,7 +78,7 @@ def main() -> int:
     ignore_signals()
     set_name("mstore:snapshot")
     set_up_logging("snapshot")
-    stacks.register(Path(str(job["store_dir"])), "snapshot")
+    stacks.register(Path(str(job["store_dir"])), "snapshot", job["lock_inode"])
     os.nice(_NICE)
     try:
         _tell({"done": take(job, _tell)})

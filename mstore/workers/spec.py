@@ -41,6 +41,9 @@ class WorkerSpec:
     lock_inode: tuple[int, int] | None = None
     """(st_dev, st_ino) of DIR/lock as the supervisor took it: where it is another file, DIR is no longer this store's."""
 
+    store_started_s: int = 0
+    """When the supervisor started, Unix seconds: since then the store counts."""
+
     @property
     def directory(self) -> Path:
         return Path(self.store_dir)

@@ -15,11 +15,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mstore import clock, paths
+from mstore.persistence.files import lock_path
+from mstore.workers.ownership import inode_of
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +35,18 @@ def stacks_dir(store_dir: Path) -> Path:
     return paths.run_dir(store_dir) / "stacks"
 
 
-def register(store_dir: Path, name: str) -> None:
-    """Let SIGUSR2 write this process's stacks from now on. A DIR that does not allow it is no reason not to run."""
+def register(store_dir: Path, name: str, lock_inode: Sequence[int] | None) -> None:
+    """Let SIGUSR2 write this process's stacks from now on. A DIR that does not allow it is no reason not to run.
+
+    lock_inode  of DIR/lock as the store took it: where it is another file, DIR is another store's by now, and nothing
+                is made there
+    """
     path = stacks_dir(store_dir) / name
     new = path.with_name(f".{name}.{os.getpid()}")
     try:
+        if lock_inode is None or inode_of(lock_path(store_dir)) != tuple(lock_inode):
+            log.info("SIGUSR2 will not show this process's stacks: %s is no longer this store's", store_dir)
+            return
         path.parent.mkdir(mode=0o750, exist_ok=True)
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _MODE)
         faulthandler.register(signal.SIGUSR2, file=fd, all_threads=True)  # the descriptor stays open for good

@@ -18,15 +18,16 @@ from mstore import clock, faults
 from mstore.config import Config
 from mstore.errors import ConfigError, MstoreError, from_wire
 from mstore.shm import layout
-from mstore.shm.control import WORKER_FREE, Control
+from mstore.shm.control import WORKER_FREE, Control, Counted
 from mstore.shm.directory import DirectoryReader
-from mstore.workers import adoption, incarnation
+from mstore.workers import lives
 from mstore.workers.commands import Commands
 from mstore.workers.door import Door
 from mstore.workers.family import Child, kill_all, least_loaded_child, places, stop_in_order
 from mstore.workers.ground import LOOK_S, Ground
 from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
+from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.questions import Questions
 from mstore.workers.settings import Settings
 from mstore.workers.spec import WorkerSpec
@@ -60,6 +61,9 @@ class Supervisor:
         self.children: list[Child] = []
         self.life: Incarnation | None = None
         self.control: Control | None = None
+        self.started_s = clock.now_s()
+        self._counted: Counted | None = None
+        """What was counted since then, while there is no memory to count in."""
         self._stopping = asyncio.Event()
         self.renewing = False
         self._changing = asyncio.Lock()
@@ -94,6 +98,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
+        # Those that came while there was nobody to stop have waited (mstore.__main__); those that come after the end
+        # change nothing any more.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SUPERVISORS_SIGNALS)
         try:
             self._heartbeat.start()
             self._door.listen()
@@ -110,9 +117,12 @@ class Supervisor:
                 with contextlib.suppress(OSError):  # nobody reads our standard output: no reason to stop
                     print(f"mstore ready {self.store_dir}", flush=True)
             await self._stopping.wait()
+            if not self._announced and not self._exit_code:
+                log.info("asked to stop before the store was ready: it ends, and nothing has changed")
         finally:
             self._notifier.stopping("stopping: acknowledging, writing what is not yet on disk")
             await self._end()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)
             self._heartbeat.stop()
         return self._exit_code
 
@@ -126,14 +136,9 @@ class Supervisor:
     def _begin(self, *, adopt: bool = True) -> None:
         """A new life of all workers over kept or new memory; the persister first: it fills or adopts the memory."""
         n_ingest, n_query = self.config.worker_counts(os.cpu_count() or 1)
-        self.life = self._kept_life(n_ingest) if adopt else None
-        if self.life is None:
-            incarnation.remove_stale(self.store_dir)
-            self.life = incarnation.create(self.store_dir, self.config, n_ingest)
-        incarnation.publish_note_if_room(self.life)
-        faults.hit("supervisor.made")
-        self.control = Control(self.life.mappings["control"])
-        self.control.state = layout.STATE_STARTING
+        self.life, self.control = lives.begin(
+            self.store_dir, self.config, n_ingest, self._counted, adopt=adopt
+        )
         self._ready.clear()
         self.children = places(n_ingest, n_query)
         loop = asyncio.get_running_loop()
@@ -143,17 +148,6 @@ class Supervisor:
         for child in self.children if self.life.adopted else self.children[:1]:
             self._spawn(child)
 
-    def _kept_life(self, n_ingest: int) -> Incarnation | None:
-        """The memory that the run before left, if it may be used."""
-        try:
-            life = adoption.find(self.store_dir, self.config, n_ingest)
-        except adoption.NotAdopted as reason:
-            log.info("the memory of the run before is not used: %s", reason)
-            return None
-        if life is not None:
-            incarnation.remove_stale(self.store_dir, but=life.names.values())
-        return life
-
     def _spawn(self, child: Child) -> None:
         life = self.life
         assert life is not None
@@ -161,7 +155,7 @@ class Supervisor:
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
             life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds, os.getpid(),
-            life.adopted, life.fds, self._settings.strict, self._ground.lock_inode,
+            life.adopted, life.fds, self._settings.strict, self._ground.lock_inode, self.started_s,
         )  # fmt: skip
         try:
             inherited = (
@@ -203,15 +197,7 @@ class Supervisor:
             return
         self._ground.mend()
         if self.life is not None:
-            incarnation.mend_note(self.life)
-            if removed := incarnation.look_at_names(self.life):
-                log.error(
-                    "%s removed by somebody from /dev/shm: the memory itself is still there, this store goes on, and"
-                    " workers that are replaced are handed it; programs cannot attach any more, and no start can take"
-                    " it over: a restart, or the end of the persister, reads the files instead (%s). `mstore restart`"
-                    " makes it anew at a time of your choice",
-                    ", ".join(removed), incarnation.cost_of_reading(self.store_dir),
-                )  # fmt: skip
+            lives.mend(self.life, self.store_dir)
         asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
 
     def _summary(self) -> str:
@@ -348,7 +334,9 @@ class Supervisor:
         for child in self.children:
             child.close()
         self.children = []
-        self.control = None
+        if self.control is not None:
+            self._counted = self.control.counted()
+            self.control = None
         if self.life is not None:
             self.life.close(keep=keep)
             self.life = None
@@ -394,7 +382,7 @@ class Supervisor:
         async with self._changing:
             self._refuse_if_stopping()
             newer = self._settings.for_restart(self._n_series())
-            if keep and self.life is not None and (reason := self._misfit(self.life, newer)):
+            if keep and self.life is not None and (reason := lives.misfit(self.life, newer)):
                 log.info("the memory is made anew: %s", reason)
                 keep = False
             self._settings.take(newer)
@@ -403,10 +391,6 @@ class Supervisor:
             )
         await self._ready_or_stopping()
         self._refuse_if_stopping()
-
-    def _misfit(self, life: Incarnation, newer: Config) -> str:
-        removed = "its names were removed from /dev/shm" if life.removed else ""
-        return removed or adoption.misfit(life.mappings, newer)
 
     def _n_series(self) -> int:
         if self.life is None:

@@ -7,8 +7,13 @@ not followed: it could carry the token elsewhere. All of this may take its time:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +23,8 @@ from mstore.model import is_name
 
 ANSWER_S_MAX = 10.0
 """For a connection, and for each piece of the answer."""
+WHOLE_ANSWER_S_MAX = 60.0
+"""For the whole answer, however slowly its pieces come."""
 ANSWER_BYTES_MAX = 16 << 20
 TOKEN_BYTES_MAX = 64 << 10
 
@@ -38,16 +45,45 @@ def ask(url: str, token: str, before_s: int) -> Hosts:
     if token:
         headers["Authorization"] = f"Bearer {token}"
     try:
-        connection.request("GET", f"{parts.path}/api/jobs/used_nodes?ts={before_s}", headers=headers)
-        response = connection.getresponse()
-        if response.status != 200:
-            raise Unanswered(f"{url} answered {response.status} {response.reason}")
-        body = response.read(ANSWER_BYTES_MAX + 1)
+        connection.connect()
+        with _ended_after(connection, WHOLE_ANSWER_S_MAX) as ended:
+            connection.request("GET", f"{parts.path}/api/jobs/used_nodes?ts={before_s}", headers=headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise Unanswered(f"{url} answered {response.status} {response.reason}")
+            body = response.read(ANSWER_BYTES_MAX + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unanswered(f"{url} does not answer: {error or type(error).__name__}") from error
     finally:
         connection.close()
+    if ended.is_set():  # what came until then may look like a whole list
+        raise Unanswered(f"{url}: no whole answer within {WHOLE_ANSWER_S_MAX:g} s")
     return _hosts(url, body)
+
+
+@contextlib.contextmanager
+def _ended_after(connection: http.client.HTTPConnection, seconds: float) -> Iterator[threading.Event]:
+    """Inside, the connection ends after so long; then the event is set, and whoever reads finds an end or an OSError.
+
+    The time limit of a socket begins anew with every byte: it does not end a server that sends one now and then.
+    """
+    # By a socket of its own: SSLSocket.shutdown() would take away what the reader is using.
+    with socket.socket(fileno=os.dup(connection.sock.fileno())) as line:
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            with contextlib.suppress(OSError):  # the other side was faster
+                line.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield ended
+        finally:
+            timer.cancel()
+            timer.join()  # before `line` is closed: its number may then be another's
 
 
 def read(path: Path) -> Hosts:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import mstore
-from mstore.errors import Timeout
+from mstore.errors import ArchiveError, Timeout
 from mstore.frames import Series
 from tests.stores import Server, until
 
@@ -351,3 +353,40 @@ def test_the_idle_reader_of_the_archive_is_gone_with_its_worker(serve: Serve, ro
     server.stop()
     until(lambda: not any(os.path.exists(f"/proc/{one}") for one in children), "its end")
     assert time.time() > now
+
+
+def test_a_pass_into_a_directory_that_a_reload_leaves_counts_for_nothing(
+    serve: Serve, now: int, tmp_path: Path
+) -> None:
+    """What memory still has is not freed for it, and goes into the new directory."""
+    old, new = (LONG + f'directory = "{tmp_path / name}"\n' for name in ("old", "new"))
+    server = serve(old)
+    with server.client(timeout=120) as client, ThreadPoolExecutor(1) as pool:
+        written(client, now)
+        before = asked(client.query, now)
+        ordered = pool.submit(client.archive, delete=True)
+        helper = until(lambda: _helper_of(server), "the helper")
+        os.kill(helper, signal.SIGSTOP)
+        try:
+            (server.directory / "mstore.toml").write_text(new)
+            client.control("reload")
+        finally:
+            os.kill(helper, signal.SIGCONT)
+        with pytest.raises(ArchiveError, match="the configuration has changed meanwhile"):
+            ordered.result(120)
+        assert asked(client.query, now) == before
+        assert client.archive(delete=True)["freed"] > 0
+        assert asked(client.query, now) == before
+        shutil.rmtree(tmp_path / "new")
+        with pytest.raises(ArchiveError, match="is its file system mounted"):
+            client.archive()
+        assert not (tmp_path / "new").exists()
+
+
+def _helper_of(server: Server) -> int:
+    """Process id of the archive helper; 0 while there is none."""
+    persister = server.worker_pid("persister")
+    for pid in Path(f"/proc/{persister}/task/{persister}/children").read_text().split():
+        if "mstore.workers.archive" in Path(f"/proc/{pid}/cmdline").read_text():
+            return int(pid)
+    return 0

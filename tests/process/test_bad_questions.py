@@ -134,7 +134,7 @@ REFUSED: list[tuple[str, type[errors.MstoreError], tuple[Any, ...], dict[str, An
     ("latest", errors.UnknownSelector, ("nope", "flops"), {}),
     ("latest", errors.UnknownMetric, ("tiny", "nope"), {}),
     ("latest", errors.NotAggregatable, ("tiny", "clock"), {}),
-    ("latest", errors.InvalidRequest, ("tiny", "flops"), {"by": "host"}),
+    ("latest", errors.InvalidRequest, ("tiny", "flops"), {"per": "host"}),
     ("above", errors.UnknownMetric, ("tiny", "nope", 1.0), {}),
     ("above", errors.InvalidRequest, ("tiny", "flops", NAN), {}),
     ("above", errors.InvalidRequest, ("tiny", "flops", INFINITE), {}),

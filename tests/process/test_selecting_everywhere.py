@@ -115,7 +115,7 @@ def test_every_question_by_selector_has_one_answer(everywhere: Everywhere) -> No
     (load, ops) = ask("latest", "fritz/f[0-20]", ["load", "ops"])
     assert (len(load), int(np.count_nonzero(load.valid)), load.unit) == (21, 12, "procs")
     assert ops.values[0] == 2**60 + 199
-    assert ask("latest", ["fritz", "*"], "flops", by="series").n_series.sum() == 48
+    assert ask("latest", ["fritz", "*"], "flops", per="series").n_series.sum() == 48
     assert len(ask("above", "fritz", "flops", -1, 600, at=END)) == 48
     figures = ask("stats", "fritz/*", "flops", T0, END, (5, 50, 99.5))
     assert figures.counts.tolist() == [800] * 12

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mstore.archive import names
+from mstore.archive.begun import note_begun, refuse_if_gone
+from mstore.archive.bounds import keep_within
 from mstore.archive.questions import ArchivedQuestions, ArchiveReader
+from mstore.archive.reading import ArchiveFiles
 from mstore.archive.switch import Setup, write_setup
 from mstore.config import Config
-from mstore.errors import ArchiveError
+from mstore.errors import ArchiveError, StorageError
 from mstore.frames import Series
 from mstore.jobs.request import LoadRequest
 from mstore.persistence.files import Files
@@ -114,6 +118,50 @@ def test_every_kind_of_question_is_answered_as_before_it_left(filled: Filled, tm
     for name, expected in before.items():
         assert without[name] != expected, f"{name}: nothing of it has left, the test shows nothing"
         assert after[name] == expected, name
+
+
+@pytest.mark.parametrize("step", ["metrics", "samples"])
+def test_a_day_that_is_deleted_while_it_is_read_is_as_if_it_had_gone_before(
+    filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """max_bytes removes the oldest day between the look at the manifest and the look at its files."""
+    leave(filled, T0 + 2900 * 60)
+    whole = getattr(ArchiveFiles, step)
+    deleted: list[int] = []
+
+    def late(self: ArchiveFiles, *args: Any) -> Any:
+        if not deleted:
+            deleted.append(keep_within(Files(), filled.root, 1))
+        return whole(self, *args)
+
+    def ask() -> Series:
+        reader = Asked(filled.store, tmp_path / "store", lambda: 1)
+        return one(reader.query("fritz", "f1", "load", T0, T0 + 2900 * 60))
+
+    n_before = ask().stats.count
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveFiles, step, late)
+        during = ask()
+    assert deleted[0] >= 1
+    assert archive_rig.plain(during) == archive_rig.plain(ask())
+    assert 0 < during.stats.count < n_before
+
+
+def test_an_archive_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    files, root = Files(), tmp_path / "mnt" / "archive"
+    refuse_if_gone(files, tmp_path, root)  # there never was one
+    names.manifest_dir(root).mkdir(parents=True)
+    note_begun(files, tmp_path, root)
+    refuse_if_gone(files, tmp_path, root)
+    (tmp_path / "mnt").rename(tmp_path / "unmounted")
+    with pytest.raises(ArchiveError, match="is its file system mounted"):
+        refuse_if_gone(files, tmp_path, root)
+    refuse_if_gone(files, tmp_path, tmp_path / "another")
+    (tmp_path / "archives.json").write_text("{")
+    with pytest.raises(StorageError, match="no list of directories"):
+        refuse_if_gone(files, tmp_path, root)
+    (tmp_path / "archives.json").unlink()
+    refuse_if_gone(files, tmp_path, root)
 
 
 def test_memory_alone_is_asked_where_that_is_wanted(filled: Filled, tmp_path: Path) -> None:

@@ -53,13 +53,28 @@ def test_memory_that_cannot_be_written_is_no_reason_to_end() -> None:
         os.close(fd)
 
 
+def test_nothing_is_made_for_stacks_in_another_stores_dir(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "lock").touch()
+    other = (tmp_path / "lock").stat()
+    for inode in (None, (other.st_dev, other.st_ino + 1)):
+        stacks.register(tmp_path, "ingest-0", inode)
+        assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "lock").unlink()
+    stacks.register(tmp_path, "ingest-0", (other.st_dev, other.st_ino))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_descriptor_that_closes_while_it_is_looked_at_hides_no_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
+    (tmp_path / "lock").touch()
     program = (
-        "import sys; from pathlib import Path; from mstore.workers import stacks\n"
-        "stacks.register(Path(sys.argv[1]), 'ingest-0'); print('registered', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from mstore.workers import ownership, stacks\n"
+        "path = Path(sys.argv[1])\n"
+        "stacks.register(path, 'ingest-0', ownership.inode_of(path / 'lock'))\n"
+        "print('registered', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from mstore.cli import common, output
 from mstore.cli import main as cli
+from mstore.cli.courses import lacking
 from mstore.cli.picture import LINES_MAX, PANELS_MAX, Panel, picture
 from mstore.conversions import long_table
 from mstore.errors import InvalidRequest, MissingLibrary
@@ -81,11 +83,58 @@ def test_what_does_not_go_together_is_said(argv: list[str], told: str) -> None:
 
 def test_a_file_that_is_written_is_what_would_be_printed(run: Run, tmp_path: Path) -> None:
     printed = run("n[1-2]", "cpu_load", "--format", "csv")[1]
-    assert run("n[1-2]", "cpu_load", "-o", str(tmp_path / "x.csv")) == (0, "", "")
+    status, out, err = run("n[1-2]", "cpu_load", "-o", str(tmp_path / "x.csv"))
+    assert (status, out) == (0, "")
+    assert err.startswith(f"wrote {tmp_path}/x.csv (")
     assert (tmp_path / "x.csv").read_text() == printed
     assert run("n1", "cpu_load", "-o", str(tmp_path / "x.csv"))[0] == 0  # replaces it
     assert (tmp_path / "x.csv").read_text() != printed
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def aggregate(values: list[float], coverage: list[int], **more: object) -> Series:
+    return Series(
+        np.array(values),
+        T0,
+        60,
+        coverage=np.array(coverage, np.uint32),
+        aggregation="sum",
+        n_series=4,
+        **more,
+    )  # type: ignore[arg-type]
+
+
+def test_slots_of_an_aggregate_that_lack_some_of_its_series_are_known() -> None:
+    nan = float("nan")
+    assert aggregate([1, 2, nan, 4], [4, 3, 0, 4]).partial.tolist() == [False, True, False, False]
+    assert not aggregate([1, 2], [4, 4]).partial.any()
+    # Runs of five slots: of all 20 samples, of 15, and the last one, which is cut short.
+    assert aggregate([1, 2, 3], [20, 15, 8]).partial.tolist() == [False, True, False]
+    assert not Series(np.ones(3), T0, 60).partial.any()
+    assert "sum of 4 series (1 slots of fewer)" in repr(aggregate([1, 2], [4, 1]))
+
+
+def test_a_plot_says_which_part_lacks_series() -> None:
+    series = aggregate([1.0] * 10, [4, 3, 3, 4, 4, 4, 1, 4, 2, 4])
+    start, one = (datetime.fromtimestamp(T0 + 60 * n, UTC).strftime("%H:%M") for n in (1, 3))
+    (line,) = lacking([("x", series), ("y", aggregate([1.0], [4]))], utc=True)
+    assert line.startswith(f"incomplete: x: not all of its 4 series in 4 of 10 slots: {start} to {one}, ")
+    many = aggregate([1.0] * 10, [4, 3] * 5)
+    assert lacking([("x", many)], utc=True)[0].endswith("... (5 stretches in all)")
+
+
+def test_a_picture_shades_what_lacks_series() -> None:
+    pytest.importorskip("matplotlib")
+    whole, holed = aggregate([1.0] * 4, [4] * 4), aggregate([1.0] * 4, [4, 2, 2, 4])
+    drawn = [picture([Panel("p", "W", [("x", one)])], "t", "svg", utc=True) for one in (whole, holed)]
+    assert [b"not all series contributed" in one for one in drawn] == [False, True]
+
+
+def test_a_plots_range_ends_where_the_question_does(run: Run) -> None:
+    """A slot of an hour reaches beyond what was asked for."""
+    end = datetime.fromtimestamp(T0 + 60 * N, UTC).strftime("%H:%M")
+    for resolution in ("1m", "1h"):
+        assert f" to {end} UTC" in run("n1", "cpu_load", "--resolution", resolution)[1].splitlines()[0]
 
 
 def test_a_file_where_none_can_be_is_one_line(run: Run, tmp_path: Path) -> None:
@@ -96,7 +145,11 @@ def test_a_file_where_none_can_be_is_one_line(run: Run, tmp_path: Path) -> None:
 
 def test_parquet_holds_a_row_a_sample(run: Run, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    assert run("n[1-2]", "flops", "--type", "hwthread", "-o", str(tmp_path / "x.parquet")) == (0, "", "")
+    assert run("n[1-2]", "flops", "--type", "hwthread", "--quiet", "-o", str(tmp_path / "x.parquet")) == (
+        0,
+        "",
+        "",
+    )
     table = parquet.read_table(tmp_path / "x.parquet")
     assert table.column_names == ["time", "cluster", "host", "level", "metric", "value"]
     assert table.num_rows == 2 * 8 * N
@@ -201,7 +254,7 @@ def test_too_many_panels_are_refused() -> None:
 
 
 def test_a_picture_is_drawn_by_query(run: Run, tmp_path: Path) -> None:
-    assert run("n[1-2]", "cpu_load", "--plot", str(tmp_path / "x.png")) == (0, "", "")
+    assert run("n[1-2]", "cpu_load", "--quiet", "--plot", str(tmp_path / "x.png")) == (0, "", "")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 

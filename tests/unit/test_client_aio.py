@@ -13,9 +13,9 @@ import uvloop
 import mstore
 from mstore import errors
 from mstore.client.aio import AsyncClient, connect_async
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.ipc import messages as m
-from mstore.model import SeriesPath
+from mstore.model import Metric, SeriesPath
 from tests.unit.test_client_store import FakeStore, fake_store
 
 T = TypeVar("T")

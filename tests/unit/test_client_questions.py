@@ -1,6 +1,7 @@
 """Questions over one connection: the short way of a single one, and many that are under way together."""
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import mstore
-from mstore import Question, errors, paths
+from mstore import Question, choices, errors, limits, paths
 from mstore.client import questions
 from mstore.client.aio import AsyncClient
 from mstore.client.sync import Client
@@ -248,6 +249,18 @@ def test_first_error_ends_the_call_and_the_client_goes_on(store: FakeStore, clie
     with pytest.raises(errors.UnknownMetric, match="m7"):
         client.query_many(asked(50))
     assert metrics_of(client.query_many(asked(3, "x"))) == ["x0", "x1", "x2"]
+
+
+def test_too_many_questions_are_refused_before_any_is_sent(store: FakeStore, client: Client) -> None:
+    def endless() -> Iterator[Question]:
+        for n in itertools.count():
+            assert n <= limits.QUERY_MANY_MAX, "no more are taken than it needs to know"
+            yield Question("c", "h", "m", 0, 60)
+
+    with pytest.raises(errors.LimitExceeded, match="more than 100000 questions"):
+        client.query_many(endless())
+    with pytest.raises(errors.LimitExceeded):
+        choices.questions(endless())
 
 
 def test_bad_question_is_refused_before_any_is_sent(store: FakeStore, client: Client) -> None:

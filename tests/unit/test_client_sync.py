@@ -18,10 +18,10 @@ import mstore
 from mstore import Question, errors, limits
 from mstore.client import lines as client_lines
 from mstore.client.aio import AsyncClient
-from mstore.client.results import Metric, WriteResult
+from mstore.client.results import WriteResult
 from mstore.client.sync import Client
 from mstore.ipc import messages as m
-from mstore.model import MetricSpec, SeriesPath
+from mstore.model import Metric, MetricSpec, SeriesPath
 from mstore.query import Reader
 from tests.unit.test_client_store import FakeStore, fake_store
 

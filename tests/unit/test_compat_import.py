@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mstore.client.results import Metric, WriteResult
+from mstore.client.questions import Question
+from mstore.client.results import WriteResult
 from mstore.compat import importing
 from mstore.compat.bin_snapshot import write_bin
 from mstore.compat.contents import Checkpoint, Stretch
 from mstore.compat.imported import Journal, Report
 from mstore.compat.importing import Import, Wanted, together, usual_step
+from mstore.compat.json_checkpoint import write_json
 from mstore.compat.reading import Samples
 from mstore.compat.walk import walk
 from mstore.config import Config
 from mstore.errors import StoreFull
-from mstore.model import MetricSpec, SeriesPath
+from mstore.frames import Series
+from mstore.model import Metric, MetricSpec, SeriesPath
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "compat"
 START = 1_700_000_000
@@ -39,12 +42,21 @@ class FakeStore:
         self.refused: dict[int, str] = {}
         self.n_frames = self.n_flushes = self.n_writers = self._n_written = 0
         self.full_after = 1 << 30
+        self.types: dict[str, str] = {}
+        self.stored: dict[str, Series] = {}
+
+    def children(self, *path: str) -> list[str]:
+        return []
+
+    def query_many(self, questions: Iterable[Question]) -> list[Series | list[Series]]:
+        return [self.stored[question.metric] for question in questions]
 
     def config(self) -> Config:
         return Config(unknown_metrics=self.unknown)
 
     def metrics(self, cluster: str | None = None) -> list[Metric]:
-        return [Metric("fritz", "cpu_load", 300), Metric("fritz", "mem_bw", 60)]
+        wide = [Metric("fritz", name, 60, type=kind) for name, kind in self.types.items()]
+        return [Metric("fritz", "cpu_load", 300), Metric("fritz", "mem_bw", 60), *wide]
 
     def host_series(self, cluster: str, host: str) -> list[SeriesPath]:
         return [path for path in self.there if (path.cluster, path.host) == (cluster, host)]
@@ -233,3 +245,31 @@ def test_the_usual_distance_of_a_log_s_samples_is_its_step() -> None:
     assert usual_step(np.array([0, 60, 119, 180, 240, 600])) == 60
     assert usual_step(np.array([0, 60])) == 0
     assert usual_step(np.array([5, 5, 5])) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact", "file_type", "rounded"),
+    [
+        ("u64", (1 << 60) + 12345, np.float32, True), ("u64", (1 << 60) + 12345, np.float64, True),
+        ("u64", 16_777_217, np.float32, True), ("u64", 16_777_217, np.float64, False),
+        ("f64", 1 / 3, np.float32, True), ("f64", 1 / 3, np.float64, False), ("f64", 0.5, np.float32, False),
+    ],
+)  # fmt: skip
+def test_what_is_stored_exactly_is_not_overwritten_by_its_rounding(
+    tmp_path: Path, kind: str, exact: float, file_type: Any, rounded: bool
+) -> None:
+    """Of four slots: the rounding of what is stored, another value, one where none is stored, and one beyond."""
+    store = FakeStore([SeriesPath("fritz", "f1", "bytes")])
+    store.types["bytes"] = kind
+    dtype = np.uint64 if kind == "u64" else np.float64
+    held = np.array([exact, exact, 0], dtype)
+    store.stored["bytes"] = Series(held, START, 60, valid=np.array([True, True, False]))
+    there = np.array([exact, 7.0, 5.0, 6.0], dtype).astype(file_type)
+    (tmp_path / "fritz" / "f1").mkdir(parents=True)
+    stretch = Stretch((), "bytes", START, 60, there)
+    content = write_json(Checkpoint(START, START + 240, [stretch]))
+    (tmp_path / "fritz" / "f1" / f"{START}.json").write_bytes(content)
+    report = Import(store, Wanted()).run(walk(tmp_path)[0])
+    written = dict(store.samples[SeriesPath("fritz", "f1", "bytes")])
+    assert (report.n_exact, START in written) == ((1, False) if rounded else (0, True))
+    assert {START + 60: 7.0, START + 120: 5.0, START + 180: 6.0}.items() <= written.items()

@@ -10,6 +10,7 @@ import pytest
 
 from mstore import config, limits
 from mstore.config import Config, Refused, format_duration, format_size, parse_duration, parse_size
+from mstore.config.values import duration
 from mstore.errors import ConfigError
 from mstore.model import FieldMode, MetricSpec
 
@@ -40,6 +41,13 @@ def cluster_file(folder: Path, name: str = "tiny.json", **changes: object) -> Pa
 )  # fmt: skip
 def test_durations_are_seconds(value: object, seconds: int) -> None:
     assert parse_duration(value) == seconds
+
+
+@pytest.mark.parametrize("value", [48, "48"])
+def test_a_duration_of_the_configuration_has_a_unit(value: object) -> None:
+    with pytest.raises(Refused, match=r'with its unit, such as "48s"'):
+        duration(value)
+    assert (duration("48s"), duration(0), duration("0")) == (48, 0, 0)
 
 
 @pytest.mark.parametrize("value", ["", "1y", "-1h", "h", "1.5h", "1h30", -1, 1.5, True, None, [], "9" * 40])

@@ -163,6 +163,22 @@ def test_every_counter_is_counted_by_somebody() -> None:
     assert sorted(set(control.COUNTERS) - by_position - counted) == []
 
 
+def test_counters_go_on_in_other_memory_and_what_is_of_the_memory_stays_behind(mapping: InMemory) -> None:
+    before = control.Control(mapping)
+    slot = before.worker(3)
+    slot.claim(layout.WORKER_PERSISTER, 0, 100)
+    for name, n in (("wal_bytes", 10), ("samples_bytes", 5), ("unprotected_seq", 7)):
+        slot.set(name, n)
+    counted = before.counted()
+    before.count_anew()
+    assert (before.totals()["wal_bytes"], before.totals()["unprotected_seq"]) == (0, 7)
+    after = control.Control(InMemory())
+    after.go_on_counting(counted)
+    after.worker(3).claim(layout.WORKER_PERSISTER, 0, 200)
+    totals = after.totals()
+    assert (totals["wal_bytes"], totals["samples_bytes"], totals["unprotected_seq"]) == (10, 0, 0)
+
+
 def test_unknown_counter_is_a_programming_error(mapping: InMemory) -> None:
     slot = control.Control(mapping).worker(0)
     with pytest.raises(KeyError):

@@ -230,13 +230,15 @@ def test_protect_is_logged_and_taken_back_and_what_makes_no_sense_is_refused(sto
         levels = [directory.level(level) for level in range(directory.counts()["n_levels"])]
         return [level.name for level in levels if level.protected]
 
-    assert order(filled.rig, m.Protect("fritz", ["f2", "new"], FOR_GOOD_S)) == {"protected": 2}
+    assert order(filled.rig, m.Protect("fritz", ["f2", "new"], FOR_GOOD_S)) == {
+        "protected": 2, "unknown": ["new"], "n_unknown": 1,
+    }  # fmt: skip
     assert protected() == ["f2"]
     store.wal.flush(10)
     again = machine(store.dir)
     again.wal.close()
     assert again.store.protection.hosts() == {"fritz": ["f2", "new"]}
-    assert order(filled.rig, m.Protect("fritz", ["f2"], NOT_S)) == {"protected": 1}
+    assert order(filled.rig, m.Protect("fritz", ["f2"], NOT_S))["protected"] == 1
     assert protected() == []
     for message, what in (
         (m.Protect("fritz", ["f2"], clock.now_s() - 1), "that is over"),
@@ -245,6 +247,14 @@ def test_protect_is_logged_and_taken_back_and_what_makes_no_sense_is_refused(sto
     ):
         with pytest.raises(InvalidRequest, match=what):
             order(filled.rig, message)
+
+
+def test_names_that_are_no_host_are_told_up_to_a_few_and_counted(store: Machine) -> None:
+    filled = Filled(store)
+    names = [f"x{n}" for n in range(20)]
+    told = order(filled.rig, m.Protect("fritz", ["f1", *names, "x0"], FOR_GOOD_S))
+    assert (told["protected"], told["unknown"], told["n_unknown"]) == (21, names[:10], 20)
+    assert order(filled.rig, m.Protect("nobody", ["f1"], FOR_GOOD_S))["unknown"] == ["f1"]
 
 
 def test_a_free_of_many_series_gives_others_their_turn_in_between(

@@ -59,6 +59,7 @@ class Rig:
         self.segment_fds: dict[str, int] = {}
         self.evictions = SimpleNamespace(note=lambda _records: None)
         self.config = SimpleNamespace(
+            clusters={},
             retention_s=3600, retentions_s=lambda: {3600}, snapshot_interval_s=0, wal_bytes=1,
             snapshot_stop_limit_s=10,
         )  # fmt: skip

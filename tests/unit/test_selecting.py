@@ -124,7 +124,7 @@ def test_a_form_that_nothing_has_is_an_empty_answer_and_no_unknown_metric(
 ) -> None:
     assert len(reader.select(selector, "load")) == 0
     assert (len(reader.latest(selector, "load")), reader.latest(selector, "load").unit) == (0, "procs")
-    assert len(reader.latest(selector, "load", by="series")) == 0
+    assert len(reader.latest(selector, "load", per="series")) == 0
     assert len(reader.above(selector, "load", 0.0)) == 0
     assert len(reader.stats(selector, "load", T0, NOW, (50,))) == 0
     assert len(reader.stats(selector, "ops", T0, NOW, per="series")) == 0
@@ -141,7 +141,7 @@ def test_newest_values_by_level_are_those_of_the_aggregation_and_by_series_their
     table = reader.latest("fritz/f1*", "flops")
     assert (table.values.tolist(), table.times.tolist()) == ([28.0, 28.0], [T0 + 540] * 2)
     assert (table.n_series.tolist(), table.aggregation, table.unit) == ([2, 2], "sum", "GFlops/s")
-    each = reader.latest("fritz/f1*", "flops", by="series")
+    each = reader.latest("fritz/f1*", "flops", per="series")
     assert each.paths.texts == [f"fritz/{host}/hwthread{i}" for host in ("f1", "f10") for i in (1, 0)]
     assert (each.values.tolist(), each.aggregation) == ([19.0, 9.0, 19.0, 9.0], "")
     load, ops = reader.latest("fritz/*", ["load", "ops"])
@@ -161,7 +161,7 @@ def test_an_old_value_does_not_count_and_a_metric_without_aggregation_is_asked_b
     with pytest.raises(errors.NotAggregatable, match="2 series at fritz/f1"):
         reader.latest("fritz/f1", "clock")
     assert reader.latest("fritz/f1/*", "clock").values.tolist() == [2000.0, 2001.0]
-    assert reader.latest("fritz/f1", "clock", by="series").values.tolist() == [2001.0, 2000.0]
+    assert reader.latest("fritz/f1", "clock", per="series").values.tolist() == [2001.0, 2000.0]
 
 
 def test_rows_of_one_column_have_a_newest_value_and_of_several_none(reader: Reader) -> None:
@@ -343,7 +343,7 @@ def test_a_century_is_as_quick_as_what_is_in_memory(reader: Reader) -> None:
 
 def test_words_that_are_none_are_refused(reader: Reader) -> None:
     for ask in (
-        lambda: reader.latest("fritz", "load", by="host"), lambda: reader.stats("fritz", "load", 0, 1, per="node"),
+        lambda: reader.latest("fritz", "load", per="host"), lambda: reader.stats("fritz", "load", 0, 1, per="node"),
         lambda: reader.top("fritz", "load", 0, 1, by="mode"), lambda: reader.top("fritz", "load", 0, 1, by="p101"),
         lambda: reader.top("fritz", "load", 0, 1, k=0), lambda: reader.stats("fritz", "load", 0, 1, (101,)),
         lambda: reader.stats("fritz", "load", 0, 1, (float("nan"),)),

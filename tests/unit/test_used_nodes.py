@@ -133,6 +133,28 @@ def test_the_token_is_a_word_in_a_file(tmp_path: Path) -> None:
             used_nodes.token_of(str(path))
 
 
+@pytest.mark.parametrize("where", ["headers", "body"])
+def test_a_server_that_trickles_for_ever_is_ended(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(used_nodes, "WHOLE_ANSWER_S_MAX", 0.3)
+    ended = threading.Event()
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        if where == "body":
+            request.send_response(200)
+            request.end_headers()
+            request.wfile.write(json.dumps(HOSTS).encode())  # a whole list, as far as anybody can tell
+        try:
+            while not ended.wait(0.01):
+                request.wfile.write(b" ")
+        except OSError:
+            ended.set()
+
+    with backend(trickle) as (url, _):
+        with pytest.raises(Unanswered, match=r"within 0\.3 s|does not answer"):
+            used_nodes.ask(url, "", 0)
+        assert ended.wait(30), "the connection was closed"
+
+
 @pytest.fixture
 def clocks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds = [1000.0]

@@ -12,7 +12,8 @@ from mstore.ipc.messages.base import Message, message
 
 @message
 class Protect(Message):
-    """Keep the data of these hosts past retention -> Done {protected}: how many hosts are, by anybody.
+    """Keep the data of these hosts past retention -> Done {protected, unknown, n_unknown}: how many hosts are, by
+    anybody; the first of the names that are no host of the cluster today, and how many are not.
 
     until_s  Unix seconds; 2^63 - 1 = until it is taken back; 0 = take it back
     """

@@ -1,0 +1,46 @@
+"""Where a store has begun archives: so that an empty mount point is not taken for a place to begin one anew.
+
+    DIR/archives.json    ["/data/archive", ...]    directories in which a pass has ended well
+
+An archive on a file system that is not mounted looks like none. A pass would fill the disk below the mount point, and
+hide it when the file system comes back.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mstore.archive import names
+from mstore.errors import ArchiveError, StorageError
+from mstore.persistence.files import Files, archives_begun_path
+
+
+def refuse_if_gone(files: Files, store_dir: Path, root: Path) -> None:
+    """raises ArchiveError when the store has begun an archive at `root` and there is none now; StorageError"""
+    if str(root) in _begun(files, store_dir) and files.status(names.manifest_dir(root)) is None:
+        raise ArchiveError(
+            f"there is no archive at {root}, where this store has written one: is its file system mounted? To begin"
+            f" another one there, remove {archives_begun_path(store_dir)}",
+            path=str(root),
+        )
+
+
+def note_begun(files: Files, store_dir: Path, root: Path) -> None:
+    """A pass has ended well at `root`. raises StorageError"""
+    begun = _begun(files, store_dir)
+    if str(root) not in begun:
+        files.replace(archives_begun_path(store_dir), json.dumps([*begun, str(root)]).encode())
+
+
+def _begun(files: Files, store_dir: Path) -> list[str]:
+    path = archives_begun_path(store_dir)
+    if files.status(path) is None:
+        return []
+    try:
+        found = json.loads(files.read(path))
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise StorageError(f"{path} is no list of directories: repair or remove it", path=str(path))
+    return list(map(str, found))

@@ -1,0 +1,53 @@
+"""What `info` counts is counted since the start of the store, whatever became of its workers and its memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.stores import Server, until
+
+Serve = Callable[..., Server]
+COUNTED = ("lines", "samples", "wal_bytes", "wal_blocks", "fsyncs", "connections_total")
+
+
+def _written(server: Server, now: int, n: int) -> dict[str, Any]:
+    with server.client() as client:
+        for k in range(n):
+            assert client.write(f"load,cluster=c,hostname=h{k} value=1 {now}\n").written == 1
+        return client.info()
+
+
+@pytest.mark.parametrize("memory", ["kept", "made anew"])
+def test_counters_and_uptime_go_on_when_the_persister_dies(serve: Serve, now: int, memory: str) -> None:
+    server = serve()
+    before = _written(server, now, 5)
+    killed = server.worker_pid("persister")
+    if memory == "made anew":  # without its note nobody finds it
+        (server.directory / "run" / "instance.json").unlink()
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: server.worker_pid("persister") not in (0, killed), "a new persister")
+    after = _written(server, now + 60, 3)
+    assert ("memory adopted" in server.log_text()) == (memory == "kept")
+    assert after["started_s"] == before["started_s"]
+    assert after["counters"]["restarts"] == 1
+    for name in COUNTED:
+        assert after["counters"][name] > before["counters"][name], name
+    assert (after["counters"]["lines"], after["counters"]["samples"]) == (8, 8)
+    assert after["counters"]["connections_open"] <= before["counters"]["connections_open"] + 1
+
+
+def test_a_store_that_takes_memory_over_counts_anew(serve: Serve, now: int) -> None:
+    server = serve()
+    before = _written(server, now, 5)
+    server.kill()
+    server.start()
+    assert "memory adopted" in server.log_text()
+    after = server.info()
+    assert after["started_s"] > before["started_s"]
+    assert (after["counters"]["lines"], after["counters"]["wal_bytes"]) == (0, 0)
+    assert _written(server, now + 60, 1)["counters"]["lines"] == 1
