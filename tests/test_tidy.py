@@ -106,11 +106,12 @@ def test_every_kernel_has_a_typed_stub() -> None:
 
 
 def test_no_path_of_this_machine_is_in_the_project() -> None:
-    here = f"{ROOT.parent}/"
+    home = str(Path.home())
+    here = [f"{one}/".encode() for one in (str(ROOT), home) if len(one) > 1 and one not in ("/root", "/tmp")]
     found = [
         relative(path)
         for path in tracked(".py", ".pyx", ".md", ".toml", ".h", "")
-        if path.is_file() and len(here) > 2 and here.encode() in path.read_bytes()
+        if path.is_file() and any(one in path.read_bytes() for one in here)
     ]
     assert not found, "\n".join(found)
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import resource
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from mstore.workers.path_interning import PathInterner
 from mstore.workers.spec import WorkerSpec
 from tests.ingest_rig import NOW_S, line
 
+FORGETS_TO_PAUSE = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
+"""asyncio's own loop never calls pause_writing() for writelines() (CVE-2024-12254); uvloop, on which stores run, does."""
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 PATIENCE_S = 20.0
 HELLO = (1, m.Hello(1, "ingest", cluster="c"))

@@ -46,6 +46,7 @@ class Sink(io.RawIOBase):
     def __init__(self, files: Files, path: Path, *, paced: bool) -> None:
         self._files = files
         self._paced = paced
+        self._fd = -1  # what cannot be created is closed, too, when it goes
         self._fd = files.create(path)
         self._waiting = bytearray()
         self._n_written = self._n_synced = 0
@@ -88,7 +89,7 @@ class Sink(io.RawIOBase):
         self.close()
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._fd >= 0:
             self._files.close(self._fd)
         super().close()
 

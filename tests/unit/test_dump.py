@@ -371,7 +371,7 @@ def test_what_is_no_file_is_one_line(run: Run, tmp_path: Path) -> None:
         ("nothing", "No such file"),
         ("pipe", "no regular file"),
         (".", "--dir"),
-        ("a\0b", "null byte"),
+        ("a\0b", "embedded null"),
     ):
         status, out, err = run(str(tmp_path / name))
         assert (status, out, err.count("\n")) == (1, "", 1)

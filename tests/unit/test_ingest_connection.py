@@ -293,6 +293,7 @@ def test_the_error_line_says_what_was_stored_before_it_once_that_is_durable(
             await store.until(lambda: len(store.stored) == 3, "the lines before")
             store.syncing = False
             await client.send(lines(2))
+            await store.until(lambda: len(store.stored) == 5, "two more, in a batch of their own")
             store.persister.refusal = errors.InvalidRequest("no such thing")
             await client.send(lines(1, "b"))
             await store.until(lambda: store.counter("errors"), "the error")

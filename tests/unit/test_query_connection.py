@@ -25,7 +25,7 @@ from mstore.workers.query_connection import QueryConnection
 from mstore.workers.settings import hand_over
 from mstore.workers.spec import WorkerSpec
 from tests.query_rig import INSTANCE, T0, Store
-from tests.worker_rig import PATIENCE_S, Client, Supervised, play
+from tests.worker_rig import FORGETS_TO_PAUSE, PATIENCE_S, Client, Supervised, play
 
 N = 2880
 CONFIG = Config()
@@ -484,8 +484,16 @@ def test_an_idle_connection_has_no_timer(rig: MakeRig, loop: str) -> None:
     play(loop, scene)
 
 
+@pytest.fixture
+def pausing_loop(loop: str) -> str:
+    """Those that tell a protocol when it should write no more."""
+    if loop == "asyncio" and FORGETS_TO_PAUSE:
+        pytest.skip("asyncio of this Python never pauses a writer (CVE-2024-12254); stores run on uvloop")
+    return loop
+
+
 def test_a_reader_that_takes_nothing_is_disconnected_and_no_more_is_done_for_it(
-    rig: MakeRig, loop: str, monkeypatch: pytest.MonkeyPatch
+    rig: MakeRig, pausing_loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "STALLED_READER_S_MAX", 0.1)
 
@@ -500,10 +508,10 @@ def test_a_reader_that_takes_nothing_is_disconnected_and_no_more_is_done_for_it(
             await other.ask(m.Ping())
             assert (await other.reply())[1] == m.Done({})
 
-    play(loop, scene)
+    play(pausing_loop, scene)
 
 
-def test_a_reader_that_takes_a_little_is_kept_and_gets_everything(rig: MakeRig, loop: str) -> None:
+def test_a_reader_that_takes_a_little_is_kept_and_gets_everything(rig: MakeRig, pausing_loop: str) -> None:
     async def scene() -> None:
         async with rig() as store:
             client = await store.greeted(send_buffer=4096)
@@ -531,7 +539,7 @@ def test_a_reader_that_takes_a_little_is_kept_and_gets_everything(rig: MakeRig, 
             assert store.counter("queries") == n
             assert connection._stalled is None
 
-    play(loop, scene)
+    play(pausing_loop, scene)
 
 
 def test_a_request_cancelled_behind_a_reader_that_stalls_is_answered_without_being_begun(
