@@ -51,6 +51,9 @@ from mstore.persistence.restore import Progress, Target, load_snapshots
 from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
 from mstore.persistence.snapshot_manifest import read_manifest
 
+_FOLLOWED_MAX = 2_000
+"""Blocks of a segment that are counted before it is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Newest:
@@ -230,7 +233,7 @@ def _counting(report: Report, apply: Apply, bytes_all: int, progress: Progress |
         nonlocal done
         result = apply(records)
         report.n_samples_replayed += getattr(result, "n_samples", 0)
-        done += len(records)
+        done += BLOCK_HEADER_BYTES + len(records)
         if progress is not None:
             progress("log", min(done, bytes_all), bytes_all)
         return result
@@ -254,31 +257,38 @@ def log_bytes_behind(files: Files, directory: Path, behind_seq: int) -> list[int
 
 
 def written_bytes_behind(files: Files, directory: Path, behind_seq: int) -> int:
-    """Payloads of the blocks behind a sequence, by their headers alone: most of a segment may be zeros yet to be used."""
+    """About the bytes of blocks that a replay will read: most of a segment may be room that is not used yet.
+
+    The headers of each segment's blocks are followed, the first ones only, which takes some hundredths of a second;
+    a segment with more counts as full.
+    """
     folder = wal_dir(directory)
-    segments = [
-        (n, folder / name) for name in files.list(folder) if (n := number_of(name, WAL_SUFFIX)) is not None
-    ]
+    named = [(seq, one) for one in files.list(folder) if (seq := number_of(one, WAL_SUFFIX)) is not None]
     n_bytes = 0
-    for place, (seq, path) in enumerate(segments):
-        stop = segments[place + 1][0] if place + 1 < len(segments) else None
-        if stop is not None and stop <= behind_seq + 1:
-            continue
-        fd = files.open(path)
-        try:
-            header = parse_segment_header(memoryview(files.pread(fd, SEGMENT_HEADER_BYTES, 0)))
-            if isinstance(header, str):
-                continue
-            offset = SEGMENT_HEADER_BYTES
-            while stop is None or seq < stop:
-                head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
-                if (length := payload_bytes(head, header.segment_id, seq)) is None:
-                    break
-                n_bytes += length if seq > behind_seq else 0
-                offset, seq = offset + BLOCK_HEADER_BYTES + length, seq + 1
-        finally:
-            files.close(fd)
+    for place, (seq, name) in enumerate(named):
+        if place + 1 == len(named) or named[place + 1][0] > behind_seq + 1:
+            fd = files.open(folder / name)
+            try:
+                n_bytes += _written_bytes(files, fd, seq, behind_seq)
+            finally:
+                files.close(fd)
     return n_bytes
+
+
+def _written_bytes(files: Files, fd: int, seq: int, behind_seq: int) -> int:
+    """Of the blocks of a segment that begins with seq."""
+    header = parse_segment_header(memoryview(files.pread(fd, SEGMENT_HEADER_BYTES, 0)))
+    if isinstance(header, str):
+        return 0
+    before, offset = SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES
+    for _ in range(_FOLLOWED_MAX):
+        head = files.pread(fd, BLOCK_HEADER_BYTES, offset)
+        if (length := payload_bytes(head, header.segment_id, seq)) is None:
+            return offset - before
+        offset += BLOCK_HEADER_BYTES + length
+        before = offset if seq <= behind_seq else before
+        seq += 1
+    return files.size(fd) - before
 
 
 def _newest_unread(files: Files, directory: Path) -> Newest:

@@ -6,7 +6,7 @@
                            v
                       a snapshot at once; generations that need what is gone count no longer
                            v
-                      it holds all up to unprotected_seq: protected again, flag off; the log before it goes, if it has a hole
+                      it holds all up to unprotected_seq: protected again, flag off
 
 The memory holds everything meanwhile: only if it is lost before that snapshot is complete, acknowledged samples are.
 unprotected_seq outlives a killed persister in kept memory: its successor goes on from there.
@@ -50,8 +50,6 @@ class FileWatch:
         self._files = files
         self._inventory = Inventory(files, persister.spec.directory)
         self._unsound = set(unsound)
-        self._log_broken = False
-        """A segment was lost, or may have been: what the log holds before it leads nowhere."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
@@ -64,7 +62,6 @@ class FileWatch:
         """The first look tells what is missing already, and takes the rest as it is."""
         if self.unprotected:  # the persister before noticed it, and did not live to see it made good
             self._persister.troubles.begin(FILES)
-            self._log_broken = True
             self._give_up_generations(self._persister.slot.get("unprotected_seq"))
         self._look(self._first_look)
 
@@ -79,10 +76,6 @@ class FileWatch:
             self._persister.slot.set("unprotected_seq", 0)
             self._persister.troubles.end(FILES)
             log.info("a snapshot of block %d holds what the lost files held: all is protected again", seq)
-            if self._log_broken:
-                # No older generation can use the log that is left before this one, and it would look like a fault.
-                self._log_broken = False
-                self._persister.wal.retire(min([seq, *self._inventory.generations()]))
         self._unsound = {one for one in self._unsound if one >= oldest_kept_seq and one != seq}
         with_kept = self._inventory.look_at_snapshots(oldest_kept_seq)
         self._guard(lambda: with_kept + self._learn())
@@ -142,7 +135,6 @@ class FileWatch:
         persister.slot.set("unprotected_seq", max(1, persister.wal.written))
         persister.troubles.begin(FILES)
         segments = {one.path for one in lost if not one.generation}
-        self._log_broken = self._log_broken or bool(segments)
         if not persister.wal.abandon(segments, str(lost[0])):
             persister.commit_failed()
         log.error(

@@ -11,6 +11,7 @@ import pytest
 
 from mstore.errors import CorruptRecord
 from mstore.kernels._segment import Segment
+from mstore.persistence import recovery
 from mstore.persistence.blocks import BLOCK_HEADER_BYTES, CATALOG, SEGMENT_HEADER_BYTES
 from mstore.persistence.files import (
     Files,
@@ -131,19 +132,29 @@ def start(directory: Path, store: DictStore, strict: bool = False) -> Report:
     return recover(Files(), directory, store, strict=strict)
 
 
-def test_progress_counts_what_is_written_and_not_the_room_of_a_segment(tmp_path: Path) -> None:
+def test_progress_counts_what_is_written_and_not_the_room_of_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(tmp_path)
-    for key in range(30):
+    for key in range(27):
         run.put(key, key)
     assert run.wal.close()
     files = Files()
-    allocated = sum(path.stat().st_size for path in wal_dir(tmp_path).glob("*.wal"))
-    payloads = [len(block.payload) for block in LogReader(files, tmp_path, 0).blocks()]
-    assert written_bytes_behind(files, tmp_path, 0) == sum(payloads) < allocated / 2
-    assert written_bytes_behind(files, tmp_path, 10) == sum(payloads[10:])
+    sizes = [path.stat().st_size for path in sorted(wal_dir(tmp_path).glob("*.wal"))]
+    blocks = [BLOCK_HEADER_BYTES + len(block.payload) for block in LogReader(files, tmp_path, 0).blocks()]
+    assert written_bytes_behind(files, tmp_path, 0) == sum(blocks) < sum(sizes)
+    assert written_bytes_behind(files, tmp_path, 10) == sum(blocks[10:])
     told: list[tuple[str, int, int]] = []
     recover(files, tmp_path, DictStore(), progress=lambda *one: told.append(one))
-    assert told[-1] == ("log", sum(payloads), sum(payloads))
+    what, done, of = told[-1]
+    assert (what, of - done, of) == ("log", BLOCK_HEADER_BYTES, sum(blocks)), (
+        "the last block holds nothing to apply"
+    )
+    monkeypatch.setattr(recovery, "_FOLLOWED_MAX", 2)
+    room = (path.stat().st_size - SEGMENT_HEADER_BYTES for path in wal_dir(tmp_path).glob("*.wal"))
+    assert sum(blocks) < written_bytes_behind(files, tmp_path, 0) <= sum(room), (
+        "too many to be followed: full"
+    )
 
 
 def test_an_empty_directory_is_an_empty_store(tmp_path: Path) -> None:
