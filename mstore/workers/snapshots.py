@@ -178,7 +178,10 @@ class Snapshots:
             self._retry_wait_s = min(max(2 * self._retry_wait_s, _RETRY_S_MIN), _RETRY_S_MAX)
         self._retry_at_s = clock.monotonic_s() + self._retry_wait_s
         if failure is None:
-            self.on_taken(self.seq, details["oldest_kept_seq"])
+            try:
+                self.on_taken(self.seq, details["oldest_kept_seq"])
+            except StorageError as error:  # the snapshot stands, and who asked for it is to hear so
+                log.warning("cannot look after the files: %s", error)
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer(details, failure)

@@ -254,6 +254,25 @@ def test_who_waits_for_one_that_a_stop_ends_is_told_that_the_store_stops(rig: Ca
     asyncio.run(run())
 
 
+def test_who_asked_for_one_is_answered_also_when_nobody_can_look_at_the_files_then(
+    rig: Callable[..., Rig],
+) -> None:
+    async def run() -> None:
+        store = rig()
+
+        def on_taken(_seq: int, _oldest: int) -> None:
+            raise StorageError("an error of the disk")
+
+        store.snapshots.on_taken = on_taken
+        told: list[MstoreError | None] = []
+        store.snapshots.request(lambda _details, error: told.append(error))
+        assert store.snapshots._task is not None
+        await store.snapshots._task
+        assert told == [None]
+
+    asyncio.run(run())
+
+
 def test_what_is_left_is_told_by_the_pace_so_far() -> None:
     assert left_s(0, 100, 5) is None
     assert left_s(25, 100, 5) == 15
