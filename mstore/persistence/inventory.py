@@ -51,27 +51,27 @@ class Inventory:
     def __init__(self, files: Files, directory: Path) -> None:
         self._files = files
         self._directory = directory
-        self._segments: dict[Path, _Known] = {}
+        self._segments: dict[tuple[Path, int], _Known] = {}
         self._snapshots: dict[Path, _Known] = {}
-        self._told: set[Path] = set()
+        self._told: set[tuple[Path, int]] = set()
 
     # --- the log
 
     def look_at_log(self, segments: Sequence[SegmentFile]) -> list[LostFile]:
         """Of the log's segments, oldest first, those that are not what they were; each is told once."""
         known, self._segments = self._segments, {}
-        self._told &= {segment.path for segment in segments}
+        self._told &= {segment.key for segment in segments}
         lost = []
         for segment in segments:
-            if segment.path in self._told:
+            if segment.key in self._told:
                 continue
             found = self._files.status(segment.path)
-            what = self._fault(segment, found, known.get(segment.path))
+            what = self._fault(segment, found, known.get(segment.key))
             if what:
-                self._told.add(segment.path)
+                self._told.add(segment.key)
                 lost.append(LostFile(segment.path, what, last_seq=segment.last_seq))
             elif found is not None:
-                self._segments[segment.path] = _Known(found, at_rest=segment.fd < 0)
+                self._segments[segment.key] = _Known(found, at_rest=segment.fd < 0)
         return lost
 
     def _fault(self, segment: SegmentFile, found: FileStatus | None, known: _Known | None) -> str:

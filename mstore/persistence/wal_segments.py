@@ -42,6 +42,13 @@ class SegmentFile(NamedTuple):
     """That it must have while it is open."""
     fd: int
     """-1: it is closed, everything in it is durable."""
+    segment_id: int
+    """0: of a run before."""
+
+    @property
+    def key(self) -> tuple[Path, int]:
+        """Which one it is: one that was given up empty and the one after it have the same name."""
+        return self.path, self.segment_id
 
 
 class Segments(Sequence[Segment]):
@@ -79,7 +86,7 @@ class Segments(Sequence[Segment]):
         """What each of them holds; the next block of the log is `next_seq`."""
         ends = [later.first_seq for later in self._all[1:]] + [next_seq]
         return [
-            SegmentFile(one.path, one.first_seq, end - 1, segment_bytes, one.fd)
+            SegmentFile(one.path, one.first_seq, end - 1, segment_bytes, one.fd, one.segment_id)
             for one, end in zip(self._all, ends, strict=False)
         ]
 

@@ -77,6 +77,7 @@ class FileWatch:
             self._persister.troubles.end(FILES)
             log.info("a snapshot of block %d holds what the lost files held: all is protected again", seq)
         self._unsound = {one for one in self._unsound if one >= oldest_kept_seq and one != seq}
+        self._inventory.forget({seq})  # it may have replaced one of the same block
         with_kept = self._inventory.look_at_snapshots(oldest_kept_seq)
         self._guard(lambda: with_kept + self._learn())
 
@@ -132,8 +133,9 @@ class FileWatch:
         persister = self._persister
         named = "; ".join(map(str, lost[:_TELL_MAX])) + (" ..." if len(lost) > _TELL_MAX else "")
         persister.slot.add("files_lost", len(lost))
-        persister.slot.set("unprotected_seq", max(1, persister.wal.written))
-        persister.troubles.begin(FILES)
+        if persister.wal.written:  # else nothing was acknowledged yet
+            persister.slot.set("unprotected_seq", persister.wal.written)
+            persister.troubles.begin(FILES)
         segments = {one.path for one in lost if not one.generation}
         if not persister.wal.abandon(segments, str(lost[0])):
             persister.commit_failed()

@@ -43,11 +43,13 @@ def open_samples(spec: WorkerSpec, directory: Segment, samples: Segment, fd: int
 
 
 def told(spec: WorkerSpec, report: Report, seconds: float) -> str:
-    """How the memory was filled, as one line for the supervisor, which says it; what is damaged is logged here."""
+    """How the memory was filled, as one line, which is logged, as is what is damaged."""
     for fault in report.faults():
         log.error("part of the log or of a snapshot is %s", fault)
     how = "memory adopted" if spec.adopt else "recovered"
-    return f"{how} in {seconds:.2f} s: {report.summary()}"
+    text = f"{how} in {seconds:.2f} s: {report.summary()}"
+    log.info("%s", text)
+    return text
 
 
 def fill(

@@ -115,7 +115,7 @@ def test_refused_lines_are_told_by_reason_and_make_the_status_1(serve: Serve, no
     )
     done = run("write", "-", text=text, directory=directory)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[0].startswith("3 lines written in ")
+    assert done.stdout.splitlines()[0].startswith("3 of 6 lines written; all sent in ")
     told = done.stdout.splitlines()[1]
     assert told.startswith("2 rejected and 1 ignored: ")
     assert set(told.split(": ")[1].split(", ")) == {"bad_value 1", "no_host 1", "unknown_metric 1"}

@@ -235,7 +235,12 @@ class World:
         until_s = self.rng.choice((NOT_S, FOR_GOOD_S, NOW_S + 1000))
         places = {(cluster, host) for host in hosts}
         self.protected = self.protected - places if until_s == NOT_S else self.protected | places
-        assert await self.order(m.Protect(cluster, hosts, until_s)) == {"protected": len(self.protected)}
+        done = await self.order(m.Protect(cluster, hosts, until_s))
+        assert done["protected"] == len(self.protected)
+        with_samples = {path[1] for path, _ in self.model if path[0] == cluster}
+        of_others = {host for host in hosts if host[0] != cluster[0]}  # and "new", which nobody ever sends
+        assert of_others <= set(done["unknown"]) <= set(hosts) - with_samples, done
+        assert done["n_unknown"] == len(done["unknown"])
 
     # --- files
 

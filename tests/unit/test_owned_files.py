@@ -6,17 +6,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from mstore.errors import StorageError
 from mstore.persistence.files import snapshot_dir, wal_dir
-from mstore.persistence.inventory import LostFile
 from mstore.persistence.owned_files import OwnedFiles
 from mstore.persistence.store_lock import lock
-from mstore.workers.filewatch import FileWatch
 from mstore.workers.ownership import inode_of
 
 Change = Callable[[OwnedFiles, Path], object]
@@ -91,34 +87,3 @@ def test_what_is_still_its_own_is_changed_as_ever(owned: OwnedFiles, directory: 
     assert (wal_dir(directory) / "note").read_bytes() == b"text"
     owned.unlink(wal_dir(directory) / "note")
     assert list(wal_dir(directory).iterdir()) == []
-
-
-class Watched:
-    """What a FileWatch needs of a persister and of its snapshots; what it does to them is noted."""
-
-    def __init__(self, directory: Path) -> None:
-        self.done: list[str] = []
-        self.spec = SimpleNamespace(directory=directory)
-        self.slot = SimpleNamespace(get=lambda _: 0, set=lambda *_: None, add=lambda *_: None)
-        self.troubles = SimpleNamespace(begin=lambda _: None)
-        self.wal = SimpleNamespace(
-            segment_files=list,
-            next_seq=1,
-            written=1,
-            abandon=lambda *_: bool(self.done.append("log")) or True,
-        )
-
-    def protect(self, _unsound: Any) -> None:
-        self.done.append("snapshot")
-
-
-@pytest.mark.parametrize("lost", [False, True])
-def test_files_that_went_with_their_directory_are_not_made_good(
-    owned: OwnedFiles, directory: Path, lost: bool
-) -> None:
-    store = Watched(directory)
-    watch = FileWatch(store, owned, store, ())  # type: ignore[arg-type]  # what it needs of them
-    if lost:
-        put_another_store_there(directory)
-    watch._guard(lambda: [LostFile(wal_dir(directory) / "1.wal", "is gone", last_seq=1)])
-    assert store.done == ([] if lost else ["log", "snapshot"])

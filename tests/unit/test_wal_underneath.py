@@ -76,6 +76,33 @@ def test_a_newest_segment_that_is_not_what_it_was_is_left_and_what_is_not_durabl
     assert found == [payload(seq) for seq in range(1, 6)]
 
 
+@pytest.mark.parametrize("harm", [removed, cut, replaced])
+def test_an_empty_segment_is_lost_as_often_as_it_is_and_its_successor_of_the_same_name_is_watched(
+    tmp_path: Path, harm: Harm
+) -> None:
+    wal = open_wal(tmp_path, background=False)
+    inventory = Inventory(Files(), tmp_path)
+    name = wal.segment_files()[-1].path
+    for _ in range(3):
+        assert inventory.look_at_log(wal.segment_files()) == []
+        assert wal.segment_files()[-1].path == name
+        harm(name)
+        (lost,) = inventory.look_at_log(wal.segment_files())
+        assert wal.abandon({lost.path}, str(lost))
+    append(wal, range(1, 3))
+    assert inventory.look_at_log(wal.segment_files()) == []
+    harm(name)
+    (lost,) = inventory.look_at_log(wal.segment_files())
+    assert lost.last_seq == 2
+    assert wal.abandon({lost.path}, str(lost))
+    wal._segments.close()
+    os.close(wal._dir_fd)
+    wal._spares.close()
+    found: list[bytes] = []
+    LogReader(Files(), tmp_path, 0).replay(lambda text: found.append(bytes(text)))
+    assert found == [payload(seq) for seq in range(1, 3)]
+
+
 @pytest.mark.parametrize("harm", [removed, cut, replaced, written_over])
 def test_an_older_segment_that_is_not_what_it_was_is_named_with_its_blocks_and_never_recycled(
     tmp_path: Path, harm: Harm
