@@ -237,7 +237,7 @@ class World:
         self.protected = self.protected - places if until_s == NOT_S else self.protected | places
         done = await self.order(m.Protect(cluster, hosts, until_s))
         assert done["protected"] == len(self.protected)
-        with_samples = {path[1] for path, _ in self.model if path[0] == cluster}
+        with_samples = {path[1] for (path, _), held in self.model.items() if held and path[0] == cluster}
         never_sent = set(hosts) & {"new"}
         assert never_sent <= set(done["unknown"]) <= set(hosts) - with_samples, done
         assert done["n_unknown"] == len(done["unknown"])
