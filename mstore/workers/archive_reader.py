@@ -1,7 +1,7 @@
 """The helper of a query worker that reads the archive: `python -m mstore.workers.archive_reader JOB`.
 
     query worker  --frames of the protocol--> standard input    one question at a time, answered over memory and archive
-                  <---------- frames --------- standard output   its answer, or its error
+                  <---------- frames --------- standard output   first Done: it is ready; then each answer, or its error
 
 It ends when its standard input does, or is killed when nobody wants the answer any more: it holds nothing but mappings
 to read. What it costs, memory for the rows of a question and pyarrow, is not the worker's and goes when it ends.
@@ -9,6 +9,7 @@ to read. What it costs, memory for the rows of a question and pyarrow, is not th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import BinaryIO
 
 from mstore import clock, limits
 from mstore.attach import attach
-from mstore.errors import MstoreError, UnknownMessage
+from mstore.errors import ArchiveError, MstoreError, UnknownMessage
 from mstore.ipc import failure, framing
 from mstore.ipc import messages as m
 from mstore.log import set_up_logging
@@ -35,6 +36,10 @@ _READ_BYTES = 64 << 10
 def serve(reader: Reader, source: BinaryIO, target: BinaryIO) -> None:
     """Answer questions until there are no more."""
     known = answers(reader, clock.now_s)
+    with contextlib.suppress(ArchiveError):  # without pyarrow every answer says so
+        import mstore.archive.overlay  # noqa: F401  (what takes longest is loaded before it is ready)
+    target.write(m.encode(m.Done()))
+    target.flush()
     decoder = framing.FrameDecoder(limits.FRAME_BYTES_MAX, m.TAGS)
     while content := source.read(_READ_BYTES):
         for frame in decoder.feed(content):

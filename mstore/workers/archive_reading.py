@@ -61,6 +61,8 @@ class ArchiveReading:
         self._arrived = asyncio.Event()
         self._current: _Question | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._ready = False
+        """It has loaded what it needs, which takes much longer than most answers do."""
         self._task: asyncio.Task[None] | None = None
         self.n_started = 0
 
@@ -105,8 +107,8 @@ class ArchiveReading:
         question.wanted = False
         if question in self._queue:
             self._queue.remove(question)
-        elif question is self._current and question.reply is None:
-            self._kill()
+        elif question is self._current and question.reply is None and self._ready:
+            self._kill()  # one that still starts does nothing for this question yet, and the next will need it
 
     async def stop(self) -> None:
         """End the helper, whatever it does."""
@@ -158,18 +160,25 @@ class ArchiveReading:
 
     async def _asked(self, question: _Question) -> m.Message:
         process = await self._started()
+        if not question.wanted:
+            return m.Done()  # to nobody
         assert process.stdin is not None
-        assert process.stdout is not None
         for part in m.encode_parts(question.message, 1):
             process.stdin.write(part)
         await process.stdin.drain()
-        head = await process.stdout.readexactly(framing.HEADER_BYTES)
-        _, tag, _, n_bytes, _ = framing.HEADER.unpack(head)
-        return m.decode(tag, await process.stdout.readexactly(n_bytes))
+        return await _frame(process)
 
     async def _started(self) -> asyncio.subprocess.Process:
-        if self._process is not None and self._process.returncode is None:
-            return self._process
+        if self._process is None or self._process.returncode is not None:
+            self._ready = False
+            self._process = await self._launched()
+            self.n_started += 1
+        if not self._ready:
+            await _frame(self._process)  # its first word: that it is ready
+            self._ready = True
+        return self._process
+
+    async def _launched(self) -> asyncio.subprocess.Process:
         job = {
             "store_dir": self._spec.store_dir,
             "instance": self._spec.instance,
@@ -177,7 +186,7 @@ class ArchiveReading:
             "index": self._spec.index,
             "parent_pid": os.getpid(),
         }
-        self._process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             "-m",
@@ -186,8 +195,6 @@ class ArchiveReading:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        self.n_started += 1
-        return self._process
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -200,3 +207,11 @@ class ArchiveReading:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _frame(process: asyncio.subprocess.Process) -> m.Message:
+    """The next message of the helper."""
+    assert process.stdout is not None
+    head = await process.stdout.readexactly(framing.HEADER_BYTES)
+    _, tag, _, n_bytes, _ = framing.HEADER.unpack(head)
+    return m.decode(tag, await process.stdout.readexactly(n_bytes))

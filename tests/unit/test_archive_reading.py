@@ -80,3 +80,62 @@ def test_a_question_of_which_nobody_expected_what_became_fails_and_the_next_is_a
         await reading.stop()
 
     asyncio.run(scene())
+
+
+class Helper:
+    """A process that is ready, and answers, when the test says so."""
+
+    returncode = None
+
+    def __init__(self) -> None:
+        self.stdout = asyncio.StreamReader()
+        self.stdin = self
+        self.asked = 0
+        self.killed = False
+
+    def write(self, _part: bytes) -> None:
+        self.asked += 1
+
+    async def drain(self) -> None:
+        self.says(m.Names(["answer"]))
+
+    def says(self, message: m.Message) -> None:
+        self.stdout.feed_data(m.encode(message))
+
+    def kill(self) -> None:
+        self.killed = True
+
+    async def wait(self) -> None:
+        return None
+
+
+class Launching(ArchiveReading):
+    def __init__(self, directory: Path) -> None:
+        spec = SimpleNamespace(directory=directory)
+        super().__init__(spec, SimpleNamespace(shortest_retention_s=int), int)  # type: ignore[arg-type]  # what it needs of them
+        self.helper = Helper()
+
+    async def _launched(self) -> Any:
+        return self.helper
+
+
+def test_a_deadline_that_passes_while_the_reader_starts_does_not_end_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        reading = Launching(tmp_path)
+        given_up = reading.work(m.Ping(), Budget())
+        next(given_up)
+        await asyncio.sleep(0.01)
+        given_up.close()  # type: ignore[attr-defined]  # a generator
+        assert not reading.helper.killed
+        reading.helper.says(m.Done())
+        assert await asyncio.wait_for(answered(reading), 5) == m.Names(["answer"])
+        assert (reading.n_started, reading.helper.asked) == (1, 1), "the first question was not worked on"
+        last = reading.work(m.Ping(), Budget())
+        reading.helper.drain = asyncio.Event().wait  # type: ignore[method-assign,assignment]  # it takes its time
+        next(last)
+        await asyncio.sleep(0.01)
+        last.close()  # type: ignore[attr-defined]  # a generator
+        assert reading.helper.killed, "one that works for nobody is"
+        await reading.stop()
+
+    asyncio.run(scene())
