@@ -60,7 +60,7 @@ def with_courses(
 
 
 def lacking(flat: Sequence[tuple[str, Series]], utc: bool) -> list[str]:
-    """For below a plot: where aggregates lack some of their series, in words, a line each of those that do."""
+    """For below a plot or a table: where aggregates lack some of their series, in words, a line each of those that do."""
     return [line for name, series in flat if (line := _lacking(name, series, utc))]
 
 

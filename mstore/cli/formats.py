@@ -75,6 +75,13 @@ def as_table(found: list[Series], args: argparse.Namespace) -> None:
         print(
             render.paint("too many series to stand side by side: --format csv prints every value", render.DIM)
         )
+    _print_lacking(flat, args)
+
+
+def _print_lacking(flat: list[tuple[str, Series]], args: argparse.Namespace) -> None:
+    """Where a dip may be that of series that are missing."""
+    if told := lacking(flat, args.utc):
+        print("\n".join(render.paint(line, render.DIM) for line in told))
 
 
 def _shortened(lines: list[str], rows: list[list[str]], n_rows: int) -> list[str]:
@@ -209,8 +216,7 @@ def as_plot(found: list[Series], args: argparse.Namespace) -> None:
     times = [series.times_ms / 1000 for _, series in flat]
     values = [drawn(series) for _, series in flat]
     print("\n".join(plot(times, values, columns=common.width(), utc=args.utc, colour=common.colours())))
-    if told := lacking(flat, args.utc):
-        print("\n".join(render.paint(line, render.DIM) for line in told))
+    _print_lacking(flat, args)
     if len(flat) > 1:
         # The last value tells which line is which where there are no colours.
         ends = (float(series.values[series.valid][-1]) for _, series in flat)

@@ -144,7 +144,7 @@ def _print_hosts(hosts: dict[str, list[str]]) -> None:
     from mstore.topology import fold
 
     if not hosts:
-        print("no host is protected")
+        print("no host that holds data is protected")
     for cluster, names in hosts.items():
         print(f"{cluster}: {fold(names)} ({len(names)})")
 

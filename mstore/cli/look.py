@@ -36,7 +36,10 @@ def run_ls(args: argparse.Namespace) -> int:
     path = [part for part in path if part]
     with common.open_client(args) as client:
         if args.metrics:
-            return _print_metrics(client.metrics(path[0] if path else None), args.json)
+            metrics = client.metrics(path[0] if path else None)
+            if not metrics and path:
+                _check_exists(client, path[:1])
+            return _print_metrics(metrics, args.json)
         names = sorted_naturally(client.children(*path))
         if not names and path:
             _check_exists(client, path)

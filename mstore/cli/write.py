@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, cast
 
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     stream, n_total = _open(args.file)
     result, n_bytes, under_way = WriteResult(), 0, b""
     interrupt: KeyboardInterrupt | None = None
+    damage: Exception | None = None
     start = clock.monotonic_s()
     bar = progress.bar(n_total, "lines", start, on=not args.quiet)
     with stream, common.open_client(args, ack=args.ack) as client:
@@ -67,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
                 bar.update(n_bytes, n_lines(result), clock.monotonic_s())
         except KeyboardInterrupt as caught:
             interrupt = caught
+        except (EOFError, zlib.error, gzip.BadGzipFile) as caught:
+            damage = caught
         finally:
             bar.clear()
     if not args.quiet:
@@ -76,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
             print(unacknowledged(under_way))
     if interrupt is not None:
         raise interrupt
-    return 1 if result.rejected else 0
+    if damage is not None:
+        streams.complain(
+            f"mstore: {args.file} is cut short or damaged: {damage}; what stood before that was sent"
+        )
+    return 1 if result.rejected or damage is not None else 0
 
 
 def n_lines(result: WriteResult) -> int:

@@ -293,6 +293,7 @@ def test_a_simulation_brings_its_metrics_steps_and_units_to_an_unconfigured_stor
     out = good("simulate", "--span", "5m", "--nodes", "2", *how, "--dir", str(server.directory))
     n = int(out.split()[0].replace(",", ""))
     rows = [line.split() for line in good("ls", "--metrics", directory=server.directory).splitlines()]
+    assert "the store has no 'nosuch'" in bad("ls", "--metrics", "nosuch", directory=server.directory)
     assert ["demo", "cpu_power", "1", "s", "f32", "sum", "W"] in rows
     assert ["demo", "node_temp", "30", "s", "f32", "avg", "°C"] in rows
     with server.client() as client:

@@ -200,6 +200,20 @@ def test_write_reads_standard_input_and_compressed_files(
     assert client.text == b"a value=1\nb value=2\nc value=3\n"
 
 
+def test_a_compressed_file_that_is_cut_or_none_is_named_and_what_stood_before_is_counted(
+    run: Run, client: FakeClient, tmp_path: Path
+) -> None:
+    none, cut = tmp_path / "none.lp.gz", tmp_path / "cut.lp.gz"
+    none.write_bytes(b"a value=1\n")
+    cut.write_bytes(gzip.compress(b"a value=1\n" * 10)[:-4])
+    for path in (none, cut):
+        status, out, err = run("write", str(path))
+        assert status == 1
+        assert " written" in out
+        assert err.startswith(f"mstore: {path} is cut short or damaged: ")
+        assert err.count("\n") == 1
+
+
 def test_a_missing_file_is_one_line(run: Run, client: FakeClient) -> None:
     status, out, err = run("write", "/no/such/file")
     assert (status, out, err) == (1, "", "mstore: /no/such/file: No such file or directory\n")

@@ -16,6 +16,7 @@ import pytest
 from mstore.cli import common, output
 from mstore.cli import main as cli
 from mstore.cli.courses import lacking
+from mstore.cli.formats import as_table
 from mstore.cli.picture import LINES_MAX, PANELS_MAX, Panel, picture
 from mstore.conversions import long_table
 from mstore.errors import InvalidRequest, MissingLibrary
@@ -121,6 +122,22 @@ def test_a_plot_says_which_part_lacks_series() -> None:
     assert line.startswith(f"incomplete: x: not all of its 4 series in 4 of 10 slots: {start} to {one}, ")
     many = aggregate([1.0] * 10, [4, 3] * 5)
     assert lacking([("x", many)], utc=True)[0].endswith("... (5 stretches in all)")
+
+
+def test_a_table_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    args = argparse.Namespace(
+        cluster="c",
+        host="h",
+        metric="m",
+        utc=True,
+        rows=0,
+        until_s=T0 + 180,
+        function="",
+        resolution=0,
+        algo="average",
+    )
+    as_table([aggregate([1.0] * 3, [4, 3, 4])], args)
+    assert "incomplete: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_picture_shades_what_lacks_series() -> None:
