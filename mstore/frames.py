@@ -156,7 +156,9 @@ class Series(SeriesFunctions, SeriesConversions, SeriesDisplay):
     def partial(self) -> NDArray[np.bool_]:
         """bool[n]: the slot has a value, and not all series of the aggregate contributed to it.
 
-        What a resolution has made is held against its fullest slot, but for its last, whose run may be cut short.
+        How many samples a slot of a coarser resolution should have is not known: such a slot is held against the
+        fullest one, so where every slot lacks as much, none is partial. Its last slot never is, because its run may
+        be cut short by the range.
         """
         if self.coverage is None or not len(self.coverage) or self.columns:
             return np.zeros(len(self), bool)

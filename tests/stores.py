@@ -111,7 +111,7 @@ class Server:
         """0 while there is none, or nobody who could tell."""
         try:
             workers = self.info()["workers"]
-        except mstore.Unavailable:
+        except mstore.errors.Unavailable:
             return 0
         return next((one["pid"] for one in workers if (one["kind"], one["index"]) == (kind, index)), 0)
 

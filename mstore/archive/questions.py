@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstore import clock, functions
+from mstore.archive.begun import gone
 from mstore.archive.scope import Scope, joined, scope_of
 from mstore.archive.switch import Switch
 from mstore.config import Config
-from mstore.errors import ArchiveError
+from mstore.errors import ArchiveError, StorageError
 from mstore.fetching.answer import Fetched
 from mstore.fetching.request import FetchRequest
 from mstore.frames import Series
 from mstore.jobs.loaded import Loaded
 from mstore.jobs.request import LoadRequest
+from mstore.persistence.files import ReadOnly
 from mstore.query.budget import Budget, Work
 from mstore.query.plan import Ids, Request
 from mstore.query.reader import Reader
@@ -75,6 +77,7 @@ class ArchiveReader:
             return None, [error.message]
         if setup is None:
             return None, []
+        problems = self._gone(setup.directory)
         if self._memory is None:
             self._memory = Memory(*self._where)
         if self._files is None or self._files.root != setup.directory:
@@ -83,7 +86,15 @@ class ArchiveReader:
             self._files, self._memory, scopes,
             store_dir=self._store_dir, now_s=self._now_s, config=self._config,
         )  # fmt: skip
-        return made.reader, made.problems
+        return made.reader, [*problems, *made.problems]
+
+    def _gone(self, root: Path) -> list[str]:
+        """What is missing with the whole archive, if it is: that looks like an archive of nothing."""
+        try:
+            why = gone(ReadOnly(), self._store_dir, root)
+        except StorageError as error:
+            return [error.message]
+        return [why] if why else []
 
 
 class ArchivedQuestions(Reader):

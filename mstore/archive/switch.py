@@ -16,12 +16,14 @@ from pathlib import Path
 
 from mstore import clock
 from mstore.archive import leavers
+from mstore.archive.begun import gone
 from mstore.archive.manifest import joined, manifests, read_manifest
 from mstore.errors import ArchiveError, StorageError
 from mstore.persistence.files import Files, ReadOnly, archive_note_path
 
 _LOOK_EVERY_S = 1.0
 """How long what the note and the configuration said is taken for true."""
+_ANY_S = [(-(1 << 62), 1 << 62)]
 _SLACK_S = 60
 """A question that begins so close to what retention still serves may be answered when it does not any more."""
 
@@ -145,8 +147,10 @@ class Switch:
             if (setup := self.setup) is None:
                 return []
             manifest = read_manifest(ReadOnly(), setup.directory, cluster)
+            if manifest is None and gone(ReadOnly(), self._store_dir, setup.directory):
+                return _ANY_S
             waiting = leavers.spans(ReadOnly(), self._store_dir)
         except (ArchiveError, StorageError):
             # Nobody knows: the question goes to the archive, and its answer says what is wrong.
-            return [(-(1 << 62), 1 << 62)]
+            return _ANY_S
         return joined([*(manifest.early if manifest is not None else ()), *waiting])

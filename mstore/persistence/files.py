@@ -12,6 +12,7 @@
     DIR/snapshots/00000000000003e8.ID.definitions        ... its definitions; ID is the generation's, in hex
     DIR/snapshots/00000000000003e8.ID.00000001.chunks    ... the chunks of the cluster whose level id is 1
     DIR/snapshots/*.tmp                   being written; removed at the next start
+    DIR/archives.json                     where archives were begun (archive/begun.py)
     DIR/leaving/9f3c6a0e51d2b748.leavers  chunks that left memory before they were archived (archive/leavers.py)
     DIR/quarantine/                       copies of damaged bytes, for people
 

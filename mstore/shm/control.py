@@ -18,7 +18,7 @@ Every word has one writer; all are read and written with release and acquire ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -49,6 +49,7 @@ WORKER_NAMES = {
     layout.WORKER_SUPERVISOR: "supervisor", layout.WORKER_PERSISTER: "persister", layout.WORKER_INGEST: "ingest",
     layout.WORKER_QUERY: "query",
 }  # fmt: skip
+WORKER_KINDS = {name: kind for kind, name in WORKER_NAMES.items()}
 
 
 def _line_counters() -> tuple[str, ...]:
@@ -244,15 +245,24 @@ class Control:
         return {name: int(sums[index]) for name, index in _INDEX.items()}
 
     def counted(self) -> Counted:
-        """What every slot counts, whose it is: for go_on_counting() of the memory that comes after this one."""
+        """What every slot counts, whose it is: for go_on_counting() of the life that comes after this one."""
         return [
             (slot.kind, slot.index, slot.counters.copy()) for slot in map(self.worker, range(WORKERS_MAX))
         ]
 
-    def go_on_counting(self, before: Counted) -> None:
-        """Counters go on from those of other memory; what says how things are now, and not how often, does not."""
-        for number, (kind, index, counters) in enumerate(before):
-            self.worker(number).go_on(kind, index, counters)
+    def go_on_counting(self, before: Counted, places: Sequence[tuple[int, int]]) -> None:
+        """Counters go on from those of the workers before; what says how things are now, and not how often, does not.
+
+        before  of other memory, or of this one under other workers
+        places  kind and index of who will claim slot 0, 1, ...; what workers counted that there are no more goes to
+                slot 0, so that totals never fall
+        """
+        self.count_anew()
+        numbers = {place: number for number, place in enumerate(places)}
+        for number, (kind, index) in enumerate(places):
+            self.worker(number).expect(kind, index)
+        for kind, index, counters in before:
+            self.worker(numbers.get((kind, index), 0)).go_on(counters)
 
     def count_anew(self) -> None:
         """Every counter 0; what is true of the memory stays."""
@@ -327,13 +337,16 @@ class WorkerSlot:
         store_u64(self._segment, self._field("started_ns"), clock.now_ns())
         self.state = WORKER_STARTING
 
-    def go_on(self, kind: int, index: int, counters: NDArray[np.uint64]) -> None:
-        """Of a slot that nobody has claimed yet: who claims it as this kind and index goes on from these counters."""
+    def expect(self, kind: int, index: int) -> None:
+        """Of a slot that nobody has claimed yet: who claims it as this kind and index goes on from its counters."""
         store_u32(self._segment, self._field("kind"), kind)
         store_u32(self._segment, self._field("index"), index)
-        self.counters[:] = counters
-        for name in GAUGES | OF_MEMORY:
-            self._words[_INDEX[name]] = 0
+
+    def go_on(self, counters: NDArray[np.uint64]) -> None:
+        """Count these as well: uint64[96] of a worker before, without its gauges and what was true of its memory."""
+        more = counters.copy()
+        more[[_INDEX[name] for name in GAUGES | OF_MEMORY]] = 0
+        self.counters[:] += more
 
     def release(self) -> None:
         """Give the slot back: by its owner at its end, by the supervisor once the owner is known to be dead.

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock
+from mstore.archive.begun import note_begun, refuse_if_gone
 from mstore.archive.lives import Memory
 from mstore.archive.passes import Orders, run_pass
 from mstore.errors import MstoreError
@@ -32,7 +33,12 @@ _NICE = 10
 
 
 def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Carry out a job; what the persister wants to know of it."""
+    """Carry out a job; what the persister wants to know of it.
+
+    The archive may lie on a file system that hangs, or is not mounted: here that holds up nobody.
+    """
+    files, root = OwnedFiles(Path(job["store_dir"]), job["lock_inode"]), Path(job["root"])
+    refuse_if_gone(files, Path(job["store_dir"]), root)
     directory = _attach(job, "directory", layout.SEG_DIRECTORY)
     samples = _attach(job, "samples", layout.SEG_SAMPLES)
     memory = Memory(directory.segment, samples.segment)
@@ -49,8 +55,9 @@ def take(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[st
         to_s, job["clusters"], job["level"], job["max_bytes"], paced=not job["everything"],
         freeing=job["freeing"], leavers=tuple(map(Path, job["leavers"])),
     )  # fmt: skip
-    files = OwnedFiles(Path(job["store_dir"]), job["lock_inode"])
-    return asdict(run_pass(files, Path(job["root"]), memory, orders, progress))
+    result = run_pass(files, root, memory, orders, progress)
+    note_begun(files, Path(job["store_dir"]), root)
+    return asdict(result)
 
 
 def _attach(job: dict[str, Any], role: str, kind: int) -> segment.Mapping:

@@ -6,7 +6,7 @@
 
 A pass archives what retention does not serve any more: nothing can be added to that, so each sample is archived once.
 When it fails, memory keeps the data, up to its cap, and it is tried again after a while that doubles; how far behind it
-is, is counted and logged. Nothing here waits for anything.
+is, is counted and logged. Nothing here waits for anything: what a pass looks at in the archive, the helper looks at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore import clock, limits
-from mstore.archive.begun import note_begun, refuse_if_gone
 from mstore.archive.leavers import LeaversFile
 from mstore.archive.manifest import NOTHING_S, manifests
 from mstore.archive.switch import Setup, write_setup
@@ -228,7 +227,6 @@ class Archiving(Leaving):
         """One pass; its counts. raises ArchiveError, StorageError"""
         persister, began_s = self._persister, clock.monotonic_s()
         root = archive_root(persister.spec.directory, self._config)
-        refuse_if_gone(self._files, persister.spec.directory, root)
         complete = self._leavers.close()
         self.departure.pass_begins()
         # What is stored from here on at a time that this pass archives may be too late for it.
@@ -266,7 +264,6 @@ class Archiving(Leaving):
             raise ArchiveError(
                 f"the configuration has changed meanwhile: what this pass wrote lies in {root}, and counts for nothing now"
             )
-        note_begun(self._files, persister.spec.directory, root)
         self._know(done["archived_to"])
         persister.control.left += 1 if persister.control.left or order.delete or complete else 0
         if done["leavers_done"]:

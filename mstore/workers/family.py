@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 from mstore.shm.control import Control
 from mstore.workers.channel import Channel
@@ -21,6 +21,9 @@ from mstore.workers.spec import WorkerSpec
 from mstore.workers.supervisor_state import least_loaded
 
 log = logging.getLogger(__name__)
+
+Place: TypeAlias = tuple[str, int]
+"""A worker's kind, and which of its kind it is."""
 
 STOP_S_MAX = {"ingest": 15.0, "persister": 180.0, "query": 5.0}
 """By kind, in the order of a stop; the persister's beside the time that the last snapshot may take."""
@@ -132,13 +135,17 @@ class Child:
             os.close(self.bell_fd)
 
 
-def places(n_ingest: int, n_query: int) -> list[Child]:
-    """The family before anybody is started: the persister first, then its workers; slots are counted in this order."""
-    kinds = [
+def places(n_ingest: int, n_query: int) -> list[Place]:
+    """Who claims slot 0, 1, ...: the persister first, then its workers."""
+    return [
         ("persister", 0),
         *(("ingest", k) for k in range(n_ingest)),
         *(("query", k) for k in range(n_query)),
     ]
+
+
+def children_at(kinds: Sequence[Place]) -> list[Child]:
+    """The family before anybody is started."""
     return [Child.place(kind, index, slot) for slot, (kind, index) in enumerate(kinds)]
 
 

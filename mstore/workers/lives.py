@@ -1,33 +1,38 @@
 """One life of the memory after another: what the next one begins with, and what it takes over from the one before.
 
 A store counts from the start of its supervisor. So memory that an earlier store left begins with counters at 0, and
-memory that is made anew under the same supervisor goes on with those of the memory before.
+under the same supervisor each life goes on with those of the life before, whether its memory is kept or made anew, and
+however many workers it has.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from mstore import faults
 from mstore.config import Config
 from mstore.shm import layout
-from mstore.shm.control import Control, Counted
+from mstore.shm.control import WORKER_KINDS, Control, Counted
 from mstore.workers import adoption, incarnation
+from mstore.workers.family import Place
 from mstore.workers.incarnation import Incarnation
 
 log = logging.getLogger(__name__)
 
 
 def begin(
-    store_dir: Path, config: Config, n_ingest: int, counted: Counted | None, *, adopt: bool
+    store_dir: Path, config: Config, places: Sequence[Place], counted: Counted | None, *, adopt: bool
 ) -> tuple[Incarnation, Control]:
     """Kept memory or new one, with the note that names it, its state and its counters.
 
+    places   of its workers, by slot
     counted  of the life before under this supervisor; None: this is the first
     adopt    kept memory may be used
     raises   StoreFull, LayoutMismatch, StorageError, OSError
     """
+    n_ingest = sum(kind == "ingest" for kind, _ in places)
     life = _kept(store_dir, config, n_ingest) if adopt else None
     if life is None:
         incarnation.remove_stale(store_dir)
@@ -38,8 +43,8 @@ def begin(
     control.state = layout.STATE_STARTING
     if counted is None:
         control.count_anew()
-    elif not life.adopted:
-        control.go_on_counting(counted)
+    else:
+        control.go_on_counting(counted, [(WORKER_KINDS[kind], index) for kind, index in places])
     return life, control
 
 

@@ -39,12 +39,14 @@ def register(store_dir: Path, name: str, lock_inode: Sequence[int] | None) -> No
     """Let SIGUSR2 write this process's stacks from now on. A DIR that does not allow it is no reason not to run.
 
     lock_inode  of DIR/lock as the store took it: where it is another file, DIR is another store's by now, and nothing
-                is made there
+                is made there; None: nobody can tell whose DIR is, so nothing is made either
     """
+    if lock_inode is None:
+        return
     path = stacks_dir(store_dir) / name
     new = path.with_name(f".{name}.{os.getpid()}")
     try:
-        if lock_inode is None or inode_of(lock_path(store_dir)) != tuple(lock_inode):
+        if inode_of(lock_path(store_dir)) != tuple(lock_inode):
             log.info("SIGUSR2 will not show this process's stacks: %s is no longer this store's", store_dir)
             return
         path.parent.mkdir(mode=0o750, exist_ok=True)

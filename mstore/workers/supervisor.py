@@ -23,7 +23,7 @@ from mstore.shm.directory import DirectoryReader
 from mstore.workers import lives
 from mstore.workers.commands import Commands
 from mstore.workers.door import Door
-from mstore.workers.family import Child, kill_all, least_loaded_child, places, stop_in_order
+from mstore.workers.family import Child, children_at, kill_all, least_loaded_child, places, stop_in_order
 from mstore.workers.ground import LOOK_S, Ground
 from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
@@ -118,7 +118,7 @@ class Supervisor:
                     print(f"mstore ready {self.store_dir}", flush=True)
             await self._stopping.wait()
             if not self._announced and not self._exit_code:
-                log.info("asked to stop before the store was ready: it ends, and nothing has changed")
+                log.info("asked to stop before the store was ready: it ends")
         finally:
             self._notifier.stopping("stopping: acknowledging, writing what is not yet on disk")
             await self._end()
@@ -135,12 +135,12 @@ class Supervisor:
 
     def _begin(self, *, adopt: bool = True) -> None:
         """A new life of all workers over kept or new memory; the persister first: it fills or adopts the memory."""
-        n_ingest, n_query = self.config.worker_counts(os.cpu_count() or 1)
+        workers = places(*self.config.worker_counts(os.cpu_count() or 1))
         self.life, self.control = lives.begin(
-            self.store_dir, self.config, n_ingest, self._counted, adopt=adopt
+            self.store_dir, self.config, workers, self._counted, adopt=adopt
         )
         self._ready.clear()
-        self.children = places(n_ingest, n_query)
+        self.children = children_at(workers)
         loop = asyncio.get_running_loop()
         for child in self.children:
             child.channel.serve(loop, partial(self._report, child), lambda: None)
@@ -426,6 +426,8 @@ class Supervisor:
                 limit_s = self.config.snapshot_stop_limit_s
                 await stop_in_order(self.children, limit_s, keep=keep or self._ground_lost)
                 shelved = keep and self._shelve()
+                if self.life is not None and self.life.adopted and not (shelved or self._announced):
+                    log.info("the memory that the run before left goes, too: the next start reads the files")
             finally:
                 self._release(keep=shelved)
         for done in self._finished:

@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import mstore
-from mstore.errors import ArchiveError, Timeout
+from mstore.errors import ArchiveError, StorageError, Timeout
 from mstore.frames import Series
 from tests.stores import Server, until
 
@@ -378,9 +378,11 @@ def test_a_pass_into_a_directory_that_a_reload_leaves_counts_for_nothing(
         assert client.archive(delete=True)["freed"] > 0
         assert asked(client.query, now) == before
         shutil.rmtree(tmp_path / "new")
-        with pytest.raises(ArchiveError, match="is its file system mounted"):
+        with pytest.raises(StorageError, match="is its file system mounted"):
             client.archive()
         assert not (tmp_path / "new").exists()
+        found = client.query("fritz", "f0", "load", now - 20 * 3600, now)
+        assert f"there is no archive at {tmp_path / 'new'}" in found.why
 
 
 def _helper_of(server: Server) -> int:

@@ -51,3 +51,18 @@ def test_a_store_that_takes_memory_over_counts_anew(serve: Serve, now: int) -> N
     assert after["started_s"] > before["started_s"]
     assert (after["counters"]["lines"], after["counters"]["wal_bytes"]) == (0, 0)
     assert _written(server, now + 60, 1)["counters"]["lines"] == 1
+
+
+def test_a_restart_with_other_numbers_of_workers_loses_no_count(serve: Serve, now: int) -> None:
+    server = serve("ingest_workers = 1\nquery_workers = 2\n")
+    _written(server, now, 5)
+    with server.client() as client:
+        for _ in range(20):
+            client.query("c", "h0", "load", now - 60, now + 60)
+        before = client.info()
+        (server.directory / "mstore.toml").write_text("ingest_workers = 2\nquery_workers = 1\n")
+        client.control("restart")
+    after = server.info()
+    assert "memory adopted" in server.log_text()
+    for name in (*COUNTED, "queries"):
+        assert after["counters"][name] >= before["counters"][name] > 0, name

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mstore.shm.segment import name_prefix
-from tests.stores import PREFIXES
+from tests.stores import PREFIXES, Server, until
 
 Moment = Callable[[int, Path], bool]
 
@@ -76,3 +76,29 @@ def test_a_signal_before_the_store_is_ready_is_an_orderly_stop(
     assert not _segments(short_dir)
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_early_stop_over_memory_of_a_killed_run_says_whether_it_is_still_there(
+    serve: Callable[..., Server], now: int, kept: bool
+) -> None:
+    server = serve(None, *(["--keep-memory"] if kept else []))
+    with server.client() as client:
+        client.write(f"load,cluster=c,hostname=h value=1 {now}\n")
+    server.kill()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mstore", "serve", *server.arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: any("persister" in one for one in _children(process.pid)), "the persister")
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, ""), err
+    assert "asked to stop before the store was ready: it ends\n" in err
+    goes = "the memory that the run before left goes, too: the next start reads the files"
+    assert (goes in err) != kept, err
+    assert bool(_segments(server.directory)) == kept
+    if kept:  # not beyond this test
+        server.arguments.remove("--keep-memory")
+    server.start()
+    assert ("memory adopted" in server.log_text()) == kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from mstore.jobs.request import LoadRequest
 from mstore.persistence.files import Files
 from mstore.query import Request
 from mstore.query.budget import Budget, finished
+from mstore.workers.archive import take
 from tests import archive_rig
 from tests.archive_rig import SPAN_S, Filled
 from tests.query_rig import T0, Store, one, several
@@ -162,6 +164,55 @@ def test_an_archive_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
         refuse_if_gone(files, tmp_path, root)
     (tmp_path / "archives.json").unlink()
     refuse_if_gone(files, tmp_path, root)
+
+
+def test_the_helper_begins_no_archive_anew(tmp_path: Path) -> None:
+    """The look is its own: on a file system that hangs it would hold up whoever looks."""
+    root = tmp_path / "archive"
+    (tmp_path / "archives.json").write_text(json.dumps([str(root)]))
+    job = {"store_dir": str(tmp_path), "root": str(root), "lock_inode": None}
+    with pytest.raises(ArchiveError, match="is its file system mounted"):
+        take(job, lambda _: None)
+    assert not root.exists()
+
+
+def test_a_pass_counts_also_where_it_cannot_be_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_self: Files, path: Path, _content: bytes) -> None:
+        raise StorageError(f"{path}: no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Files, "replace", full)
+        note_begun(Files(), tmp_path, tmp_path / "archive")
+    assert "no space left on device" in caplog.text
+    note_begun(Files(), tmp_path, tmp_path / "archive")
+    assert json.loads((tmp_path / "archives.json").read_text()) == [str(tmp_path / "archive")]
+
+
+@pytest.mark.parametrize("past_retention", [False, True])
+def test_an_archive_that_is_gone_is_said_by_the_answers_that_need_it(
+    filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past_retention: bool
+) -> None:
+    left = 0 if past_retention else 1
+    leave(filled, T0 + 2000 * 60)
+    note_begun(Files(), tmp_path / "store", filled.root)
+    filled.root.rename(tmp_path / "unmounted")
+    reader = Asked(filled.store, tmp_path / "store", lambda: left)
+    if past_retention:
+        monkeypatch.setattr(reader.archive.switch, "_ask_shortest_s", lambda: 3600)
+    answer = one(reader.query("fritz", "f1", "load", T0, END))
+    assert f"part of the archive is missing: there is no archive at {filled.root}" in answer.why
+    assert answer.valid.any()
+    loaded = finished(
+        reader.load_work(LoadRequest.of_nodes("fritz", T0, END, END, ["f1"], ["load"]), Budget())
+    )
+    assert ["is its file system mounted" in str(error) for error in loaded.errors()] == [True]
+    with pytest.raises(ArchiveError, match="part of the archive is missing"):
+        reader.stats("fritz/f1", "load", T0, END)
+    (tmp_path / "store" / "archives.json").unlink()  # as if there had never been one
+    again = Asked(filled.store, tmp_path / "store", lambda: left)
+    assert "archive" not in one(again.query("fritz", "f1", "load", T0, END)).why
 
 
 def test_memory_alone_is_asked_where_that_is_wanted(filled: Filled, tmp_path: Path) -> None:

@@ -53,6 +53,17 @@ def test_memory_that_cannot_be_written_is_no_reason_to_end() -> None:
         os.close(fd)
 
 
+def test_who_was_given_no_lock_makes_no_file_for_stacks_and_blames_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "run").mkdir()
+    with caplog.at_level("INFO"):
+        stacks.register(tmp_path, "providers", None)
+    assert not caplog.messages
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_nothing_is_made_for_stacks_in_another_stores_dir(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "lock").touch()

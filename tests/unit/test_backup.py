@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mstore.archive.begun import note_begun, refuse_if_gone
 from mstore.errors import CorruptRecord, StorageError
 from mstore.kernels._segment import Segment
 from mstore.persistence.backup import MARK_NAME, copy_store
@@ -44,6 +45,16 @@ def test_a_stopped_stores_copy_holds_every_sample_and_checks(store: StoreFiles, 
     assert made.seq >= max(sample.seq for sample in store.known)
     assert check(tmp_path / "copy").status == SOUND
     assert held(tmp_path / "copy", store) == everything(store)
+
+
+def test_where_archives_were_begun_stays_behind_and_disturbs_no_check(
+    store: StoreFiles, tmp_path: Path
+) -> None:
+    note_begun(Files(), store.directory, tmp_path / "archive")
+    assert check(store.directory).status == SOUND
+    backup(store.directory, tmp_path / "copy")
+    assert check(tmp_path / "copy").status == SOUND
+    refuse_if_gone(Files(), tmp_path / "copy", tmp_path / "archive")
 
 
 def test_a_copy_up_to_a_block_ends_there(store: StoreFiles, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mstore.kernels._segment import Segment
 from mstore.limits import WORKERS_MAX
 from mstore.model import N_REASONS, Reason
 from mstore.shm import control, layout
+from mstore.workers import family
 
 
 class InMemory:
@@ -173,10 +174,41 @@ def test_counters_go_on_in_other_memory_and_what_is_of_the_memory_stays_behind(m
     before.count_anew()
     assert (before.totals()["wal_bytes"], before.totals()["unprotected_seq"]) == (0, 7)
     after = control.Control(InMemory())
-    after.go_on_counting(counted)
-    after.worker(3).claim(layout.WORKER_PERSISTER, 0, 200)
+    after.go_on_counting(counted, [(layout.WORKER_PERSISTER, 0)])
+    after.worker(0).claim(layout.WORKER_PERSISTER, 0, 200)
     totals = after.totals()
     assert (totals["wal_bytes"], totals["samples_bytes"], totals["unprotected_seq"]) == (10, 0, 0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    "numbers", [[(1, 2), (2, 2), (1, 2)], [(3, 2), (1, 1), (2, 3)], [(2, 1), (1, 3), (4, 1)]]
+)
+def test_no_total_falls_however_many_workers_the_next_life_has(
+    numbers: list[tuple[int, int]], kept: bool
+) -> None:
+    now = control.Control(InMemory())
+    expected = {"queries": 0, "lines": 0, "wal_bytes": 0}
+    places: list[tuple[int, int]] = []
+    for n_ingest, n_query in numbers:
+        before, places = (
+            places,
+            [(control.WORKER_KINDS[kind], index) for kind, index in family.places(n_ingest, n_query)],
+        )
+        if before:
+            counted, now = now.counted(), now if kept else control.Control(InMemory())
+            now.go_on_counting(counted, places)
+            assert now.worker(0).get("unprotected_seq") == (7 if kept else 0)
+        for number, (kind, index) in enumerate(places):
+            slot = now.worker(number)
+            slot.claim(kind, index, 100 + number)
+            name = {layout.WORKER_QUERY: "queries", layout.WORKER_INGEST: "lines"}.get(kind, "wal_bytes")
+            assert slot.get(name) >= (1000 if (kind, index) in before else 0)
+            slot.add(name, 1000)
+            expected[name] += 1000
+        now.worker(0).set("unprotected_seq", 7)
+        totals = now.totals()
+        assert {name: totals[name] for name in expected} == expected
 
 
 def test_unknown_counter_is_a_programming_error(mapping: InMemory) -> None:
