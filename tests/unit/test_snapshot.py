@@ -120,11 +120,11 @@ def test_a_sound_file_of_a_newer_version_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot_files, "VERSION", 2)
+        patch.setattr(snapshot_files, "VERSION", 3)
         newer = take(tmp_path / "newer", small_store()[0])
-    with pytest.raises(LayoutMismatch, match="version 2"):
+    with pytest.raises(LayoutMismatch, match="snapshot version 3"):
         check_snapshot(Files(), newer.path, 77)
-    with pytest.raises(LayoutMismatch, match="version 2"):
+    with pytest.raises(LayoutMismatch, match="snapshot version 3"):
         load(tmp_path / "newer")
     assert any(name.endswith(which) for name in names_of(tmp_path / "newer"))
 
