@@ -269,7 +269,7 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
     try:
         size = files.size(fd)
         offset, index, kind = 0, 0, 0
-        owner = (expected.id, expected.cluster) if expected.id else None
+        owner: tuple[int, int | None] | None = (expected.id, expected.cluster) if expected.id else None
         while kind != END and offset < size:
             try:
                 _, block = _read_block(files, fd, path, offset, size)
