@@ -4,12 +4,14 @@
     a cluster     its file of the newest generation; when that is damaged, of an older one, if the log still reaches
                   back to it; when none is sound, the sound blocks of all, the newest first (snapshot_salvage.py)
 
-A damaged manifest takes nothing along: its files vouch for themselves, also when it is gone, but then they are used only
-for what nothing else gives (snapshot_rebuilt.py). The log is then replayed from the *oldest*
-generation that gave anything, and when something is missing after all, from where the log begins. That is exact for
-those who came from a newer one: a snapshot may always hold more than its sequence says, and replaying is idempotent. A
-block is verified before it is handed on, so nothing wrong is ever loaded; when a later block of the same file is
-damaged, what came from the file is forgotten again.
+A damaged manifest takes nothing along: its files vouch for themselves. Files whose manifest is gone are used only where
+no manifest at all can be read and the log has a hole, or does not reach back to block 1: else they may be what is left
+of a generation that was removed.
+
+The log is then replayed from the *oldest* generation that gave anything, and when something is missing after all, from
+where the log begins. That is exact for those who came from a newer one: a snapshot may always hold more than its
+sequence says, and replaying is idempotent. A block is verified before it is handed on, so nothing wrong is ever loaded;
+when a later block of the same file is damaged, what came from the file is forgotten again.
 
 What lies beyond retention is left out at once. When memory has no room for all the rest, the manifest's account of
 ages tells from which time on everything fits: what is older is left out, too.
@@ -146,7 +148,6 @@ class _Restoring:
         self._bytes_done = 0
         self._from_seq: int | None = None
         self._lying = misplaced(files, snapshot_dir(directory))
-        self._others: list[Manifest] | None = None
         self.loaded = Loaded()
 
     def run(self) -> None:
@@ -171,28 +172,42 @@ class _Restoring:
         finally:
             self._target.finish()
         if self.loaded.in_pieces:
-            self._tell_of_pieces()
+            self._tell_of_pieces(base)
 
     # --- definitions
 
     def _begin(self) -> Manifest | None:
         """The newest generation whose definitions are sound; they are in the store then."""
-        base = None
-        for log_seq, path in list_snapshots(self._files, snapshot_dir(self._directory)):
-            self.loaded.durable_floor = max(self.loaded.durable_floor, log_seq)
-            for manifest in self._read(path, log_seq):
-                self._manifests.append(manifest)
-                if base is None and self._define(manifest):
-                    base = manifest
-        if base is None:
-            base = next((one for one in self._without_manifest() if self._define(one)), None)
-            if base is not None:
-                self._manifests += self._without_manifest()
-                self._use_without_manifest(base)
+        self._manifests = self._generations()
+        base = next((one for one in self._manifests if self._define(one)), None)
         if base is None:
             return self._define_in_pieces()
         self._replay_from(base.log_seq)
         return base
+
+    def _generations(self) -> list[Manifest]:
+        """Those that a start may use, newest first."""
+        found: list[Manifest] = []
+        for log_seq, path in list_snapshots(self._files, snapshot_dir(self._directory)):
+            self.loaded.durable_floor = max(self.loaded.durable_floor, log_seq)
+            found += self._read(path, log_seq)
+        if not any(one.n_bytes for one in found):  # no manifest can be read
+            found += self._without_manifest(found)
+        return sorted(found, key=lambda one: one.log_seq, reverse=True)
+
+    def _without_manifest(self, found: list[Manifest]) -> list[Manifest]:
+        """Generations whose manifest is gone; none where the log holds everything: they may have been removed."""
+        others = without_manifest(self._files, snapshot_dir(self._directory), found, self._lying)
+        # A part has its name only when the log is durable up to it, as if the manifest were there.
+        floor = max([self.loaded.durable_floor, *(one.log_seq for one in others)])
+        if not others or self._log_is_whole(floor):
+            return []
+        self.loaded.durable_floor = floor
+        newest = max(one.log_seq for one in (*found, *others))
+        used = [one for one in others if one.log_seq == newest or self._log_reaches(one.log_seq)]
+        for path, log_seq in dict.fromkeys((one.path, one.log_seq) for one in used):
+            self._refuse(corrupt(path, 0, "there is no such file"), log_seq, None, None, _WITHOUT_MANIFEST)
+        return [with_places(one, self._lying) for one in used]
 
     def _read(self, path: Path, log_seq: int) -> list[Manifest]:
         """The manifest at `path`, or what can be known without it."""
@@ -200,7 +215,7 @@ class _Restoring:
             return [self._placed(read_manifest(self._files, path, log_seq))]
         except CorruptRecord as failure:
             if manifest := manifest_elsewhere(self._files, path, log_seq, self._lying):
-                self._refuse(failure, log_seq, None, None, "it lies under another's name, and is read there")
+                self._misplaced(failure, log_seq, None, "it lies under another's name, and is read there")
                 return [self._placed(manifest)]
             self._refuse(failure, log_seq, None, None, _WITHOUT_MANIFEST)
             found = manifests_of_parts(self._files, path, log_seq, self._lying)
@@ -215,29 +230,17 @@ class _Restoring:
                     manifest.name_of(part), 0, "another file of a snapshot stands here, or none"
                 )
                 instead = f"it lies under the name {path.name}, and is read there"
-                self._refuse(failure, manifest.log_seq, part, None, instead)
+                self._misplaced(failure, manifest.log_seq, part, instead)
         return manifest
 
-    def _without_manifest(self) -> list[Manifest]:
-        """Generations whose manifest is gone: the last resort, and none at all where the log holds everything."""
-        if self._others is None:
-            folder = snapshot_dir(self._directory)
-            whole = self._first_of_log() == 1
-            found = [] if whole else without_manifest(self._files, folder, self._manifests, self._lying)
-            self._others = [with_places(one, self._lying) for one in found]
-        return self._others
-
-    def _use_without_manifest(self, manifest: Manifest) -> None:
-        """Its files have their names, so the log was durable up to it, as if the manifest were there."""
-        self.loaded.durable_floor = max(self.loaded.durable_floor, manifest.log_seq)
-        if not any(one.path == str(manifest.path) for one in self.loaded.refused):
-            failure = corrupt(manifest.path, 0, "there is no such file")
-            self._refuse(failure, manifest.log_seq, None, None, _WITHOUT_MANIFEST)
+    def _misplaced(self, failure: CorruptRecord, log_seq: int, part: Part | None, instead: str) -> None:
+        """A file lies elsewhere; what stands under its name may be a sound file, of another name: no damage."""
+        damaged = Path(failure.details["path"]) not in self._lying.values()
+        self._refuse(failure, log_seq, part, None, instead, copy=damaged)
 
     def _define_in_pieces(self) -> Manifest | None:
         """No generation's definitions are whole: the sound blocks of all that the log reaches; the newest of them."""
-        there = [*self._manifests, *self._without_manifest()]
-        reached = [one for one in there if self._log_reaches(one.log_seq)] or there[:1]
+        reached = [one for one in self._manifests if self._log_reaches(one.log_seq)] or self._manifests[:1]
         pieces = sound_pieces(self._files, reached)
         if not pieces:
             return None
@@ -248,10 +251,11 @@ class _Restoring:
         return reached[0]
 
     def _clusters(self, base: Manifest) -> list[int]:
-        """Those that the base names; when its manifest is damaged, all that have series."""
+        """Those that the base names; when it has no manifest that can be read, all that have series or any file."""
         if base.n_bytes and not self.loaded.in_pieces:
             return sorted(base.chunks())
-        return sorted({*self._target.clusters_with_series(), *base.chunks()})
+        others = () if base.n_bytes else chain.from_iterable(one.chunks() for one in self._manifests)
+        return sorted({*self._target.clusters_with_series(), *base.chunks(), *others})
 
     def _define(self, manifest: Manifest) -> bool:
         """Definitions are handed on only when all of the file is sound: later ones build on earlier ones."""
@@ -312,7 +316,7 @@ class _Restoring:
         # Newer than the definitions only if nothing else is left: their log is replayed anyway.
         candidates.sort(key=lambda found: (found[0].log_seq > base.log_seq, -found[0].log_seq))
         failed: list[tuple[Manifest, Part, CorruptRecord]] = []
-        for manifest, part in chain(candidates, self._last_resort(cluster, failed)):
+        for manifest, part in candidates:
             if manifest.log_seq < base.log_seq and not self._log_reaches(manifest.log_seq):
                 continue
             before = replace(self.loaded)
@@ -327,22 +331,10 @@ class _Restoring:
                     raise
                 continue
             self._replay_from(manifest.log_seq)
-            if manifest in self._without_manifest():
-                self._use_without_manifest(manifest)
             self._tell(failed, None, f"its cluster comes from the generation of block {manifest.log_seq}")
             return
         if failed:
             self._salvage(failed)
-
-    def _last_resort(
-        self, cluster: int, failed: list[tuple[Manifest, Part, CorruptRecord]]
-    ) -> Iterator[tuple[Manifest, Part]]:
-        """Its files of generations without a manifest; looked for when something has failed."""
-        tried = {manifest.path_of(part) for manifest, part, _ in failed}
-        for one in self._without_manifest() if failed else ():
-            part = one.chunks().get(cluster)
-            if part is not None and one.path_of(part) not in tried:
-                yield one, part
 
     def _salvage(self, failed: list[tuple[Manifest, Part, CorruptRecord]]) -> None:
         """Load the sound blocks of several damaged files of a cluster, and let the log add what it can."""
@@ -372,6 +364,19 @@ class _Restoring:
         return min(
             (number for name in names if (number := number_of(name, WAL_SUFFIX)) is not None), default=None
         )
+
+    def _log_is_whole(self, durable_floor: int) -> bool:
+        """Whether every block from the first one on can be read. All of the log is read for it."""
+        if self._first_of_log() != 1:
+            return False
+        try:
+            for _ in LogReader(
+                self._files, self._directory, 0, durable_floor=durable_floor, strict=True
+            ).blocks():
+                pass
+        except CorruptRecord:
+            return False
+        return True
 
     def _log_reaches(self, log_seq: int) -> bool:
         """Whether the log holds everything behind `log_seq`."""
@@ -408,21 +413,24 @@ class _Restoring:
                 failure, manifest.log_seq, part, lost if manifest.log_seq == oldest else None, instead
             )
 
-    def _tell_of_pieces(self) -> None:
-        """Chunks without a series are what the missing definitions cost."""
+    def _tell_of_pieces(self, base: Manifest) -> None:
+        """Chunks without a series are what the missing definitions cost; which files there were, a manifest says."""
+        n_lost = self.loaded.n_stale if base.n_bytes else -1
         instead = "the sound blocks of all generations were put together"
         self.loaded.refused = [
-            one if one.cluster else replace(one, n_lost=self.loaded.n_stale, instead=instead)
+            one if one.cluster else replace(one, n_lost=n_lost, instead=instead)
             for one in self.loaded.refused
         ]
 
     def _refuse(
-        self, failure: CorruptRecord, log_seq: int, part: Part | None, lost: Lost | None, instead: str
-    ) -> None:
+        self, failure: CorruptRecord, log_seq: int, part: Part | None, lost: Lost | None, instead: str,
+        *, copy: bool = True,
+    ) -> None:  # fmt: skip
         if self._strict or "path" not in failure.details:
             raise failure
         path = Path(failure.details["path"])
-        self._keep_copy(path)
+        if copy:
+            self._keep_copy(path)
         held, cluster = part.totals if part else Totals(), part.cluster if part else 0
         self.loaded.refused.append(
             Refused(

@@ -8,9 +8,9 @@ but replaying the log from the next sequence on gives the store as it was, becau
     2. wait until the log is durable up to everything they may hold: a snapshot never knows more than the log
     3. rename them, fsync of the directory
     4. the manifest: *.tmp, fdatasync, rename, fsync of the directory. Now there is a new generation
-    5. remove manifests beyond the kept ones, fsync of the directory, then the files nobody names any more
+    5. remove manifests beyond the kept ones, fsync of the directory, then their files, and all that are older
 
-A death at any point leaves the older generations whole, and names that the next start or the next snapshot removes.
+A death at any point leaves the older generations whole, and names that the next start or a later snapshot removes.
 Only after step 4 may the log be retired, up to the *older* of the kept generations.
 """
 
@@ -140,7 +140,7 @@ def write_snapshot(
             writing.unname_parts()
         raise
     others = [one for one in unsound if one != log_seq]  # a generation of the same sequence is replaced
-    return replace(info_of(manifest), oldest_kept_seq=_remove_old(files, folder, others))
+    return replace(info_of(manifest), oldest_kept_seq=_remove_old(files, folder, log_seq, others))
 
 
 class _Writing:
@@ -266,35 +266,39 @@ def remove_unfinished(files: Files, folder: Path) -> None:
             files.unlink(folder / name)
 
 
-def _remove_old(files: Files, folder: Path, unsound: Collection[int]) -> int:
-    """Remove all but the newest KEEP sound generations, once there are so many; the sequence of the oldest kept."""
+def _remove_old(files: Files, folder: Path, log_seq: int, unsound: Collection[int]) -> int:
+    """Remove all but the newest KEEP sound generations, once there are so many; the sequence of the oldest kept.
+
+    Parts without a manifest stay as long: they may be all that the last start had.
+    """
     generations = list_snapshots(files, folder)
-    sound = [log_seq for log_seq, _ in generations if log_seq not in unsound]
+    sound = [seq for seq, _ in generations if seq not in unsound]
     if len(sound) < KEEP:
-        _remove_unnamed(files, folder, generations)
+        _remove_parts(files, folder, [one for one in generations if one[0] == log_seq], set())
         return 0
     kept = sound[:KEEP]
-    gone = [path for log_seq, path in generations if log_seq not in kept]
-    for path in gone:
+    gone = {seq: path for seq, path in generations if seq not in kept}
+    for path in gone.values():
         files.unlink(path)
     if gone:
         files.sync_path(folder)  # else a manifest could outlive the files it names
-    _remove_unnamed(files, folder, [(log_seq, path) for log_seq, path in generations if log_seq in kept])
+    named = (generation_of(name) for name in files.list(folder))
+    gone_seqs = {*gone, *(found[0] for found in named if found and found[0] < kept[-1])}
+    _remove_parts(files, folder, [(seq, path) for seq, path in generations if seq in kept], gone_seqs)
     return kept[-1]
 
 
-def _remove_unnamed(files: Files, folder: Path, kept: list[tuple[int, Path]]) -> None:
-    """Remove parts that belong to no kept manifest; those of one that cannot be read stay."""
-    named: dict[int, int] = {}
+def _remove_parts(files: Files, folder: Path, kept: list[tuple[int, Path]], gone: set[int]) -> None:
+    """Remove the parts of the sequences `gone`, and those of `kept` ones that have another id than a readable manifest."""
+    ids: dict[int, int] = {}
     for log_seq, path in kept:
-        try:
-            named[log_seq] = read_manifest(files, path, log_seq).id
-        except (CorruptRecord, LayoutMismatch):
-            named[log_seq] = 0
+        with contextlib.suppress(CorruptRecord, LayoutMismatch):
+            ids[log_seq] = read_manifest(files, path, log_seq).id
     for name in files.list(folder):
-        found = generation_of(name)
-        if found is not None and named.get(found[0], -1) not in (0, found[1]):
-            files.unlink(folder / name)
+        if (found := generation_of(name)) is not None:
+            seq, generation_id = found
+            if seq in gone or ids.get(seq, generation_id) != generation_id:
+                files.unlink(folder / name)
 
 
 def list_snapshots(files: Files, folder: Path) -> list[tuple[int, Path]]:

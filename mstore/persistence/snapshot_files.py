@@ -15,7 +15,8 @@ A file is valid iff
 A generation is valid iff its manifest and every file that it names are.
 
 So every block says itself whose it is, and no name is believed: a block of another generation or cluster is none of
-this file's, and a file that stands under another's name is known by what it says (identity).
+this file's, and a file that stands under another's name is known by what it says (identity). In version 1 a block says
+the generation, and only BEGIN the cluster.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from mstore.persistence.files import (
 )
 
 MAGIC = 0x3130_534D  # "MS01"
-VERSION = 1
+VERSION = 2
+_VERSION_WITHOUT_CLUSTER = 1
+"""Its blocks do not say their cluster, only BEGIN does; all else is as in version 2."""
 BEGIN, DEFINITIONS, CHUNKS, END, FILES, AGES = 1, 2, 3, 4, 5, 6
 
 ROLE_DEFINITIONS, ROLE_CHUNKS, ROLE_MANIFEST = 1, 2, 3
@@ -120,11 +123,15 @@ class Block:
     """Offset behind it."""
     owner: int
     """The generation's id."""
-    cluster: int
-    """Level id of the cluster; 0 in definitions and manifests."""
+    cluster: int | None
+    """Level id of the cluster; 0 in definitions and manifests; None: of version 1, which does not say it."""
     n_entries: int
     index: int
     """0, 1, 2 ... in its file."""
+
+    def is_of(self, owner: int, cluster: int | None) -> bool:
+        """Whether it can stand in a file of that generation and cluster."""
+        return self.owner == owner and self.cluster in (None, cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +269,7 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
     try:
         size = files.size(fd)
         offset, index, kind = 0, 0, 0
-        owner = (expected.id, expected.cluster) if expected.id else None
+        owner: tuple[int, int | None] | None = (expected.id, expected.cluster) if expected.id else None
         while kind != END and offset < size:
             try:
                 _, block = _read_block(files, fd, path, offset, size)
@@ -272,7 +279,7 @@ def read_sound_blocks(files: Files, path: Path, expected: Expected, gaps: list[G
                 offset = stop
                 continue
             owner = owner or (block.owner, block.cluster)
-            if (block.owner, block.cluster) != owner or block.index < index:
+            if not block.is_of(*owner) or block.index < index:
                 why = "a block of another file, or out of its order"
                 gaps.append(Gap(offset, block.end - offset, why, sound=True))
                 offset = block.end
@@ -297,9 +304,8 @@ def read_end(files: Files, path: Path, expected: Expected) -> tuple[Totals, int]
         _, block = _read_block(files, fd, path, offset, size)
     finally:
         files.close(fd)
-    if (block.kind, block.owner, block.cluster) != (END, expected.id, expected.cluster) or len(
-        block.payload
-    ) != _END.size:
+    is_end = block.kind == END and len(block.payload) == _END.size
+    if not is_end or not block.is_of(expected.id, expected.cluster):
         raise corrupt(path, offset, "no END of this file")
     log_seq, _, n_series, n_chunks, n_slots, definition_bytes, t_min, t_max, _, _ = _END.unpack(block.payload)
     if log_seq != expected.log_seq:
@@ -383,7 +389,7 @@ def _check_place(path: Path, offset: int, block: Block, index: int, owner: int, 
     if block.index != index:
         raise corrupt(path, offset, f"block {block.index} stands where {index} belongs")
     allowed = (BEGIN,) if index == 0 else (*_CONTENT[expected.role], END)
-    if (block.owner, block.cluster) != (owner, expected.cluster) or block.kind not in allowed:
+    if not block.is_of(owner, expected.cluster) or block.kind not in allowed:
         raise corrupt(path, offset, "a block of another kind or file stands here")
     if block.kind == BEGIN:
         if len(block.payload) != _BEGIN.size:
@@ -408,9 +414,13 @@ def _read_block(files: Files, fd: int, path: Path, offset: int, size: int) -> tu
     payload = memoryview(files.pread(fd, length, offset + BLOCK_HEADER_BYTES))
     if crc32c(payload, crc32c(head[: _HEADER.size])) != _CRC.unpack_from(head, _HEADER.size)[0]:
         raise corrupt(path, offset, "checksum mismatch")
-    if version != VERSION:
-        raise LayoutMismatch(f"{path} has snapshot version {version}; this mstore reads version {VERSION}")
-    return head, Block(kind, payload, offset + BLOCK_HEADER_BYTES + length, owner, cluster, n_entries, index)
+    if version not in (VERSION, _VERSION_WITHOUT_CLUSTER):
+        raise LayoutMismatch(
+            f"{path} has snapshot version {version}; this mstore reads versions up to {VERSION}"
+        )
+    end = offset + BLOCK_HEADER_BYTES + length
+    said = None if version == _VERSION_WITHOUT_CLUSTER else cluster
+    return head, Block(kind, payload, end, owner, said, n_entries, index)
 
 
 def corrupt(path: Path, offset: int, reason: str) -> CorruptRecord:

@@ -4,7 +4,7 @@ damaged manifest    its own sound blocks, and the files of its sequence
 no manifest         it was removed, or a snapshot ended before it, or the manifest went first and its files not yet:
                     a part gets its name only when all of it, and the log up to what it holds, are durable, so it
                     is sound all the same; that nothing of the generation is missing nobody can tell
-exchanged files     each says itself which it is (snapshot_files.identity): it is read where it lies
+exchanged files     each says itself which it is (snapshot_files.identity): it is read where it lies; of copies the sound one
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mstore.errors import CorruptRecord, LayoutMismatch
+from mstore.errors import CorruptRecord, LayoutMismatch, StorageError
 from mstore.persistence.files import WAL_SUFFIX, Files, generation_of, snapshot_dir, snapshot_name, wal_dir
 from mstore.persistence.snapshot_files import (
     FILES,
@@ -28,6 +28,7 @@ from mstore.persistence.snapshot_files import (
     identity,
     named_identity,
     part_name,
+    read_blocks,
     read_end,
     read_sound_blocks,
 )
@@ -37,17 +38,45 @@ _SERIES_RECORD_BYTES = 40
 
 
 def misplaced(files: Files, folder: Path) -> dict[Identity, Path]:
-    """Files that stand under another's name: what each of them is, and where it lies. A copy of one that is not is none."""
-    found: dict[Identity, Path] = {}
-    at_home = set()
+    """Files that stand under another's name: what each of them is, and where it lies.
+
+    One that is sound under its own name, too, is none of them. What cannot be read says nothing here: whoever needs it
+    will tell.
+    """
+    elsewhere: dict[Identity, list[Path]] = {}
+    at_home: dict[Identity, Path] = {}
     for name in files.list(folder):
-        if (named := named_identity(name)) is None or (said := identity(files, folder / name)) is None:
+        path = folder / name
+        if (named := named_identity(name)) is None or (said := _said(files, path)) is None:
             continue
         if said == (named if named.id else named._replace(id=said.id)):
-            at_home.add(said)
+            at_home[said] = path
         else:
-            found[said] = folder / name
-    return {said: path for said, path in found.items() if said not in at_home}
+            elsewhere.setdefault(said, []).append(path)
+    found = {}
+    for said, paths in elsewhere.items():
+        home = at_home.get(said)
+        there = [home, *paths] if home else paths
+        best = next((path for path in there if _is_sound(files, path, said)), there[0])
+        if best != home:
+            found[said] = best
+    return found
+
+
+def _said(files: Files, path: Path) -> Identity | None:
+    with contextlib.suppress(StorageError):
+        return identity(files, path)
+    return None
+
+
+def _is_sound(files: Files, path: Path, said: Identity) -> bool:
+    """As far as a file says itself."""
+    try:
+        for _ in read_blocks(files, path, Expected(said.log_seq, said.role, said.cluster, said.id)):
+            pass
+    except (CorruptRecord, LayoutMismatch, StorageError):
+        return False
+    return True
 
 
 def with_places(manifest: Manifest, lying: dict[Identity, Path]) -> Manifest:
@@ -107,7 +136,7 @@ def _parts_there(
             continue
         totals, n_bytes = Totals(), -1
         path = lying.get(one) or folder / part_name(one.log_seq, one.id, one.role, one.cluster)
-        with contextlib.suppress(CorruptRecord, LayoutMismatch):
+        with contextlib.suppress(CorruptRecord, LayoutMismatch, StorageError):
             totals, n_bytes = read_end(files, path, Expected(one.log_seq, one.role, one.cluster, one.id))
         parts = found.setdefault((one.log_seq, one.id), {})
         parts[one.role, one.cluster] = Part(one.role, one.cluster, n_bytes, -1, totals)

@@ -169,14 +169,15 @@ class Salvage:
         oldest = min(self._taken, key=lambda taken: taken.manifest.log_seq)
         n_missing, n_read, lost = self._counts(oldest)
         # A chunk that a newer file does not have either, and whose manifest does not count, was freed meanwhile.
-        bounds = [self._counts(taken) for taken in self._taken if taken.part.totals.n_chunks]
-        n_chunks = max(len(lost), min((m - (n - len(some)) for m, n, some in bounds), default=-1))
+        # A part of which neither a manifest nor its own END says anything bounds nothing.
+        bounds = [self._counts(taken) for taken in self._taken if taken.part.n_bytes >= 0]
+        n_chunks = max(len(lost), min(m - (n - len(some)) for m, n, some in bounds)) if bounds else -1
         if not n_chunks:
             return None  # what is missing was made behind the oldest generation: all of it is in the log
         first, last = min(hole.first_slot for hole in self.holes), max(hole.last_slot for hole in self.holes)
         refs = sorted({entry.key[1] << 32 | entry.key[0] for entry in lost})
         return Lost(
-            n_chunks, n_read == n_missing, len(refs), first, last,
+            n_chunks, bool(bounds) and n_read == n_missing, len(refs), first, last,
             min((entry.t_min for entry in lost), default=1), max((entry.t_max for entry in lost), default=0),
             tuple(refs[:_NAMED_MAX]),
         )  # fmt: skip

@@ -125,7 +125,7 @@ def survey(store_dir: Path) -> Survey:
     """
     files = ReadOnly()
     found = Survey(store_dir)
-    _generations(files, found)
+    unnamed = _generations(files, found)
     rehearsal = Rehearsal(series_bound(files, store_dir))
     try:
         found.report = recover(files, store_dir, rehearsal)
@@ -138,6 +138,7 @@ def survey(store_dir: Path) -> Survey:
     found.orphans = rehearsal.orphans
     _refused_blocks(found, rehearsal)
     _refused_files(found)
+    _unused(found, unnamed)
     _log(files, found, rehearsal)
     _orphans(found, rehearsal)
     _around(files, found)
@@ -147,8 +148,8 @@ def survey(store_dir: Path) -> Survey:
 # --- snapshots
 
 
-def _generations(files: Files, found: Survey) -> None:
-    """Verify every byte of every generation, also of those whose manifest is damaged or gone."""
+def _generations(files: Files, found: Survey) -> list[Manifest]:
+    """Verify every byte of every generation, also of those whose manifest is damaged or gone; the latter."""
     folder = snapshot_dir(found.directory)
     lying = misplaced(files, folder)
     known: list[Manifest] = []
@@ -165,14 +166,22 @@ def _generations(files: Files, found: Survey) -> None:
         if len(found.faults) == n_faults:
             n_bytes = manifests[0].n_bytes + sum(part.n_bytes for part in manifests[0].parts)
             found.sound.append(f"{_held(manifests[0])}, {n_bytes:,} bytes")
-    for manifest in without_manifest(files, folder, known, lying):
-        n_faults = len(found.faults)
+    unnamed = without_manifest(files, folder, known, lying)
+    for manifest in unnamed:
         _parts(files, found, manifest)
-        if len(found.faults) == n_faults:
-            found.notes.append(
-                f"{_held(manifest)}, without its manifest: it was removed, or a snapshot was ended half way;"
-                " a start uses these files for what no other snapshot and no block of the log holds"
-            )
+    return unnamed
+
+
+def _unused(found: Survey, unnamed: list[Manifest]) -> None:
+    """Note the generations without a manifest; where a start uses one, it has told that as a fault."""
+    assert found.report is not None
+    told = {refused.path for refused in found.report.snapshots_refused}
+    found.notes += [
+        f"{_held(manifest)}, without its manifest: it was removed, or a snapshot was ended half way; a start does not"
+        " use these files, and they go when two newer snapshots are there"
+        for manifest in unnamed
+        if str(manifest.path) not in told
+    ]
 
 
 def _held(manifest: Manifest) -> str:

@@ -92,7 +92,29 @@ def leave_half_written(directory: Path, rng: random.Random) -> str:
     return "a half-written file"
 
 
-KINDS: list[Damage] = [flip, truncate, delete, swap, zero_page, leave_half_written]
+def bare(directory: Path, rng: random.Random) -> str:
+    """No manifest is left, and half of the other files of snapshots are hurt."""
+    folder = snapshot_dir(directory)
+    for path in folder.glob("*.snapshot"):
+        path.unlink()
+    told = ["no manifest"]
+    for path in sorted(folder.iterdir()):
+        text = bytearray(path.read_bytes())
+        match rng.randrange(6):
+            case 0:
+                path.unlink()
+            case 1:
+                path.write_bytes(text[: rng.randrange(len(text))])
+            case 2:
+                text[rng.randrange(len(text))] ^= 1 << rng.randrange(8)
+                path.write_bytes(text)
+            case _:
+                continue
+        told.append(f"{path.name} is hurt")
+    return ", ".join(told)
+
+
+KINDS: list[Damage] = [flip, truncate, delete, swap, zero_page, leave_half_written, bare]
 
 
 @pytest.fixture

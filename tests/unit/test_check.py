@@ -18,6 +18,7 @@ from mstore.cli.main import main
 from mstore.persistence.blocks import encode_header, parse, parse_segment_header
 from mstore.persistence.files import Files, snapshot_dir, wal_dir
 from mstore.persistence.snapshot import list_snapshots
+from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.times import utc_text
 from mstore.workers.check import DAMAGED, SOUND, Result, check, repair
@@ -95,22 +96,84 @@ def test_a_damaged_block_that_a_snapshot_holds_costs_nothing(store: StoreFiles) 
     assert len(memory.values(store.known)) == len(store.known)
 
 
+def all_values(store: StoreFiles) -> dict[tuple[str, str, int], float]:
+    return {(sample.cluster, sample.name, sample.tick): sample.value for sample in store.known}
+
+
 def test_generations_without_manifests_are_looked_at_and_cost_nothing(store: StoreFiles) -> None:
     folder = snapshot_dir(store.directory)
-    (newest, path), (_, older_path) = list_snapshots(Files(), folder)
+    (newest, path), (older, older_path) = list_snapshots(Files(), folder)
     older_path.unlink()
     found = check(store.directory)
     assert found.status == SOUND, "a snapshot that was ended half way leaves such files"
-    assert sum("without its manifest" in note for note in found.survey.notes) == 1
+    (note,) = (note for note in found.survey.notes if "without its manifest" in note)
+    assert f"block {older}" in note
+    assert "a start does not use these files" in note
     path.unlink()
     found = check(store.directory)
-    (fault,) = (one for one in found.survey.faults if one.kind == "snapshot")
-    assert (fault.path, fault.generation, fault.harmless) == (str(path), newest, True)
+    faults = [one for one in found.survey.faults if one.kind == "snapshot"]
+    assert {(one.path, one.generation) for one in faults} == {(str(path), newest), (str(older_path), older)}
+    assert all(one.harmless for one in faults)
+    assert not any("without its manifest" in note for note in found.survey.notes)
     assert repair(store.directory, lambda *_: True)[2]
     assert check(store.directory).status == SOUND
     memory = Memory()
     memory.recover(store.directory)
-    assert len(memory.values(store.known)) == len(store.known)
+    assert memory.values(store.known) == all_values(store)
+
+
+def test_without_any_manifest_and_whole_definitions_the_sound_blocks_are_used(
+    tmp_path: Path, seed: int
+) -> None:
+    """Check and start say the same: whether a file is missing nobody can tell."""
+    store = build(tmp_path / "longer", random.Random(seed), n_blocks=90)
+    folder = snapshot_dir(store.directory)
+    for path in folder.glob("*.snapshot"):
+        path.unlink()
+    for path in folder.glob("*.definitions"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    found = check(store.directory)
+    assert found.status == DAMAGED
+    assert found.survey.lost_chunks is None
+    memory = Memory()
+    report = memory.recover(store.directory)
+    assert memory.values(store.known) == all_values(store)
+    told = {fault.path for fault in found.survey.faults if not fault.harmless}
+    assert told == {one.path for one in report.snapshots_refused if one.n_lost}
+
+
+def test_files_without_a_manifest_are_used_only_where_the_log_has_a_hole(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wal, "retire", lambda *_: None)
+    store = build(tmp_path / "whole", random.Random(seed), n_blocks=90)
+    folder = snapshot_dir(store.directory)
+    generations = list_snapshots(Files(), folder)
+    for _, path in generations:
+        path.unlink()
+    found = check(store.directory)
+    assert (found.status, found.survey.faults) == (SOUND, [])
+    assert sum("a start does not use these files" in note for note in found.survey.notes) == 2
+    memory = Memory()
+    report = memory.recover(store.directory)
+    assert (report.snapshot_seq, report.snapshots_refused) == (0, [])
+    assert memory.values(store.known) == all_values(store)
+    segments = sorted(wal_dir(store.directory).glob("*.wal"))
+    before_all = [path for path in segments if int(path.stem, 16) < generations[-1][0] - 60]
+    before_all[len(before_all) // 2].unlink()
+    found = check(store.directory)
+    assert found.status == DAMAGED
+    assert all(fault.harmless for fault in found.survey.faults)
+    assert not any("a start does not use" in note for note in found.survey.notes)
+    memory = Memory()
+    report = memory.recover(store.directory)
+    assert report.snapshot_seq == generations[0][0]
+    assert memory.values(store.known) == all_values(store)
+    assert repair(store.directory, lambda *_: True)[2]
+    assert check(store.directory).status == SOUND
+    memory = Memory()
+    memory.recover(store.directory)
+    assert memory.values(store.known) == all_values(store)
 
 
 def test_damage_in_a_file_that_no_manifest_names_is_found(store: StoreFiles) -> None:

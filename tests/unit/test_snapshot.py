@@ -120,11 +120,11 @@ def test_a_sound_file_of_a_newer_version_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot_files, "VERSION", 2)
+        patch.setattr(snapshot_files, "VERSION", 3)
         newer = take(tmp_path / "newer", small_store()[0])
-    with pytest.raises(LayoutMismatch, match="version 2"):
+    with pytest.raises(LayoutMismatch, match="snapshot version 3"):
         check_snapshot(Files(), newer.path, 77)
-    with pytest.raises(LayoutMismatch, match="version 2"):
+    with pytest.raises(LayoutMismatch, match="snapshot version 3"):
         load(tmp_path / "newer")
     assert any(name.endswith(which) for name in names_of(tmp_path / "newer"))
 
@@ -171,16 +171,31 @@ def test_a_damaged_generation_is_replaced_by_one_of_the_same_sequence(tmp_path: 
 
 
 @pytest.mark.parametrize("n_before", [0, 1])
-def test_what_a_killed_helper_left_is_removed_by_the_next_snapshot(tmp_path: Path, n_before: int) -> None:
+def test_what_a_killed_helper_left_goes_when_two_newer_snapshots_are_there(
+    tmp_path: Path, n_before: int
+) -> None:
+    """Parts without a manifest may be all that the last start had; what is half written goes at once."""
     made, _ = small_store()
     Files().mkdir(snapshot_dir(tmp_path))
     for _ in range(n_before):
         take(tmp_path, made, 10)
     folder = snapshot_dir(tmp_path)
+    part = f"{15:016x}.{7:016x}.00000001.chunks"
     (folder / f"{15:016x}.{7:016x}.definitions.tmp").write_bytes(b"half")
-    (folder / f"{15:016x}.{7:016x}.00000001.chunks").write_bytes(b"named, but its manifest never was")
+    (folder / part).write_bytes(b"named, but its manifest never was")
     take(tmp_path, made, 20)
-    assert [name for name in names_of(tmp_path) if name.startswith(f"{15:016x}")] == []
+    assert [name for name in names_of(tmp_path) if name.startswith(f"{15:016x}")] == [part]
+    take(tmp_path, made, 30)
+    assert [seq for seq, _ in list_snapshots(Files(), folder)] == [30, 20]
+    assert len(names_of(tmp_path)) == 2 * 4
+
+
+def test_parts_that_another_snapshot_of_the_same_sequence_left_go_at_once(tmp_path: Path) -> None:
+    made, _ = small_store()
+    take(tmp_path, made, 20)
+    (snapshot_dir(tmp_path) / f"{20:016x}.snapshot").unlink()
+    take(tmp_path, made, 20)
+    assert len(names_of(tmp_path)) == 4
 
 
 def test_a_snapshot_gets_its_name_only_when_the_log_is_durable_behind_it(tmp_path: Path) -> None:

@@ -11,9 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mstore.errors import CorruptRecord
+from mstore.errors import CorruptRecord, StorageError
 from mstore.persistence import read_ahead
-from mstore.persistence.files import Files, quarantine_dir, snapshot_dir, snapshot_name, wal_dir, wal_name
+from mstore.persistence.files import (
+    Files,
+    chunks_name,
+    quarantine_dir,
+    snapshot_dir,
+    snapshot_name,
+    wal_dir,
+    wal_name,
+)
 from mstore.persistence.loaded import Loaded
 from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
@@ -277,14 +285,26 @@ def without(contents: dict[Path, bytes], suffix: str) -> dict[Path, bytes]:
     return {path: content for path, content in contents.items() if path.suffix != suffix}
 
 
-def test_generations_whose_manifests_were_removed_give_what_nothing_else_holds(written: Written) -> None:
+def hurt_definitions(written: Written, log_seq: int) -> tuple[Path, bytes]:
+    """(path, content with one bit of END flipped): all blocks of definitions are sound"""
+    path = next(path for path in written.files_of(log_seq) if path.suffix == ".definitions")
+    return path, written.contents[path][:-1] + b"\x01"
+
+
+def chunks_path(written: Written, log_seq: int, cluster: int) -> Path:
+    return next(path for path in written.files_of(log_seq) if path.name.endswith(f"{cluster:08x}.chunks"))
+
+
+def test_generations_whose_manifests_were_removed_are_used_where_nothing_else_is_left(
+    written: Written,
+) -> None:
     contents = without(written.contents, ".snapshot")
     target, loaded = load(written, behind(written, contents, OLD + 1))
     assert (target.definitions, target.chunks) == (DEFINITIONS, written.expected[NEW])
     assert (loaded.before_log_seq, loaded.durable_floor) == (NEW, NEW)
-    (refused,) = loaded.refused
-    assert (refused.log_seq, refused.reason, refused.n_lost) == (NEW, "there is no such file", 0)
-    hurt = next(path for path in written.files_of(NEW) if path.name.endswith("00000002.chunks"))
+    assert {one.log_seq for one in loaded.refused} == {OLD, NEW}
+    assert {(one.reason, one.n_lost) for one in loaded.refused} == {("there is no such file", 0)}
+    hurt = chunks_path(written, NEW, 2)
     contents[hurt] = contents[hurt][:-1]
     target, loaded = load(written, behind(written, contents, OLD + 1))
     assert target.chunks[5, 1, 0] == written.expected[OLD][5, 1, 0], (
@@ -293,22 +313,124 @@ def test_generations_whose_manifests_were_removed_give_what_nothing_else_holds(w
     assert loaded.before_log_seq == OLD
 
 
-def test_a_file_without_a_manifest_takes_the_place_of_one_that_is_damaged(written: Written) -> None:
-    hurt = next(path for path in written.files_of(NEW) if path.name.endswith("00000002.chunks"))
-    contents = behind(written, {**written.contents, hurt: b""}, OLD + 1)
-    del contents[snapshot_dir(written.directory) / snapshot_name(OLD)]
-    target, loaded = load(written, contents)
-    assert target.chunks == {
-        key: written.expected[OLD if CLUSTERS[key[0]] == 2 else NEW][key] for key in written.expected[NEW]
-    }
-    assert loaded.before_log_seq == OLD
-    assert {Path(one.path).name for one in loaded.refused} == {hurt.name, snapshot_name(OLD)}
+def test_files_without_a_manifest_are_read_in_pieces_when_no_definitions_are_whole(written: Written) -> None:
+    """How many files there were nobody can tell: what is lost is not known."""
+    contents = without(written.contents, ".snapshot") | dict(
+        hurt_definitions(written, log_seq) for log_seq in (OLD, NEW)
+    )
+    target, loaded = load(written, behind(written, contents, NEW + 1))
+    assert target.chunks == written.expected[NEW]
+    assert loaded.in_pieces
+    assert [one.n_lost for one in loaded.refused] == [-1, -1], (
+        "the manifest and the definitions of the newest"
+    )
 
 
-def test_files_without_a_manifest_are_no_generation_where_the_log_holds_everything(written: Written) -> None:
-    """A snapshot may have ended before all of its files had their names."""
-    target, loaded = load(written, behind(written, without(written.contents, ".snapshot"), 1))
-    assert (target.definitions, target.chunks, loaded.before_log_seq, loaded.refused) == ([], {}, 0, [])
+def test_a_file_that_is_missing_beside_a_missing_manifest_is_told_as_lost(written: Written) -> None:
+    contents = without(written.contents, ".snapshot")
+    hurt = chunks_path(written, NEW, 2)
+    for content in (None, b"", contents[hurt][:100]):
+        found = {path: text for path, text in contents.items() if path != hurt}
+        if content is not None:
+            found[hurt] = content
+        target, loaded = load(written, behind(written, found, NEW + 1))
+        assert target.chunks.items() == {
+            (key, value) for key, value in written.expected[NEW].items() if CLUSTERS[key[0]] == 1
+        }
+        assert [(one.cluster, one.n_lost) for one in loaded.refused] == [(0, 0), (2, -1)]
+
+
+def test_nothing_but_files_of_chunks_without_a_manifest_is_a_loss_that_is_told(written: Written) -> None:
+    contents = without(without(written.contents, ".snapshot"), ".definitions")
+    target, loaded = load(written, behind(written, contents, NEW + 1))
+    assert (target.chunks, loaded.before_log_seq, loaded.durable_floor) == ({}, 0, NEW)
+    assert [one.n_lost for one in loaded.refused] == [-1]
+
+
+def test_an_older_generation_without_a_manifest_does_not_replace_what_is_damaged_in_a_newer_one(
+    written: Written,
+) -> None:
+    """It is what is left of one that was removed: the log need not reach back to it, and what it holds may be gone."""
+    old_manifest = snapshot_dir(written.directory) / snapshot_name(OLD)
+    for log_from in (OLD + 1, NEW + 1):
+        contents = behind(written, written.contents, log_from)
+        del contents[old_manifest]
+        target, loaded = load(written, contents | dict([hurt_definitions(written, NEW)]))
+        assert loaded.snapshot is not None
+        assert (loaded.snapshot.log_seq, loaded.in_pieces) == (NEW, True)
+        assert target.chunks == written.expected[NEW]
+        target, loaded = load(written, {**contents, chunks_path(written, NEW, 2): b""})
+        assert target.chunks.keys() == {key for key in written.expected[NEW] if CLUSTERS[key[0]] == 1}
+        assert [(one.log_seq, one.cluster, one.n_lost) for one in loaded.refused] == [(NEW, 2, 1)]
+
+
+def test_of_generations_without_a_manifest_one_that_the_log_does_not_reach_is_not_used(
+    written: Written,
+) -> None:
+    contents = behind(written, without(written.contents, ".snapshot"), NEW + 1)
+    target, loaded = load(written, contents | dict([hurt_definitions(written, NEW)]))
+    assert loaded.snapshot is not None
+    assert (loaded.snapshot.log_seq, loaded.before_log_seq) == (NEW, NEW)
+    assert target.chunks == written.expected[NEW]
+    assert {one.log_seq for one in loaded.refused} == {NEW}
+
+
+def test_of_two_copies_the_sound_one_is_read(written: Written) -> None:
+    """Also when the damaged one stands under the right name and begins as it should."""
+    home, other = chunks_path(written, NEW, 2), chunks_path(written, OLD, 2)
+    whole = written.contents[home]
+    hurt = bytearray(whole)
+    hurt[-200] ^= 1
+    for contents in ({home: bytes(hurt), other: whole}, {home: whole, other: bytes(hurt)}):
+        target, loaded = load(written, behind(written, {**written.contents, **contents}, NEW + 1))
+        assert target.chunks == written.expected[NEW]
+        assert [one.n_lost for one in loaded.refused] == [0] * len(loaded.refused)
+
+
+class OneUnreadable(Images):
+    """Reading one file fails: the disk."""
+
+    def __init__(self, contents: dict[Path, bytes], path: Path) -> None:
+        super().__init__(contents)
+        self._path = path
+
+    def open(self, path: Path, *, writable: bool = False) -> int:
+        if path == self._path:
+            raise StorageError(f"{path}: Input/output error")
+        return super().open(path, writable=writable)
+
+
+def test_a_file_that_is_not_needed_and_cannot_be_read_stops_no_start(written: Written) -> None:
+    stray = snapshot_dir(written.directory) / chunks_name(5, 7, 1)
+    for path in (*(one for one in written.files_of(OLD) if one.suffix != ".snapshot"), stray):
+        files = OneUnreadable({**written.with_log(), stray: b""}, path)
+        target = Collected(CLUSTERS)
+        loaded = load_snapshots(files, written.directory, target)
+        assert (target.chunks, loaded.refused) == (written.expected[NEW], [])
+    with pytest.raises(StorageError):
+        load_snapshots(
+            OneUnreadable(written.with_log(), chunks_path(written, NEW, 1)),
+            written.directory,
+            Collected(CLUSTERS),
+        )
+
+
+def test_a_sound_file_under_anothers_name_is_not_kept_as_damage(written: Written, tmp_path: Path) -> None:
+    """A damaged one is, also when another copy takes its place."""
+    files = Files()
+    pair = chunks_path(written, NEW, 1), chunks_path(written, NEW, 2)
+    contents = exchanged(written.contents, *pair)
+    files.mkdir(snapshot_dir(tmp_path))
+    for path, content in contents.items():
+        (snapshot_dir(tmp_path) / path.name).write_bytes(content)
+    target = Collected(CLUSTERS)
+    assert len(load_snapshots(files, tmp_path, target).refused) == 2
+    assert target.chunks == written.expected[NEW]
+    assert files.list(quarantine_dir(tmp_path)) == []
+    for path, content in ((pair[0], written.contents[pair[0]][:-1]), (pair[1], written.contents[pair[0]])):
+        (snapshot_dir(tmp_path) / path.name).write_bytes(content)
+    load_snapshots(files, tmp_path, Collected(CLUSTERS))
+    assert pair[0].name in files.list(quarantine_dir(tmp_path))
 
 
 # --- larger files: blocks that are sound are saved from those that are not

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mstore.persistence.files import Files, snapshot_dir
+from mstore.errors import CorruptRecord
+from mstore.persistence.dump.items import Choice, Shown
+from mstore.persistence.dump.names import Names
+from mstore.persistence.dump.snapshots import snapshot_items
+from mstore.persistence.files import Files, generation_of, snapshot_dir
 from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import check_snapshot, list_snapshots, write_snapshot
-from mstore.persistence.snapshot_files import VERSION
+from mstore.persistence.snapshot_files import ROLE_CHUNKS, VERSION, Expected, read_blocks, read_end
 from mstore.shm.directory import DirectoryReader
 from tests.snapshot_rig import small_store
 from tests.targets import Collected
@@ -69,6 +74,25 @@ def test_a_snapshot_of_every_format_is_read(tmp_path: Path, version: int) -> Non
     assert found == NAMES
     assert np.all(directory.series_table()["generation"] == 1)
     assert machine.wal.close()
+
+
+def test_blocks_of_version_1_are_salvaged_dumped_and_known_by_their_end(tmp_path: Path) -> None:
+    """They do not say their cluster."""
+    folder = snapshot_dir(tmp_path)
+    shutil.copytree(DATA / "format-1" / "snapshots", folder)
+    chunks = min(folder.glob("*.00000001.chunks"))
+    for suffix in ("chunks", "definitions"):
+        for path in folder.glob(f"*.{suffix}"):
+            assert not any(item.wrong for item in snapshot_items(path, Files(), Shown(Choice()), Names()))
+    _, generation_id = generation_of(chunks.name) or (0, 0)
+    expected = Expected(LOG_SEQ, ROLE_CHUNKS, 1, generation_id)
+    assert read_end(Files(), chunks, expected)[0].n_chunks == 5
+    with pytest.raises(CorruptRecord, match="does not hold chunks of cluster 2"):
+        list(read_blocks(Files(), chunks, replace(expected, cluster=2)))
+    chunks.write_bytes(chunks.read_bytes()[:-8])
+    target = Collected()
+    assert [one.n_lost for one in load_snapshots(Files(), tmp_path, target).refused] == [0]
+    assert target.chunks == small_store()[1]
 
 
 if __name__ == "__main__":
