@@ -158,14 +158,20 @@ def _add_sizes(commands: common.Commands) -> None:
         "Each level with all below it, the largest first. Bytes are those of chunks and link tables.",
     )
     parser.add_argument("selector", metavar="SELECTOR", nargs="?", help="CLUSTER[/HOSTS[/LEVELS...]]")
-    parser.add_argument("--depth", metavar="N", type=common.count, default=1, help="1 clusters, 2 hosts, ...")
+    parser.add_argument(
+        "--depth", metavar="N", type=common.count, help="of all: 1 clusters (default), 2 hosts, ..."
+    )
     common.json_option(parser)
     parser.set_defaults(run=run_sizes)
 
 
 def run_sizes(args: argparse.Namespace) -> int:
+    if args.selector is not None and args.depth is not None:
+        raise InvalidRequest(
+            f"{args.selector} says how deep it goes: add /* for each level more, and no --depth"
+        )
     with common.open_client(args, timeout=_SLOW_S_MAX) as client:
-        found = client.sizes(args.selector, depth=args.depth)
+        found = client.sizes(args.selector, depth=args.depth or 1)
     if args.selector is not None and not found:
         raise UnknownSelector(f"no level matches {args.selector}", selector=args.selector)
     found.sort(key=lambda one: -one.n_bytes)

@@ -273,7 +273,8 @@ def test_orders_and_subscriptions_that_make_no_sense_are_refused_and_change_noth
     [
         (("query", "nope", "n1", "flops"), 1, "nope"), (("query", "tiny", "n1", "nope"), 1, "nope"),
         (("query", "tiny", "n9", "cpu_load"), 1, "no such host"), (("query", "tiny", "n1", "clock"), 2, "aggregation"),
-        (("sizes", "tiny/n["), 2, "bad selector"), (("sizes", HUGE_RANGE), 2, "more than 65536"),
+        (("sizes", "tiny/n["), 2, "bad selector"),
+        (("sizes", "tiny/*", "--depth", "3"), 2, "says how deep it goes"), (("sizes", HUGE_RANGE), 2, "more than 65536"),
         (("free", "tiny/n[", "--before", "now"), 2, "bad selector"), (("free", "tiny", "--before", "soonish"), 2, "soonish"),
         (("follow", "tiny/n["), 2, "bad selector"), (("debug", "dump", "nope"), 1, "nope"),
         (("protect", "tiny", "n[1-"), 2, "n[1-"), (("query", "tiny", "n1", "flops", "--algo", "mode"), 2, "mode"),
