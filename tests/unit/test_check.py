@@ -203,7 +203,9 @@ def test_what_a_recycled_file_has_kept_is_not_taken_for_a_lost_block(tmp_path: P
     stale = encode_header(7, seq, 0, 0, 0, seq - 1, payload) + payload
     before.write_bytes(text[:used] + stale + text[used + len(stale) :])
     fault, *others = (one for one in check(store.directory).survey.faults if not one.harmless)
-    assert all("because of what was lost before" in str(one) for one in others), "definitions that follow lost ones"
+    assert all("because of what was lost before" in str(one) for one in others), (
+        "definitions that follow lost ones"
+    )
     assert fault.lost.startswith("block")
     assert "still read" not in fault.lost
 
