@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mstore import clock
+from mstore.persistence.owned_files import OwnedFiles
+from mstore.persistence.store_lock import lock
+from mstore.workers.ownership import inode_of
 from tests.ingest_rig import NOW_S
 from tests.worker_rig import LOOPS, WorkerRig
 
@@ -34,3 +38,19 @@ def fonts_open() -> None:
 
     for kind in ("png", "svg"):
         picture([Panel("fonts", "W", [("a", Series(np.ones(2), NOW_S, 60))])], "fonts", kind)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """DIR of a store, empty."""
+    made = tmp_path / "store"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def owned(directory: Path) -> Iterator[OwnedFiles]:
+    """Of a store that holds the lock of `directory`."""
+    lock_fd = lock(directory)
+    yield OwnedFiles(directory, inode_of(lock_fd))
+    os.close(lock_fd)

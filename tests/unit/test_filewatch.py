@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,25 +11,8 @@ import pytest
 from mstore.persistence.files import wal_dir
 from mstore.persistence.inventory import LostFile
 from mstore.persistence.owned_files import OwnedFiles
-from mstore.persistence.store_lock import lock
 from mstore.workers.filewatch import FileWatch
-from mstore.workers.ownership import inode_of
 from tests.snapshot_rig import small_store, take
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def owned(directory: Path) -> Iterator[OwnedFiles]:
-    """Of a store that holds the lock of `directory`."""
-    lock_fd = lock(directory)
-    yield OwnedFiles(directory, inode_of(lock_fd))
-    os.close(lock_fd)
 
 
 class Watched:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ import pytest
 from mstore.errors import StorageError
 from mstore.persistence.files import snapshot_dir, wal_dir
 from mstore.persistence.owned_files import OwnedFiles
-from mstore.persistence.store_lock import lock
-from mstore.workers.ownership import inode_of
 
 Change = Callable[[OwnedFiles, Path], object]
 
@@ -26,21 +23,6 @@ CHANGES: dict[str, Change] = {
     "unlink": lambda files, at: files.unlink(at / "old"),
     "replace": lambda files, at: files.replace(at / "old", b"mine"),
 }
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def owned(directory: Path) -> Iterator[OwnedFiles]:
-    """Of a store that holds the lock of `directory`."""
-    lock_fd = lock(directory)
-    yield OwnedFiles(directory, inode_of(lock_fd))
-    os.close(lock_fd)
 
 
 def put_another_store_there(directory: Path) -> None:
