@@ -29,7 +29,7 @@ flags = [
     "-ffp-contract=off",
     "-fvisibility=hidden",
     "-Wno-unused-function",
-    # Debug information takes a third of the compiler's time and most of the files' size: MSTORE_CFLAGS=-g brings it back.
+    # Debug information takes a fifth of the compiler's time and most of the files' size: MSTORE_CFLAGS=-g brings it back.
     "-g0",
 ]
 flags += os.environ.get("MSTORE_CFLAGS", "").split()
