@@ -24,6 +24,9 @@ from mstore.errors import StorageError
 from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, encode_segment_header
 from mstore.persistence.files import SPARE_SUFFIX, Files, number_of, spare_name
 
+_PIECE_BYTES = 4 << 20
+"""Of a new file: a log that closes waits for the present one, not for all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spare:
@@ -62,6 +65,8 @@ class Spares:
         self._count = threading.Lock()
         self.failures: list[str] = []
         """What went wrong in the helper thread since start, newest last; a log without spares still works."""
+        self.closing = False
+        """No file is finished any more."""
         self._thread: threading.Thread | None = None
         if background:
             self._thread = threading.Thread(target=self._work, name="mstore-spares", daemon=True)
@@ -141,7 +146,8 @@ class Spares:
             done.wait()
 
     def close(self) -> None:
-        """Stop the helper thread; spare files stay for the next start."""
+        """Stop the helper thread; files that are ready stay for the next start, one that is being made does not."""
+        self.closing = True
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
@@ -190,13 +196,19 @@ class Spares:
         try:
             self._write_header(fd, segment_id)
             if prewrite:
-                self._files.prewrite(fd, SEGMENT_HEADER_BYTES, self._segment_bytes)
+                self._prewrite(fd)
             self._files.fdatasync(fd)
         except StorageError:
             self._files.close(fd)
             self._files.unlink(path)
             raise
         return Spare(path, fd, segment_id)
+
+    def _prewrite(self, fd: int) -> None:
+        for start in range(SEGMENT_HEADER_BYTES, self._segment_bytes, _PIECE_BYTES):
+            if self.closing:
+                raise StorageError("a spare segment is not finished: the log closes")
+            self._files.prewrite(fd, start, min(start + _PIECE_BYTES, self._segment_bytes))
 
     def _reuse(self, old: Path) -> Spare:
         segment_id = self._new_id()

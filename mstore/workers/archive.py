@@ -1,4 +1,4 @@
-"""The archive helper: a read-only process that archives what it is told and ends. `python -m mstore.workers.archive JOB`.
+"""The archive helper: a read-only process that archives what it is told and ends.
 
 Lines of JSON on standard output, as helper.py says.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -84,11 +83,11 @@ def _tell(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
-def main() -> int:
-    job = json.loads(sys.argv[1])
+def main(argument: str) -> int:
+    job = json.loads(argument)
     die_with_parent(job["parent_pid"])
     ignore_signals()
-    set_name("mstore:archive")
+    set_name("mstore:archive", Path(job["store_dir"]))
     set_up_logging("archive")
     stacks.register(Path(str(job["store_dir"])), "archive", job["lock_inode"])
     os.nice(0 if job["everything"] else _NICE)
@@ -98,7 +97,3 @@ def main() -> int:
         _tell({"failed": str(error)})
         return EXIT_FAILED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

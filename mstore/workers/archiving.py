@@ -252,7 +252,7 @@ class Archiving(Leaving):
             "parent_pid": os.getpid(),
         }
         done: dict[str, Any] = {}
-        self._helper = Helper("mstore.workers.archive", "the archive helper")
+        self._helper = persister.helper("archive", "the archive helper")
         try:
             done = await self._helper.run(job, self._progress, tuple(persister.segment_fds.values()))
         finally:

@@ -1,4 +1,4 @@
-"""The export helper: a process that writes the files of the ended intervals and ends. `python -m mstore.workers.export JOB`.
+"""The export helper: a process that writes the files of the ended intervals and ends.
 
 Lines of JSON on standard output, as helper.py says. What the last one wrote is noted in DIR/run/export.json.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -97,11 +96,11 @@ class _Pace:
         self._began_s = clock.monotonic_s()
 
 
-def main() -> int:
-    job = Job(**json.loads(sys.argv[1]))
+def main(argument: str) -> int:
+    job = Job(**json.loads(argument))
     die_with_parent(job.parent_pid)
     ignore_signals()
-    set_name("mstore:export")
+    set_name("mstore:export", Path(job.store_dir))
     set_up_logging("export")
     stacks.register(Path(job.store_dir), "export", job.lock_inode)
     os.nice(_NICE)
@@ -122,7 +121,3 @@ def main() -> int:
 
 def _tell(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -117,7 +117,7 @@ class Exports:
             "window_s": settings.interval_s,
             "keep_s": settings.keep_s,
         }
-        self._helper = Helper("mstore.workers.export", "the export helper")
+        self._helper = self._persister.helper("export", "the export helper")
         return await self._helper.run(
             job, lambda line: self._persister.slot.set("export_permille", int(1000 * line["share"]))
         )

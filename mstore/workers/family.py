@@ -1,4 +1,4 @@
-"""Child processes: started by exec with inherited descriptors, watched by pidfd, stopped in order."""
+"""Child processes: forked by the nursery, watched by pidfd, stopped in order."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import TypeAlias
 
 from mstore.shm.control import Control
+from mstore.workers.births import Nursery, Process
 from mstore.workers.channel import Channel
-from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.supervisor_state import least_loaded
 
@@ -39,12 +37,11 @@ class Child:
     slot: int
     channel: Channel
     child_end: socket.socket
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     ready: bool = False
     bell_fd: int = -1
     """eventfd of a query worker: a block is applied, and somebody there follows."""
     handed_out: int = 0
-    pidfd: int = -1
     exited: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -57,38 +54,27 @@ class Child:
         bell_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if kind == "query" else -1
         return cls(name, kind, index, slot, Channel(ours), theirs, bell_fd=bell_fd)
 
-    def spawn(self, spec: WorkerSpec, pass_fds: tuple[int, ...], died: Callable[[Child, int], None]) -> None:
+    def spawn(
+        self,
+        nursery: Nursery,
+        spec: WorkerSpec,
+        pass_fds: tuple[int, ...],
+        died: Callable[[Child, int], None],
+    ) -> None:
         """Start the process; `died(child, return code)` is called once when it has ended. raises OSError: there is none"""
         self.ready = False
-        # The child inherits the mask: Ctrl-C or a hang-up before it ignores them must not end it (run_worker).
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"mstore.workers.{self.kind}", spec.to_json()],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _is_open(sys.stderr) else subprocess.DEVNULL,
-                pass_fds=pass_fds,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        try:
-            self.pidfd = os.pidfd_open(self.process.pid)
-        except OSError:  # nobody would hear of its end: whoever waits for that would wait for good
-            self.process.kill()
-            self.process.wait()
-            raise
+        self.process = nursery.start(spec.kind, spec.to_json(), {fd: fd for fd in pass_fds})
         self.exited.clear()
         loop = asyncio.get_running_loop()
-        loop.add_reader(self.pidfd, self._ended, loop, died)
+        loop.add_reader(self.process.pidfd, self._ended, loop, died)
 
     def _ended(self, loop: asyncio.AbstractEventLoop, died: Callable[[Child, int], None]) -> None:
         assert self.process is not None
-        loop.remove_reader(self.pidfd)
-        os.close(self.pidfd)
-        self.pidfd = -1
-        code = self.process.wait()
+        loop.remove_reader(self.process.pidfd)
+        os.close(self.process.pidfd)
+        _, status = os.waitpid(self.process.pid, 0)
         self.exited.set()
-        died(self, code)
+        died(self, os.waitstatus_to_exitcode(status))
 
     @property
     def alive(self) -> bool:
@@ -107,7 +93,7 @@ class Child:
 
     def kill(self) -> None:
         if self.alive and self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
+            signal.pidfd_send_signal(self.process.pidfd, signal.SIGKILL)
 
     async def stop(self, timeout_s: float, memory: str = "free") -> None:
         """Ask the process to end; kill it after `timeout_s`. memory: "keep" or "free", for the persister.
@@ -180,10 +166,3 @@ def least_loaded_child(children: Sequence[Child], kind: str, control: Control) -
             [slot["connections_total"] for slot in slots],
         )
     ]
-
-
-def _is_open(stream: TextIO) -> bool:
-    try:
-        return os.fstat(stream.fileno()).st_mode != 0
-    except (AttributeError, OSError, ValueError):
-        return False

@@ -1,6 +1,6 @@
 """A helper process: one job in JSON as its argument, lines of JSON about it on standard output, then it ends.
 
-asks  --JOB-->  python -m MODULE JOB      {"share": 0.31, ...} now and then, at the end {"done": {...}} or
+asks  --JOB-->  nursery.MAINS[main](JOB)  {"share": 0.31, ...} now and then, at the end {"done": {...}} or
       <-lines-                            {"failed": "why"}
 """
 
@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mstore.errors import StorageError
+from mstore.workers.births import Nursery, Process
 
 _LINE_BYTES_MAX = 1 << 20
 
 
 class Helper:
-    """One run. `name` is what its failure is told by: "the export helper failed: ..."."""
+    """One run. `name` is what its failure is told by: "the export helper failed: ...".
 
-    def __init__(self, module: str, name: str) -> None:
-        self._module = module
+    lock_fd  of DIR/lock, which the helper holds as well: no other run begins before it has ended
+    """
+
+    def __init__(self, nursery: Nursery, lock_fd: int, main: str, name: str) -> None:
+        self._nursery = nursery
+        self._lock_fd = lock_fd
+        self._main = main
         self._name = name
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._killed = False
 
     async def run(
@@ -34,32 +41,30 @@ class Helper:
 
         raises StorageError when it failed, was killed, or said nothing
         """
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # as for every child: nothing is imported from the directory the operator happens to stand in
-            "-m",
-            self._module,
-            json.dumps(job),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=pass_fds,
-            start_new_session=True,  # out of the terminal's group: Ctrl-C is for the store to see
-            limit=_LINE_BYTES_MAX,
-        )
+        reading, writing = os.pipe()
+        try:
+            self._process = self._nursery.start(
+                self._main, json.dumps(job), {1: writing, **{fd: fd for fd in (self._lock_fd, *pass_fds)}}
+            )
+        except OSError as error:
+            os.close(reading)
+            raise StorageError(f"{self._name} cannot be started: {error}") from error
+        finally:
+            os.close(writing)
         if self._killed:
             self.kill()
         last: dict[str, Any] = {}
-        assert self._process.stdout is not None
         try:
-            while line := await self._process.stdout.readline():
-                last = json.loads(line)
-                if not last.keys() & {"done", "failed"}:
-                    told(last)
+            async with _lines(reading) as lines:
+                while line := await lines.readline():
+                    last = json.loads(line)
+                    if not last.keys() & {"done", "failed"}:
+                        told(last)
         except BaseException:
             self.kill()  # nobody listens to it any more, and the next one must not write beside it
-            await self._process.wait()
+            await self._ended()
             raise
-        status = await self._process.wait()
+        status = await self._ended()
         if "done" in last and status == 0:
             found: dict[str, Any] = last["done"]
             return found
@@ -70,4 +75,32 @@ class Helper:
         self._killed = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
+
+    async def _ended(self) -> int:
+        """Its exit status; below 0 the signal that ended it."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(process.pidfd, over.set)
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(process.pidfd)
+            os.close(process.pidfd)
+            _, status = os.waitpid(process.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+@contextlib.asynccontextmanager
+async def _lines(fd: int) -> AsyncIterator[asyncio.StreamReader]:
+    """The lines that come through a pipe, whose end is closed with it."""
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader(_LINE_BYTES_MAX, loop)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines, loop=loop), os.fdopen(fd, "rb", 0)
+    )
+    try:
+        yield lines
+    finally:
+        transport.close()

@@ -30,7 +30,6 @@ from mstore.workers.channel import Channel
 from mstore.workers.definitions import ingest_rules
 from mstore.workers.ingest_connection import IngestConnection
 from mstore.workers.interning import Interner
-from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.tasks import Tasks, take_connection
 
@@ -213,7 +212,3 @@ class IngestWorker:
 
 async def main(spec: WorkerSpec) -> None:
     await IngestWorker(spec).run()
-
-
-if __name__ == "__main__":
-    run_worker(main)

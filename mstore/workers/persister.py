@@ -26,16 +26,17 @@ from mstore.shm.control import WORKER_READY, Control
 from mstore.shm.directory import DirectoryWriter
 from mstore.workers import memory, opening, settings, states
 from mstore.workers.adoption import NotAdopted
+from mstore.workers.births import Nursery
 from mstore.workers.changeover_ground import Follower
 from mstore.workers.channel import Channel
 from mstore.workers.definitions import set_policy
 from mstore.workers.evictions import Evictions
+from mstore.workers.helper import Helper
 from mstore.workers.holds import Holds
 from mstore.workers.housekeeping import Housekeeping
 from mstore.workers.intern_connection import InternConnection
 from mstore.workers.log_counters import LogCounters
 from mstore.workers.path_interning import PathInterner
-from mstore.workers.process import run_worker
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.tasks import Tasks, take_connection
 from mstore.workers.troubles import DAMAGE, LOG, SYNC, Troubles
@@ -51,9 +52,10 @@ _STOP_FLUSH_S = 60.0
 class Persister:
     """Owns the log and everything in directory and samples. One thread, beside the commit thread that has no Python."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, nursery: Nursery) -> None:
         self._began_s = clock.monotonic_s()
         self._spec = spec
+        self._nursery = nursery
         self._files = OwnedFiles(spec.directory, spec.lock_inode)
         control = memory.attach(spec, "control", writable=True)
         self._directory = memory.attach(spec, "directory", writable=True)
@@ -403,6 +405,10 @@ class Persister:
     def spec(self) -> WorkerSpec:
         return self._spec
 
+    def helper(self, main: str, name: str) -> Helper:
+        """A helper process to be run; main and name as Helper takes them."""
+        return Helper(self._nursery, self._spec.lock_fd, main, name)
+
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -440,9 +446,6 @@ class Persister:
         self.slot.release()
 
 
-async def main(spec: WorkerSpec) -> None:
-    await Persister(spec).run()
-
-
-if __name__ == "__main__":
-    run_worker(main)
+async def main(nursery: Nursery, spec: WorkerSpec) -> None:
+    """nursery: forks the helpers"""
+    await Persister(spec, nursery).run()

@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -72,21 +73,34 @@ def _end_on_error(name: str, loop: asyncio.AbstractEventLoop, context: dict[str,
         os._exit(EXIT_FAILED)
 
 
-def set_name(name: str) -> None:
-    """What ps and top show for the main thread (15 bytes)."""
+def set_name(name: str, store_dir: Path | None = None) -> None:
+    """What top shows for the main thread (15 bytes); with `store_dir` also what ps shows as the command line."""
     ctypes.CDLL(None).prctl(15, name.encode()[:15], 0, 0, 0)
     faults.name_process(name)
+    if store_dir is not None:
+        _set_command_line(f"{name.replace(':', ': ')} {store_dir}")
 
 
-def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]]) -> None:
-    """Entry of every `python -m mstore.workers.KIND SPEC`: never returns."""
-    spec = WorkerSpec.from_json(sys.argv[1])
+def _set_command_line(text: str) -> None:
+    """Of a process that was forked, and would else show the command line of another. Cut where that was shorter."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: the strings as exec laid them
+    if end - start > 1:  # the last byte stays 0: else the environment behind it would be shown, too
+        ctypes.memmove(start, os.fsencode(text)[: end - start - 1].ljust(end - start, b"\0"), end - start)
+
+
+def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]], argument: str) -> NoReturn:
+    """What a forked process becomes. argument: a WorkerSpec as JSON"""
+    spec = WorkerSpec.from_json(argument)
     die_with_parent(spec.parent_pid)
     ignore_signals()
     for fd in (spec.channel_fd, spec.doorbell_fd, *spec.ack_fds, *spec.follow_fds, spec.config_fd):
         os.set_inheritable(fd, False)  # DIR/lock alone goes on to a helper
     name = spec.kind if spec.kind == "persister" else f"{spec.kind}-{spec.index}"
-    set_name(f"mstore:{name}")
+    set_name(f"mstore:{name}", spec.directory)
     set_up_logging(name)
     stacks.register(spec.directory, name, spec.lock_inode)
     try:

@@ -26,7 +26,6 @@ from mstore.workers.archive_reading import ArchiveReading
 from mstore.workers.channel import Channel
 from mstore.workers.feed import Feed
 from mstore.workers.info import store_info
-from mstore.workers.process import run_worker
 from mstore.workers.query_connection import QueryConnection
 from mstore.workers.slowest import Slowest, asked
 from mstore.workers.spec import WorkerSpec
@@ -152,7 +151,3 @@ async def main(spec: WorkerSpec) -> None:
     gc.collect()
     gc.freeze()
     await worker.run()
-
-
-if __name__ == "__main__":
-    run_worker(main)

@@ -13,6 +13,7 @@ from mstore import paths
 from mstore.log import set_up_logging
 from mstore.persistence import files, store_lock
 from mstore.workers import stacks
+from mstore.workers.births import Nursery
 from mstore.workers.ownership import inode_of, is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.settings import Settings
@@ -48,13 +49,21 @@ def serve(
     store_dir = prepare_dir(store_dir)
     for which in paths.SOCKETS:
         paths.socket_path(store_dir, which)  # says so before anything is made when a path is too long
+    nursery = Nursery.fork("nursery", store_dir)  # before the lock: it is only for those who use DIR
+    try:
+        return _run_locked(store_dir, settings, service, nursery)
+    finally:
+        nursery.close()
+
+
+def _run_locked(store_dir: Path, settings: Settings, service: Service, nursery: Nursery) -> int:
     lock_fd = store_lock.lock(store_dir)
     try:
         set_name("mstore")
         stacks.register(store_dir, "supervisor", inode_of(lock_fd))
         files.remove_leftovers(files.Files(), store_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(store_dir, settings, lock_fd, service).run())
+            return runner.run(Supervisor(store_dir, settings, lock_fd, service, nursery).run())
     finally:
         if is_still(files.lock_path(store_dir), lock_fd):  # else they are those of the store that came after
             stacks.remove(store_dir)

@@ -1,4 +1,4 @@
-"""The snapshot helper: a read-only process that writes one snapshot and ends. `python -m mstore.workers.snapshot JOB`.
+"""The snapshot helper: a read-only process that writes one snapshot and ends.
 
 Lines of JSON on standard output: {"share": .., "bytes": ..} now and then, {"done": {..}} or {"failed": ".."} last.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -72,11 +71,11 @@ def _tell(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
-def main() -> int:
-    job = json.loads(sys.argv[1])
+def main(argument: str) -> int:
+    job = json.loads(argument)
     die_with_parent(job["parent_pid"])
     ignore_signals()
-    set_name("mstore:snapshot")
+    set_name("mstore:snapshot", Path(job["store_dir"]))
     set_up_logging("snapshot")
     stacks.register(Path(str(job["store_dir"])), "snapshot", job["lock_inode"])
     os.nice(_NICE)
@@ -86,7 +85,3 @@ def main() -> int:
         _tell({"failed": str(error)})
         return EXIT_FAILED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -214,7 +214,7 @@ class Snapshots:
         try:
             with open(protected_fd, "wb", closefd=False) as stream:
                 stream.writelines(persister.store.protection.records())
-            self._helper = Helper("mstore.workers.snapshot", "the snapshot helper")
+            self._helper = persister.helper("snapshot", "the snapshot helper")
             details = await self._helper.run(
                 {**job, "protected_fd": protected_fd},
                 self._progress(began_s),

@@ -40,6 +40,8 @@ class WorkerSpec:
     """The persister reads no damaged files: it refuses to start instead."""
     lock_inode: tuple[int, int] | None = None
     """(st_dev, st_ino) of DIR/lock as the supervisor took it: where it is another file, DIR is no longer this store's."""
+    lock_fd: int = -1
+    """DIR/lock, inherited: held as long as anybody of this run lives, helpers too."""
 
     store_started_s: int = 0
     """When the supervisor started, Unix seconds: since then the store counts."""

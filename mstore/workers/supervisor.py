@@ -21,6 +21,7 @@ from mstore.shm import layout
 from mstore.shm.control import WORKER_FREE, Control, Counted
 from mstore.shm.directory import DirectoryReader
 from mstore.workers import lives
+from mstore.workers.births import Nursery, reap
 from mstore.workers.commands import Commands
 from mstore.workers.door import Door
 from mstore.workers.family import Child, children_at, kill_all, least_loaded_child, places, stop_in_order
@@ -48,10 +49,13 @@ _READY_S_MAX = 60.0
 class Supervisor:
     """Owns everything that must survive a worker: segments, descriptors, listening sockets, the lock."""
 
-    def __init__(self, store_dir: Path, settings: Settings, lock_fd: int, service: Service) -> None:
+    def __init__(
+        self, store_dir: Path, settings: Settings, lock_fd: int, service: Service, nursery: Nursery
+    ) -> None:
         self.store_dir = store_dir
         self._settings = settings
         self._lock_fd = lock_fd
+        self._nursery = nursery
         self._policy = RestartPolicy() if not faults.armed() else RestartPolicy(deaths_max=_DEATHS_ARMED_MAX)
         self._door = Door(store_dir, self._admit, self._may_open, service.sockets)
         self._ground = Ground(store_dir, lock_fd, self._door)
@@ -155,14 +159,14 @@ class Supervisor:
         spec = WorkerSpec(
             child.kind, child.index, child.slot, str(self.store_dir), self._settings.fd, life.instance,
             life.names, child.child_end.fileno(), life.doorbell_fd, life.ack_fds, follow_fds, os.getpid(),
-            life.adopted, life.fds, self._settings.strict, self._ground.lock_inode, self.started_s,
+            life.adopted, life.fds, self._settings.strict, self._ground.lock_inode, self._lock_fd, self.started_s,
         )  # fmt: skip
         try:
             inherited = (
                 spec.channel_fd, spec.config_fd, life.doorbell_fd, *life.ack_fds, *follow_fds, *life.fds.values(),
                 self._lock_fd,
             )  # fmt: skip
-            child.spawn(spec, inherited, self._died)
+            child.spawn(self._nursery, spec, inherited, self._died)
             faults.hit("supervisor.spawned")
         except OSError as error:
             self._give_up(f"cannot start {child.name}: {error}")
@@ -196,6 +200,7 @@ class Supervisor:
             self._give_up(why)
             return
         self._ground.mend()
+        self._bury()
         if self.life is not None:
             lives.mend(self.life, self.store_dir)
         asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
@@ -271,7 +276,11 @@ class Supervisor:
             self._exit_code = 1
             self._stopping.set()
 
+    def _bury(self) -> None:
+        reap([one.process.pid for one in self.children if one.process is not None and one.alive])
+
     def _died(self, child: Child, code: int) -> None:
+        self._bury()  # what it had started is an orphan now, and given to us
         if self.control is not None:
             slot = self.control.worker(child.slot)
             if slot.state != WORKER_FREE:

@@ -389,6 +389,6 @@ def _helper_of(server: Server) -> int:
     """Process id of the archive helper; 0 while there is none."""
     persister = server.worker_pid("persister")
     for pid in Path(f"/proc/{persister}/task/{persister}/children").read_text().split():
-        if "mstore.workers.archive" in Path(f"/proc/{pid}/cmdline").read_text():
+        if Path(f"/proc/{pid}/cmdline").read_text().startswith("mstore: archive "):
             return int(pid)
     return 0

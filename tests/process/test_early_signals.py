@@ -44,7 +44,7 @@ MOMENTS: dict[str, Moment] = {
     "control.sock is there": lambda _, directory: (directory / "run" / "control.sock").exists(),
     "segments are there": lambda _, directory: bool(_segments(directory)),
     "the persister starts": lambda pid, _: any("persister" in one for one in _children(pid)),
-    "the workers start": lambda pid, _: any("workers.query" in one for one in _children(pid)),
+    "the workers start": lambda pid, _: any("mstore: query" in one for one in _children(pid)),
 }
 
 

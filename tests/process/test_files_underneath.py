@@ -117,7 +117,7 @@ def _alive(directory: Path) -> bool:
             text = path.read_bytes()
         except OSError:
             continue
-        if b"mstore.workers." in text and str(directory).encode() in text:
+        if text.startswith(b"mstore: ") and str(directory).encode() in text:
             return True
     return False
 

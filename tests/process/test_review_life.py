@@ -34,7 +34,7 @@ def children(pid: int) -> dict[int, str]:
 
 def child_of(server: Server, kind: str) -> int:
     assert server.process is not None
-    pids = [pid for pid, line in children(server.process.pid).items() if f"mstore.workers.{kind}" in line]
+    pids = [pid for pid, line in children(server.process.pid).items() if line.startswith(f"mstore: {kind}")]
     return pids[0] if pids else 0
 
 
@@ -90,7 +90,7 @@ def test_workers_are_not_started_any_more_when_the_persister_gets_ready_during_a
     os.kill(process.pid, signal.SIGCONT)
     assert finish(process) == 0
     assert not Path(f"/proc/{persister}").exists()
-    assert "mstore.workers" not in " ".join(children(os.getpid()).values())
+    assert "mstore: " not in " ".join(children(os.getpid()).values())
 
 
 def test_a_stop_in_the_middle_of_a_renewal_leaves_no_segment(serve: Serve, now: int) -> None:

@@ -43,7 +43,7 @@ POINTS = {
     "persister": (
         "drain.begin", "drain.written", "drain.applied", "drain.noted", "catalog.written", "intern.made",
         "intern.published", "recovery.read", "persister.opened", "files.fsync", "files.rename", "files.renamed",
-        "files.fdatasync", "files.create", "files.unlink",
+        "files.fdatasync", "files.create", "files.unlink", "births.ordered",
     ),
     "ingest-0": ("ingest.published", "ingest.asking", "ingest.waiting", "ingest.reply"),
     "query-0": ("query.reply",),
@@ -51,7 +51,11 @@ POINTS = {
         "files.create", "files.fdatasync", "snapshot.copied", "files.rename", "files.renamed", "files.fsync",
         "files.unlink",
     ),
-    "mstore": ("supervisor.handing_out", "supervisor.made", "supervisor.spawned", "supervisor.renewing"),
+    "mstore": (
+        "supervisor.handing_out", "supervisor.made", "supervisor.spawned", "supervisor.renewing", "births.ordered",
+    ),
+    "nursery": ("nursery.forked",),
+    "helpers": ("nursery.forked",),
 }  # fmt: skip
 AT_A_START = {
     "recovery.read", "persister.opened", "files.fsync", "files.rename", "files.renamed", "files.fdatasync",
@@ -66,11 +70,18 @@ MANY_HITS = {
     "ingest.published",
     "ingest.reply",
 }
-BETWEEN = {"persister": (10, 40), "ingest-0": (1, 40), "query-0": (2, 0), "snapshot": (0, 0)}
+BETWEEN = {
+    "persister": (10, 40),
+    "ingest-0": (1, 40),
+    "query-0": (2, 0),
+    "snapshot": (0, 0),
+    "nursery": (2, 10),
+    "helpers": (2, 10),
+}
 """At most so many deaths of others, and so many columns acknowledged, between two deaths: a persister's takes all workers
 along, and the memory is adopted anew."""
 PAUSE_S = 0.3
-HELPER_S = 0.5
+HELPER_S = 0.1
 """A snapshot helper lives about so long: it is killed at a moment of that."""
 
 
@@ -454,10 +465,10 @@ def _named(pid: int) -> dict[str, int]:
 
 
 def _name_in(line: bytes, pid: int) -> dict[str, int]:
-    if b"mstore.workers." not in line:
+    """`mstore: NAME DIR` as forked processes call themselves; the helpers are forked, too."""
+    if not line.startswith(b"mstore: "):
         return {}
-    kind = line.split(b"mstore.workers.")[1].split(b"\0")[0].decode()
-    return {f"{kind}-0" if kind in ("ingest", "query") else kind: pid}
+    return {line.split()[1].decode(): pid}
 
 
 def processes_of(directory: Path) -> dict[str, int]:

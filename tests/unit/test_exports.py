@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mstore.config import ExportSettings
 from mstore.errors import StorageError
 from mstore.persistence.files import export_note_path
 from mstore.persistence.store_lock import lock
+from mstore.workers.births import Process
 from mstore.workers.export import Job, write
 from mstore.workers.exports import due, last_note
 from mstore.workers.helper import Helper
@@ -135,19 +136,29 @@ def test_a_log_s_windows_are_one() -> None:
     assert job.windows() == [(0, 5 * HOUR)]
 
 
-def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Helper:
-    (tmp_path / "helping.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert sys.executable
-    return Helper("helping", "the test helper")
+class Python:
+    """In place of a nursery: the process is a command of Python that the test gives."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def start(self, main: str, argument: str, descriptors: Mapping[int, int]) -> Process:
+        assert main == "export"
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in descriptors.items()]
+        command = [sys.executable, "-c", self._code, argument]
+        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+        return Process(pid, os.pidfd_open(pid))
 
 
-def test_a_helper_is_given_its_job_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def helper(code: str) -> Helper:
+    return Helper(Python(code), 2, "export", "the test helper")  # type: ignore[arg-type]  # what it needs of a nursery
+
+
+def test_a_helper_is_given_its_job_and_tells() -> None:
     one = helper(
-        tmp_path, monkeypatch,
         "import json, sys\njob = json.loads(sys.argv[1])\n"
         "print(json.dumps({'share': 0.5}))\nprint(json.dumps({'done': {'was': job['a']}}))\n",
-    )  # fmt: skip
+    )
     told: list[dict[str, Any]] = []
     assert asyncio.run(one.run({"a": 7}, told.append)) == {"was": 7}
     assert told == [{"share": 0.5}]
@@ -161,31 +172,33 @@ def test_a_helper_is_given_its_job_and_tells(tmp_path: Path, monkeypatch: pytest
         ("print('{\"done\": {}}'); raise SystemExit(5)", "the test helper failed: it ended with status 5"),
     ],
 )
-def test_a_helper_that_fails_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
-) -> None:
-    one = helper(tmp_path, monkeypatch, code)
+def test_a_helper_that_fails_says_why(code: str, said: str) -> None:
     with pytest.raises(StorageError, match=said):
+        asyncio.run(helper(code).run({}, lambda line: None))
+
+
+def test_a_helper_that_cannot_be_started_is_an_error_of_the_store() -> None:
+    class Nobody:
+        def start(self, *_: Any) -> Process:
+            raise OSError("no process left")
+
+    one = Helper(Nobody(), 2, "export", "the test helper")  # type: ignore[arg-type]  # what it needs of a nursery
+    with pytest.raises(StorageError, match="the test helper cannot be started: no process left"):
         asyncio.run(one.run({}, lambda line: None))
 
 
-def test_a_helper_that_is_killed_before_it_runs_ends_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = helper(tmp_path, monkeypatch, "import time\ntime.sleep(60)\n")
+def test_a_helper_that_is_killed_before_it_runs_ends_as_well() -> None:
+    one = helper("import time\ntime.sleep(60)\n")
     one.kill()
     with pytest.raises(StorageError, match="ended with status -9"):
         asyncio.run(one.run({}, lambda line: None))
 
 
-def test_a_helper_that_says_what_nobody_understands_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = helper(tmp_path, monkeypatch, "import time\nprint('no JSON', flush=True)\ntime.sleep(60)\n")
+def test_a_helper_that_says_what_nobody_understands_is_ended() -> None:
+    one = helper("import time\nprint('no JSON', flush=True)\ntime.sleep(60)\n")
     with pytest.raises(ValueError, match="Expecting value"):
         asyncio.run(one.run({}, lambda line: None))
-    assert one._process is not None
-    assert one._process.returncode == -9
+    assert one._process is None, "it was waited for"
 
 
 def test_the_note_of_an_export_is_json_that_info_reads(tmp_path: Path) -> None:

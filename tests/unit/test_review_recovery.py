@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +63,7 @@ class Rig:
             snapshot_stop_limit_s=10,
         )  # fmt: skip
         self.mark_applied = lambda: None
+        self.helper = lambda _main, _name: Helper(self)
         self._unlogged: deque[bytes] = deque()
         self.housekeeping = Housekeeping(self, Files(), Report())  # type: ignore[arg-type]  # what it needs of a persister
 
@@ -78,24 +78,13 @@ class Rig:
 class Helper:
     """In place of the helper process: writes the snapshot here, where the memory is private."""
 
-    returncode = 0
-
-    def __init__(self, rig: Rig, job: dict[str, Any]) -> None:
+    def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._job: dict[str, Any] | None = job
 
-        self.stdout = self
-
-    async def readline(self) -> bytes:
-        if self._job is None:
-            return b""
+    async def run(self, job: dict[str, Any], *_: Any) -> dict[str, Any]:
         self._rig.wal.flush(10)
-        self._rig.machine.snapshot(self._job["seq"])
-        self._job = None
-        return json.dumps({"done": {"series": 0, "bytes": 0, "oldest_kept_seq": 0}}).encode()
-
-    async def wait(self) -> int:
-        return self.returncode
+        self._rig.machine.snapshot(job["seq"])
+        return {"series": 0, "bytes": 0, "oldest_kept_seq": 0}
 
 
 def refuse_once(monkeypatch: pytest.MonkeyPatch, wal: Any) -> None:
@@ -118,12 +107,7 @@ def test_a_snapshot_holds_a_definition_that_the_log_refused_at_first(
         rig.append_catalog(records)  # type: ignore[misc]  # self is what it needs of a persister
     rig.log_the_unlogged()  # type: ignore[misc]  # as the next drain does; nobody has published yet
 
-    async def helper(*command: str, **_options: Any) -> Helper:
-        return Helper(rig, json.loads(command[-1]))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncio, "create_subprocess_exec", helper)
-        asyncio.run(rig.housekeeping.snapshots.run_helper())
+    asyncio.run(rig.housekeeping.snapshots.run_helper())
     store.wal.close()
     again = machine(tmp_path)
     try:

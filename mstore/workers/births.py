@@ -1,0 +1,159 @@
+"""How the store's processes are started: a nursery forks them, and they are this process's children."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mstore import faults
+from mstore.workers.process import SUPERVISORS_SIGNALS
+
+log = logging.getLogger(__name__)
+
+ORDER_BYTES_MAX = 128 << 10
+"""Of one order: as much as the system takes for one argument of a command."""
+DESCRIPTORS_MAX = 250
+"""That go with one order: the system's limit for one message is 253."""
+SOCKET_FD = 3
+"""Where a nursery that was started by exec finds its end of the socket pair."""
+GO = b"g"
+"""The word on which a forked process begins."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_ANSWER_S_MAX = 60.0
+"""For an order. A nursery that must be started anew loads all modules first, on a busy machine for seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Process:
+    """A child that runs, or has ended and was not waited for yet."""
+
+    pid: int
+    pidfd: int
+    """The owner of this value closes it."""
+
+
+class Nursery:
+    """The owner's side of a nursery (see workers/nursery.py). Calls block for milliseconds, and for as long as the
+    modules take to load where the nursery was killed and is started anew."""
+
+    def __init__(self, name: str, store_dir: Path, sock: socket.socket, pidfd: int) -> None:
+        self._name = name
+        self._store_dir = store_dir
+        self._sock = sock
+        self._pidfd = pidfd
+
+    @classmethod
+    def fork(cls, name: str, store_dir: Path) -> Nursery:
+        """Of this process as it is: to be called before it has threads, an event loop, or descriptors of value.
+
+        name  what ps shows it as
+
+        From now on this process is given the orphans among its descendants (see reap).
+        """
+        if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
+        from mstore.workers import nursery  # here: who only has a nursery needs not all modules of the others
+
+        owner = os.getpid()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            nursery.serve(theirs, owner, name, store_dir)
+        theirs.close()
+        return cls(name, store_dir, ours, os.pidfd_open(pid))
+
+    def start(self, main: str, argument: str, descriptors: Mapping[int, int]) -> Process:
+        """A new process that runs main(argument).
+
+        main         a name in nursery.MAINS
+        descriptors  by the number that they have there; it has no others but 0, 1 and 2
+        raises OSError: there is none
+        """
+        try:
+            return self._start(main, argument, descriptors)
+        except (ConnectionError, EOFError):
+            log.warning("the process %s has died: a new one is started", self._name)
+            self._start_anew()
+        try:
+            return self._start(main, argument, descriptors)
+        except EOFError:
+            raise OSError(f"the process {self._name} died again") from None
+
+    def _start(self, main: str, argument: str, descriptors: Mapping[int, int]) -> Process:
+        go, writing = os.pipe()
+        try:
+            numbers = [
+                max(descriptors, default=2) + 1,
+                *descriptors,
+            ]  # of `go` first: one that none of them has
+            order = {"main": main, "argument": argument, "numbers": numbers}
+            pid = self._ask(json.dumps(order).encode(), [go, *descriptors.values()])
+            pidfd = os.pidfd_open(pid)
+            os.write(writing, GO)
+            return Process(pid, pidfd)
+        finally:
+            os.close(go)
+            os.close(writing)  # without the word before, it ends
+
+    def _ask(self, order: bytes, descriptors: list[int]) -> int:
+        if len(order) > ORDER_BYTES_MAX or len(descriptors) > DESCRIPTORS_MAX:
+            raise OSError(
+                f"{len(order)} bytes and {len(descriptors)} descriptors for a new process, at most "
+                f"{ORDER_BYTES_MAX} and {DESCRIPTORS_MAX} are possible"
+            )
+        self._sock.settimeout(_ANSWER_S_MAX)
+        socket.send_fds(self._sock, [order], descriptors)
+        faults.hit("births.ordered")
+        answer = self._sock.recv(ORDER_BYTES_MAX)
+        if not answer:
+            raise EOFError
+        if isinstance(told := json.loads(answer), int):
+            return told
+        raise OSError(told)
+
+    def _start_anew(self) -> None:
+        """By exec: this process has an event loop by now, and what a fork of it would do with that is nobody's wish."""
+        self.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [
+            sys.executable, "-P", "-m", "mstore.workers.nursery", str(os.getpid()), self._name, str(self._store_dir),
+        ]  # fmt: skip
+        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET_FD)]
+        with theirs:
+            pid = os.posix_spawn(
+                sys.executable, command, os.environ, file_actions=actions, setsigmask=SUPERVISORS_SIGNALS
+            )
+        self._sock, self._pidfd = ours, os.pidfd_open(pid)
+
+    def close(self) -> None:
+        """End the nursery: who was started stays."""
+        self._sock.close()
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):  # it had ended, and reap() saw that
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def reap(watched: Collection[int]) -> None:
+    """Bury the dead children that nobody asks for: a nursery, and the helpers of a worker that was killed.
+
+    watched  pids whose exit status somebody waits for: they are left alone
+    """
+    with contextlib.suppress(ChildProcessError):
+        while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if dead.si_pid in watched:
+                return  # it hides those behind it until it is waited for, which is soon
+            os.waitpid(dead.si_pid, 0)

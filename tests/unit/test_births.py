@@ -1,0 +1,161 @@
+"""The nursery: what is forked of it is the owner's child, has its descriptors alone, and runs only when it is told to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+OWNER = """
+    import errno, json, os, signal, sys, time
+    from pathlib import Path
+    from mstore.workers import births, nursery
+    from mstore.workers.births import Nursery, reap
+
+    def wait(process):
+        return os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+
+    def children():
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+"""
+
+
+def owner(code: str) -> list[str]:
+    """What an owner that runs `code` prints. A process of its own: a fork takes everything along that a test run has."""
+    whole = textwrap.dedent(OWNER) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_forked_process_is_the_owner_s_child_with_its_descriptors_alone() -> None:
+    lines = owner("""
+        def main(argument):
+            fds = sorted(set(map(int, os.listdir("/proc/self/fd"))) - {3})  # 3: of the listing itself
+            print(json.dumps([argument, os.getppid() == owner, fds, os.read(40, 9).decode()]))
+            return 7
+
+        owner = os.getpid()
+        nursery.MAINS["test"] = main
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        reading, writing = os.pipe()
+        told, telling = os.pipe()
+        os.write(writing, b"hello")
+        # What the one is called here, the other is called there: neither may take the other's place.
+        process = one.start("test", "an argument", {40: reading, 41: telling, 1: telling, reading: writing})
+        print(wait(process), os.read(told, 999).decode().strip())
+        print(reading)
+    """)
+    status, found = lines[0].split(" ", 1)
+    assert status == "7"
+    reading = int(lines[1])
+    expected = sorted({0, 1, 2, 40, 41, reading} - {3})
+    assert found == f'["an argument", true, {expected}, "hello"]'
+
+
+def test_the_death_of_a_nursery_is_nobody_else_s_and_the_next_order_starts_another() -> None:
+    lines = owner("""
+        nursery.MAINS["sleep"] = lambda argument: time.sleep(600)
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        sleeper = one.start("sleep", "", {})
+        before = [int(pid) for pid in children() if int(pid) != sleeper.pid]
+        os.kill(before[0], signal.SIGKILL)
+        other = one.start("ingest", "no JSON", {})  # of one started by exec, which knows no "sleep"
+        print(len(before), wait(other), Path(f"/proc/{sleeper.pid}").exists(), len(children()))
+        one.close()
+        print(children() == [str(sleeper.pid)])
+        os.kill(sleeper.pid, signal.SIGKILL)
+        print(wait(sleeper))
+    """)
+    assert lines == ["1 4 True 2", "True", "-9"]
+
+
+def test_a_process_whose_owner_never_got_its_pid_runs_nothing() -> None:
+    lines = owner("""
+        def main(argument):
+            print("it ran", flush=True)
+            return 0
+
+        def fork_then_die(order, descriptors):
+            pid = start(order, descriptors)
+            os._exit(9)
+
+        start, nursery._start = nursery._start, fork_then_die
+        nursery.MAINS["ingest"] = main
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        again = one.start("ingest", "no JSON", {})
+        until = time.monotonic() + 20
+        known, codes = {again.pid}, []
+        while time.monotonic() < until and len(codes) < 1:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            if dead.si_pid == again.pid:
+                print("the second try ended with", wait(again))
+            else:
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(dead.si_pid, 0)[1]))
+        print(codes)
+    """)
+    assert lines[-1] == "[3]", lines
+    assert "it ran" not in lines
+
+
+def test_what_cannot_be_started_is_an_error_and_the_nursery_goes_on() -> None:
+    lines = owner("""
+        nursery.MAINS["test"] = lambda argument: 5
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        for size, n_descriptors in ((200_000, 0), (10, 300)):
+            try:
+                one.start("test", "x" * size, {1000 + k: 2 for k in range(n_descriptors)})
+            except OSError as error:
+                print(error)
+        def refuse(pid, flags=0):
+            raise OSError(errno.EMFILE, "too many open files")
+        opened, os.pidfd_open = os.pidfd_open, refuse
+        try:
+            one.start("test", "", {})
+        except OSError as error:
+            print(error.errno == errno.EMFILE)
+        os.pidfd_open = opened
+        print(wait(one.start("test", "", {})))
+    """)
+    assert "at most 131072 and 250 are possible" in lines[0]
+    assert lines[0].startswith("200")
+    assert "300 descriptors" in lines[1] or "301 descriptors" in lines[1]
+    assert lines[2:] == ["True", "5"]
+
+
+def test_a_fork_that_is_refused_is_told_with_the_reason() -> None:
+    lines = owner("""
+        real = os.fork
+
+        def refused():
+            if os.getpid() != owner:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return real()
+
+        owner, os.fork = os.getpid(), refused
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        try:
+            one.start("ingest", "", {})
+        except OSError as error:
+            print(error)
+    """)
+    assert lines == ["[Errno 11] Resource temporarily unavailable"]
+
+
+def test_orphans_are_buried_and_those_that_somebody_watches_are_left() -> None:
+    lines = owner("""
+        def dead(code):
+            pid = os.fork()
+            if not pid:
+                os._exit(code)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            return pid
+
+        stranger, watched = dead(1), dead(2)
+        reap([watched])
+        print(stranger in map(int, children()), watched in map(int, children()))
+        print(os.waitstatus_to_exitcode(os.waitpid(watched, 0)[1]))
+        reap([])
+        reap([])
+    """)
+    assert lines == ["False True", "2"]
