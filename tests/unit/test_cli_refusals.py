@@ -95,3 +95,57 @@ def test_config_refuses_what_serve_refuses_in_the_same_words(
     with pytest.raises(ConfigError) as refused:
         Settings(tmp_path / "mstore.toml")
     assert err == f"mstore: {refused.value.message}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[archive]\ndirectory = "wal/old"',
+            'archive.directory = "wal/old" is not allowed: DIR/wal is the store\'s own',
+        ),
+        (
+            '[archive]\ndirectory = "x/../snapshots"',
+            "DIR/snapshots is the store's own; expected a directory outside, or",
+        ),
+        (
+            '[export]\ndirectory = "run"',
+            'export.directory = "run" is not allowed: DIR/run is the store\'s own',
+        ),
+        ('[export]\ndirectory = "./"', 'export.directory = "./" is not allowed: that is DIR itself'),
+        (
+            '[archive]\nmode = "delete"\n[export]\ndirectory = "./archive"',
+            'export.directory = "./archive" is not allowed: archive.directory is the same; expected a directory of its own',
+        ),
+        ('[archive]\ndirectory = "{store}"', "that is DIR itself"),
+        ('[export]\ndirectory = "{store}/wal/out"', "DIR/wal is the store's own"),
+        ('[export]\ndirectory = "{link}/out"', "DIR/wal is the store's own"),
+    ],
+)
+def test_archive_and_export_may_not_be_among_a_stores_own_files_nor_together(
+    run: Run, tmp_path: Path, text: str, told: str
+) -> None:
+    store = tmp_path / "store"
+    (store / "wal").mkdir(parents=True)
+    (store / "lock").touch()
+    (tmp_path / "link").symlink_to(store / "wal")
+    (tmp_path / "mstore.toml").write_text(text.format(store=store, link=tmp_path / "link"))
+    status, out, err = run("config", "--config", str(tmp_path / "mstore.toml"))
+    assert (status, out) == (2, "")
+    assert told in err
+    with pytest.raises(ConfigError) as refused:
+        Settings(tmp_path / "mstore.toml")
+    assert err == f"mstore: {refused.value.message}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[archive]\ndirectory = "walnut"\n[export]\ndirectory = "archive/wal"',
+        '[export]\ndirectory = "archive"',  # no archive is kept or read
+        '[export]\ndirectory = "{folder}/wal"',  # nobody's store
+    ],
+)
+def test_other_places_of_archive_and_export_are_allowed(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "mstore.toml").write_text(text.format(folder=tmp_path))
+    assert run("config", "--config", str(tmp_path / "mstore.toml"))[0] == 0

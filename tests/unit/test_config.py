@@ -163,6 +163,7 @@ def test_what_is_told_of_a_configuration_defines_the_same_metrics_and_nothing_el
         ('topology = "fritz.json"', "topology", '"fritz.json"', "list"),
         ("topology = [1979-05-27]", "topology", '["1979-05-27"]', "list of file names"),
         ("retention = nan", "retention", "NaN", "duration"),
+        ('[archive]\nmax_bytes = "1"', "archive.max_bytes", '"1"', '"0" (no bound) or a size of at least "64KiB"'),
         ("metrics = 3", "metrics", "3", "a table"),
         ("[metrics]\na = 1", "metrics.a", "1", "a table"),
         ("[metrics.a]\nstep = -1", "metrics.a.step", "-1", "from 0 to 604800"),
