@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mstore.config import Config
-from mstore.errors import ConfigError
+from mstore.errors import ConfigError, shortened
 from mstore.persistence import files
 
 _DIR = Path("/DIR")
@@ -31,16 +31,16 @@ def refuse_places(config: Config) -> None:
     for key, directory in places.items():
         for taken in _stores_own(directory):
             raise ConfigError(
-                f'{where}: {key} = "{directory}" is not allowed: {taken}; expected a directory outside, or'
+                f'{where}: {key} = "{shortened(directory)}" is not allowed: {taken}; expected a directory outside, or'
                 f" one in DIR beside {', '.join(_OWN[:-1])} and {_OWN[-1]}",
                 key=key, value=directory,
             )  # fmt: skip
-    shared = config.export.directory and config.archive.reads
-    if shared and _whole(config.export.directory) == _whole(config.archive.directory):
+    export = config.export.directory
+    if export and config.archive.reads and _whole(export) == _whole(config.archive.directory):
         raise ConfigError(
-            f'{where}: export.directory = "{config.export.directory}" is not allowed: archive.directory is the same;'
+            f'{where}: export.directory = "{shortened(export)}" is not allowed: archive.directory is the same;'
             " expected a directory of its own",
-            key="export.directory", value=config.export.directory,
+            key="export.directory", value=export,
         )  # fmt: skip
 
 
