@@ -71,6 +71,22 @@ def test_protect_says_which_names_are_no_host(
     assert run("protect", "fritz", "f1", "--clear")[2] == "mstore: no host of fritz today: f1\n"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "meant"),
+    [
+        (("f1", "f2"), "'f[1-2]' or 'f1,f2'"),
+        (("f[1-2]", "g1"), "'f[1-2],g1'"),
+        (("g1", "f["), "'g1,f['"),
+    ],
+)
+def test_several_hosts_to_protect_are_told_to_be_one_hostlist(
+    run: Run, client: FakeClient, hosts: tuple[str, ...], meant: str
+) -> None:
+    told = (2, "", f"mstore: HOSTS is one hostlist: give {meant}\n")
+    assert run("protect", "fritz", *hosts) == told
+    assert run("protect", "fritz", *hosts, "--until", "+1h") == told
+
+
 # --- config
 
 
