@@ -416,9 +416,9 @@ def test_a_plot_fits_the_terminal_and_names_its_series(run: Run, client: FakeCli
 
 def test_no_samples_say_why_and_make_the_status_1(run: Run, client: FakeClient) -> None:
     client.answer = series([float("nan")] * 4, why="no such host")
-    assert query(run) == (1, "", "mstore: fritz/f2 mem_bw: no such host\n")
+    assert query(run) == (1, "", "mstore: fritz/f2 mem_bw: no such host; fritz has f[2,10]\n")
     status, out, err = query(run, "--format", "csv")
-    assert (status, err) == (1, "mstore: fritz/f2 mem_bw: no such host\n")
+    assert (status, err) == (1, "mstore: fritz/f2 mem_bw: no such host; fritz has f[2,10]\n")
     assert out.startswith(f"time,value\n{START_S},\n")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mstore.cli import hints
 from mstore.client.life import Protection
 from mstore.errors import ConfigError, MstoreError, UnknownMetric, UnknownSelector
 from mstore.workers.settings import Settings
@@ -24,6 +25,11 @@ client, run = cli_rig.client, cli_rig.run
         (UnknownSelector("there is no cluster 'fitz'", cluster="fitz"), "; did you mean fritz?"),
         (UnknownMetric("no metric", cluster="fritz", metric="men_bw"), "; did you mean mem_bw?"),
         (UnknownMetric("no metric", cluster="fitz", metric="mem_bw"), "; did you mean fritz?"),
+        (
+            UnknownMetric("no host", cluster="fritz", host="f100", metric="x"),
+            "; did you mean f10? fritz has f[2,10]",
+        ),
+        (UnknownMetric("no host", cluster="fritz", host="zzz", metric="x"), "; fritz has f[2,10]"),
         (UnknownSelector("no level", selector="fritz/f100/*"), "; did you mean f10?"),
         (UnknownSelector("no level", selector="fitz"), "; did you mean fritz?"),
         (UnknownSelector("no level", selector="f*/f100"), ""),
@@ -39,6 +45,16 @@ def test_an_unknown_name_is_told_with_the_one_that_is_like_it(
     client.answer = refuse
     status, out, err = run("query", "fritz", "f10", "mem_bw")
     assert (status, out, err) == (1, "", f"mstore: {error.message}{hint}\n")
+
+
+def test_of_very_many_hosts_the_first_and_the_last_are_told() -> None:
+    told = hints.of_host("f0110", "fritz", [f"f{n:04}" for n in range(101, 1000) if n % 10])
+    assert told == "; did you mean f0109? fritz has 810 hosts, f0101 to f0999"
+    assert (
+        hints.of_host("f0110", "fritz", ["a,b", "f0109"])
+        == "; did you mean f0109? fritz has 2 hosts, a,b to f0109"
+    )
+    assert hints.of_host("f0110", "fritz", []) == ""
 
 
 def test_ls_and_sizes_of_what_is_not_there_are_errors(
