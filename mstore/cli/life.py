@@ -46,7 +46,7 @@ def _add_free(commands: common.Commands) -> None:
         "--exclude", metavar="SELECTOR", action="append", default=[], help="what keeps its data"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before --all and --oldest")
-    parser.add_argument("--timeout", metavar="TIME", type=common.duration, default=_SLOW_S_MAX)
+    parser.add_argument("--timeout", metavar="TIME", type=common.period, default=_SLOW_S_MAX)
     common.json_option(parser)
     parser.set_defaults(run=run_free)
 

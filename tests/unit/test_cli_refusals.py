@@ -181,3 +181,34 @@ def test_archive_and_export_may_not_be_among_a_stores_own_files_nor_together(
 def test_other_places_of_archive_and_export_are_allowed(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "mstore.toml").write_text(text.format(folder=tmp_path))
     assert run("config", "--config", str(tmp_path / "mstore.toml"))[0] == 0
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("query fritz f1 load --rows -3", "--rows: -3 is not allowed: expected a whole number from 0"),
+        ("query fritz f1 load --rows 1.5", "--rows: 1.5 is not allowed: expected a whole number from 0"),
+        (f"query fritz f1 load --rows {'9' * 5000}", f"--rows: {'9' * 57}... is not allowed"),
+        ("job meta.json --rows -1", "--rows: -1 is not allowed: expected a whole number from 0"),
+        ("simulate --seed -1", "--seed: -1 is not allowed: expected a whole number from 0"),
+        ("demo --live -1", "--live: -1 is not allowed: expected a whole number from 0"),
+        ("demo --span 0", "--span: 0 is not allowed: expected a duration of at least 1s"),
+        ("top --interval 0", "--interval: 0 is not allowed: expected a duration of at least 1s"),
+        ("collect host --interval 0s", "--interval: 0s is not allowed: expected a duration of at least 1s"),
+        ("stop --timeout 0", "--timeout: 0 is not allowed: expected a duration of at least 1s"),
+        ("free --all --timeout 0", "--timeout: 0 is not allowed: expected a duration of at least 1s"),
+        ("archive --now --timeout 0", "--timeout: 0 is not allowed: expected a duration of at least 1s"),
+        ("backup /nowhere --limit 0", "--limit: 0 is not allowed: expected a duration of at least 1s"),
+        ("follow fritz --count 0", "--count: 0 is not allowed: expected a whole number from 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_with_what_is_allowed(
+    run: Run, client: FakeClient, arguments: str, told: str
+) -> None:
+    status, out, err = run(*arguments.split())
+    assert (status, out, client.calls) == (2, "", [])
+    assert told in err
+    assert err.count("\n") == 1
