@@ -152,6 +152,7 @@ class Report:
         return {
             "at_s": now_s(),
             "seconds": round(self.seconds, 3),
+            "adopted": self.unread is not None,
             "snapshot_seq": self.snapshot_seq,
             "last_seq": self.next_seq - 1,
             "samples": found.n_samples + self.n_samples_replayed,
