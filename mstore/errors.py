@@ -188,6 +188,11 @@ class UnsupportedPlatform(MstoreError, OSError):
     code = "unsupported_platform"
 
 
+def shortened(text: str, chars_max: int = 60) -> str:
+    """A value as a message shows it: its start alone when it is long."""
+    return text if len(text) <= chars_max else f"{text[: chars_max - 3]}..."
+
+
 def _rebuild(cls: type[MstoreError], message: str, details: dict[str, Any]) -> MstoreError:
     return cls(message, **details)
 

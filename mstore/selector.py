@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mstore.errors import ConfigError, EmptyCluster, InvalidRequest
+from mstore.errors import ConfigError, EmptyCluster, InvalidRequest, shortened
 from mstore.limits import NAME_BYTES_MAX, PATH_DEPTH_MAX, SELECTOR_BYTES_MAX, SELECTOR_NAMES_MAX
 from mstore.topology import expand
 
@@ -241,6 +241,5 @@ def _check_size(n: int, shown: str) -> None:
 
 
 def _bad(selector: str, reason: str) -> InvalidRequest:
-    shown = selector if len(selector) <= 80 else selector[:77] + "..."
-    shown = shown.encode(errors="replace").decode()
+    shown = shortened(selector, 80).encode(errors="replace").decode()
     return InvalidRequest(f"bad selector {shown!r}: {reason}", selector=shown)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mstore.errors import ConfigError, InvalidRequest
+from mstore.errors import ConfigError, InvalidRequest, shortened
 from mstore.model import MetricSpec, SeriesPath
 from mstore.nearest import nearest
 
@@ -136,7 +136,7 @@ def _fold_digits(digits: list[str]) -> str:
 
 
 def _bad_hostlist(hostlist: str, reason: str) -> ConfigError:
-    shown = hostlist if len(hostlist) <= 80 else hostlist[:77] + "..."
+    shown = shortened(hostlist, 80)
     return ConfigError(f"bad hostlist {shown!r}: {reason}", value=shown)
 
 
@@ -368,7 +368,7 @@ class _ClusterReader:
             special = self._object(item, f"{where}.subClusters[{index}]")
             sub = self._text(special, "name", f"{where}.subClusters[{index}]")
             if sub not in subclusters:
-                self._warn(f"{where}.subClusters[{index}] names {sub}, which is no subcluster")
+                self._warn(f"{where}.subClusters[{index}] names {shortened(sub)}, which is no subcluster")
             if special.get("timestep", step) != step:
                 self._warn(
                     f"{where}.subClusters[{index}].timestep is not followed: a metric has one step a cluster"
@@ -382,7 +382,9 @@ class _ClusterReader:
         if value in (None, ""):
             return "none"
         if value not in ("sum", "avg", "none"):
-            self._warn(f"{where}.aggregation: {value!r} is neither sum, avg nor none; taken as none")
+            self._warn(
+                f"{where}.aggregation: {shortened(repr(value))} is neither sum, avg nor none; taken as none"
+            )
             return "none"
         return str(value)
 
@@ -433,7 +435,6 @@ class _ClusterReader:
         self.warnings.append(f"{self.source or 'cluster'}: {text}")
 
     def _refuse(self, where: str, value: object, allowed: str) -> NoReturn:
-        shown = json.dumps(value, default=str)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        shown = shortened(json.dumps(value, default=str))
         raise ConfigError(f"{self.source or 'cluster'}: {where} = {shown} is not allowed: expected {allowed}",
                           path=str(self.source), key=where, value=shown, allowed=allowed)  # fmt: skip

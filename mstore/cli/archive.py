@@ -48,7 +48,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument(
         "--timeout",
         metavar="TIME",
-        type=common.duration,
+        type=common.period,
         default=_SLOW_S_MAX,
         help="how long to wait (default: 1d)",
     )

@@ -25,7 +25,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument(
         "--limit",
         metavar="TIME",
-        type=common.duration,
+        type=common.period,
         default=HOLD_S_DEFAULT,
         help="how long the store keeps its log for this (default: 1h)",
     )

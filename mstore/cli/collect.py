@@ -30,7 +30,7 @@ def add(commands: common.Commands) -> None:
     )
     parser.add_argument("what", choices=("host",), help="what to collect")
     parser.add_argument(
-        "--interval", metavar="TIME", type=common.duration, default=10, help="seconds (default: 10)"
+        "--interval", metavar="TIME", type=common.period, default=10, help="seconds (default: 10)"
     )
     parser.add_argument("--once", action="store_true", help="one reading, then stop")
     parser.add_argument("--text", action="store_true", help="write line protocol to standard output")
@@ -44,16 +44,15 @@ def add(commands: common.Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mstore.collectors.host import Host, lines
 
-    interval = max(1, args.interval)
     host = Host(args.cluster, args.host)
     if args.text:
-        _repeat(host, interval, args.once, lambda readings, t_s: _print(lines(readings, t_s)))
+        _repeat(host, args.interval, args.once, lambda readings, t_s: _print(lines(readings, t_s)))
         return 0
     with common.open_client(args) as client:
-        sink = StoreSink(client, interval)
+        sink = StoreSink(client, args.interval)
         interrupt: KeyboardInterrupt | None = None
         try:
-            _repeat(host, interval, args.once, sink.take)
+            _repeat(host, args.interval, args.once, sink.take)
         except KeyboardInterrupt as caught:
             interrupt = caught
         what = f"{render.count(sink.n_samples, 'sample')} of {render.count(sink.n_series, 'series')}"

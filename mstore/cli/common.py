@@ -12,12 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from mstore.errors import shortened
+
 if TYPE_CHECKING:
     from mstore.client.sync import Client
 
 Children: TypeAlias = "Callable[..., list[str]]"
 """Client.children: the names of the levels below a path."""
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+_DIGITS_MAX = 18
+"""Of whole numbers: more is meant by nobody, and has no place in a message."""
 
 
 def command(
@@ -108,13 +112,32 @@ def duration(text: str) -> int:
     try:
         return parse_duration(text)
     except Refused as refused:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed: expected {refused}") from None
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is not allowed: expected {refused}") from None
+
+
+def period(text: str) -> int:
+    """Argument type: seconds of 90s, 15m, 2h, at least one."""
+    found = duration(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: expected a duration of at least 1s")
+    return found
 
 
 def count(text: str) -> int:
     """Argument type: a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed: expected a whole number from 1")
+    return _whole(text, 1)
+
+
+def number(text: str) -> int:
+    """Argument type: a whole number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or len(text) > _DIGITS_MAX or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"{shortened(text)} is not allowed: expected a whole number from {least}"
+        )
     return int(text)
 
 

@@ -8,9 +8,11 @@ import io
 import os
 import sys
 import tarfile
+from pathlib import Path
 
 from mstore import clock
 from mstore.cli import common
+from mstore.cli.targets import refuse_unwritable
 from mstore.errors import InvalidRequest
 
 NAMES = ("debug",)
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.dump:
         return _dump(args)
+    if args.output not in (None, "-"):
+        refuse_unwritable(Path(args.output), whole=False)
     bundle = collect(common.store_dir(args))
     if args.output is None:
         for name, text in bundle.texts.items():

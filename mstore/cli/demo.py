@@ -40,12 +40,12 @@ def add(commands: common.Commands) -> None:
         "Runs in a directory of its own, which is removed at the end; --dir is not used.",
     )
     parser.add_argument(
-        "--span", metavar="TIME", type=common.duration, default=3600, help="simulated past (default: 1h)"
+        "--span", metavar="TIME", type=common.period, default=3600, help="simulated past (default: 1h)"
     )
     parser.add_argument(
         "--live",
         metavar="SECONDS",
-        type=int,
+        type=common.number,
         default=LIVE_S_DEFAULT,
         help=f"live seconds (default: {LIVE_S_DEFAULT})",
     )

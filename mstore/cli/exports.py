@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mstore import clock
 from mstore.cli import common, progress, render, streams
+from mstore.cli.targets import refuse_unwritable_directory
 from mstore.errors import InvalidTimeRange
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from mstore.times import to_seconds
     from mstore.workers.export_source import open_source
 
+    refuse_unwritable_directory(args.target)
     now_s = clock.now_s()
     began_s = clock.monotonic_s()
     with contextlib.ExitStack() as stack:

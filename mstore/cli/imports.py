@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstore import clock
 from mstore.cli import common, progress, render, streams
+from mstore.cli.targets import refuse_unwritable
 from mstore.errors import InvalidRequest, InvalidTimeRange, MstoreError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from mstore.compat.importing import Import
 
     wanted = _wanted(args)
+    if args.state is not None:
+        refuse_unwritable(args.state, whole=False)
     found, skipped = _files(args)
     journal = Journal(args.state) if args.state is not None else None
     began_s = clock.monotonic_s()

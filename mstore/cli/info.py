@@ -69,12 +69,14 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(starting(found)))
         return 0
     with common.open_client(args) as client:
-        found = client.info()
+        before = client.info()
         if args.json:
-            common.print_json(found, indent=2)
+            common.print_json(before, indent=2)
             return 0
         time.sleep(LOOK_S)
-        print("\n".join(report(found, client.info(), LOOK_S)))
+        found = client.info()
+    # Query workers over kept memory answer before the persister has taken it over.
+    print("\n".join(starting(found) if _starts(found) else report(before, found, LOOK_S)))
     return 0
 
 
@@ -91,7 +93,12 @@ def while_it_starts(args: argparse.Namespace) -> dict[str, Any]:
         found = common.starting_info(args, START_S_MAX)
     except MstoreError:
         return {}  # query.sock will say what is wrong
-    return found if found.get("state") in ("starting", "replaying") else {}
+    return found if _starts(found) else {}
+
+
+def _starts(found: dict[str, Any]) -> bool:
+    """Also when the store is renewed: most of its figures are of nothing yet, or of the start before."""
+    return found.get("state") in ("starting", "replaying")
 
 
 def starting(found: dict[str, Any]) -> list[str]:
@@ -103,7 +110,7 @@ def how_far(found: dict[str, Any]) -> str:
     """How far a start has come."""
     reading = found.get("recovery") or {}
     if not reading:
-        return "the files are about to be read; senders wait"
+        return "memory is about to be filled from the files, or taken over as it was kept; senders wait"
     size = f"{render.size(reading['done_bytes'])} of {render.size(reading['all_bytes'])}"
     return f"reading {reading['phase']}: {reading['percent']:.0f}%, {size}{_left(reading)}; senders wait"
 
@@ -118,9 +125,8 @@ def _recovered(found: dict[str, Any]) -> list[str]:
     last = found.get("last_recovery") or {}
     if not last:
         return []
-    lines = [
-        f"{last['samples']:,} samples in {last['seconds']:.1f} s, {last['log_blocks']:,} blocks of the log replayed"
-    ]
+    read = "the memory of before, used again" if last.get("adopted") else f"{last['samples']:,} samples"
+    lines = [f"{read} in {last['seconds']:.1f} s, {last['log_blocks']:,} blocks of the log replayed"]
     if last.get("chunks_beyond_retention"):
         lines.append(f"{last['chunks_beyond_retention']:,} chunks beyond retention were not loaded")
     if last.get("chunks_without_room"):

@@ -57,7 +57,7 @@ def add(commands: common.Commands) -> None:
     )  # fmt: skip
     output.add(parser, ("table", "csv", "json", "plot"))
     parser.add_argument(
-        "--rows", type=int, default=ROWS_DEFAULT, metavar="N",
+        "--rows", type=common.number, default=ROWS_DEFAULT, metavar="N",
         help=f"hosts of each metric in a table; 0 = all (default: {ROWS_DEFAULT})",
     )  # fmt: skip
     parser.add_argument("--utc", action="store_true", help="show times in UTC instead of the local zone")

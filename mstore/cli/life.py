@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mstore.cli import common, render, streams
-from mstore.errors import InvalidRequest, UnknownSelector
+from mstore.errors import ConfigError, InvalidRequest, UnknownSelector, shortened
 
 if TYPE_CHECKING:
     from mstore.client.life import Freed, Protection
@@ -46,7 +46,7 @@ def _add_free(commands: common.Commands) -> None:
         "--exclude", metavar="SELECTOR", action="append", default=[], help="what keeps its data"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before --all and --oldest")
-    parser.add_argument("--timeout", metavar="TIME", type=common.duration, default=_SLOW_S_MAX)
+    parser.add_argument("--timeout", metavar="TIME", type=common.period, default=_SLOW_S_MAX)
     common.json_option(parser)
     parser.set_defaults(run=run_free)
 
@@ -103,6 +103,7 @@ def _add_protect(commands: common.Commands) -> None:
     )
     parser.add_argument("cluster", metavar="CLUSTER", nargs="?")
     parser.add_argument("hosts", metavar="HOSTS", nargs="?", help="a hostlist")
+    parser.add_argument("others", nargs="*", help=argparse.SUPPRESS)  # for a hint
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--until", metavar="TIME", help="protect until then (default: until --clear)")
     how.add_argument("--clear", action="store_true", help="take back what this command protected")
@@ -111,6 +112,8 @@ def _add_protect(commands: common.Commands) -> None:
 
 
 def run_protect(args: argparse.Namespace) -> int:
+    if args.others:
+        raise InvalidRequest(f"HOSTS is one hostlist: give {_one_hostlist([args.hosts, *args.others])}")
     with common.open_client(args) as client:
         if args.cluster is None:
             hosts = client.protected()
@@ -130,6 +133,19 @@ def run_protect(args: argparse.Namespace) -> int:
     if done.n_unknown:
         streams.complain(f"mstore: {_unknown(args.cluster, done, cleared=args.clear)}")
     return 0
+
+
+def _one_hostlist(hosts: list[str]) -> str:
+    """What was meant by several arguments: "f[1-2] or f1,f2"."""
+    from mstore.topology import expand, fold
+
+    listed = ",".join(hosts)
+    try:
+        folded = fold(expand(listed))
+    except ConfigError:
+        folded = listed
+    ways = dict.fromkeys((folded, listed))
+    return " or ".join(f"'{shortened(one, 80)}'" for one in ways)
 
 
 def _unknown(cluster: str, done: Protection, *, cleared: bool) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mstore.cli import render, streams
+from mstore.cli.targets import refuse_unwritable
 from mstore.errors import InvalidRequest
 
 _SAVED = ("csv", "json", "parquet")
@@ -68,7 +69,14 @@ class Wanted:
 
 
 def wanted(args: argparse.Namespace) -> Wanted:
-    """Of the parsed arguments; raises InvalidRequest for what does not go together."""
+    """Of the parsed arguments; raises InvalidRequest for what does not go together, StorageError where FILE cannot be."""
+    found = _wanted(args)
+    if found.file is not None:
+        refuse_unwritable(found.file)
+    return found
+
+
+def _wanted(args: argparse.Namespace) -> Wanted:
     if args.plot is not None:
         kind = _ending(args.plot)
         if kind not in _PICTURES:

@@ -54,7 +54,7 @@ def add(commands: common.Commands) -> None:
     _add_shape(parser)
     output.add(parser, ("table", "csv", "json", "parquet", "plot"))
     rows_help = f"rows of a table, half from each end; 0 = all (default: {ROWS_DEFAULT})"
-    parser.add_argument("--rows", type=int, default=ROWS_DEFAULT, metavar="N", help=rows_help)
+    parser.add_argument("--rows", type=common.number, default=ROWS_DEFAULT, metavar="N", help=rows_help)
     parser.add_argument("--utc", action="store_true", help="show times in UTC instead of the local zone")
     parser.set_defaults(run=run)
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mstore.cli import render
-from mstore.cli.hints import did_you_mean
+from mstore.cli.hints import of_host
 from mstore.errors import MstoreError
-from mstore.nearest import nearest
 
 if TYPE_CHECKING:
     from mstore.client.sync import Client
@@ -26,7 +25,7 @@ def reason(client: Client, args: argparse.Namespace, host: str, found: Sequence[
     why = next((series.why for series in found if series.why), "" if found else "no such series")
     try:
         if why == "no such host":
-            return why + did_you_mean(nearest(host, client.children(args.cluster)))
+            return why + of_host(host, args.cluster, client.children(args.cluster))
         if why in ("no such series", "no such id"):
             return why + _elsewhere(client, args, host)
         return (why or "no samples in range") + _newest(client, args, host)

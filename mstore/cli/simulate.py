@@ -66,7 +66,7 @@ def add(commands: common.Commands) -> None:
         "--duplicates", metavar="PART", type=common.part, default=0.0, help="samples that come twice"
     )
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="same seed, same values (default: 0)"
+        "--seed", metavar="N", type=common.number, default=0, help="same seed, same values (default: 0)"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--text", action="store_true", help="write line protocol to standard output")

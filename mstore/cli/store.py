@@ -89,7 +89,7 @@ def _command(commands: common.Commands, name: str, summary: str) -> argparse.Arg
     parser.add_argument(
         "--timeout",
         metavar="TIME",
-        type=common.duration,
+        type=common.period,
         default=SLOW_S_MAX,
         help="how long to wait (default: 10m)",
     )

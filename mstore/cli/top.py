@@ -39,7 +39,7 @@ def add(commands: common.Commands) -> None:
     )
     parser.add_argument("--metric", metavar="NAME", default="", help="shown first (default: cpu_load)")
     parser.add_argument(
-        "--interval", metavar="TIME", type=common.duration, default=2, help="between two looks (default: 2s)"
+        "--interval", metavar="TIME", type=common.period, default=2, help="between two looks (default: 2s)"
     )
     parser.add_argument("--once", action="store_true", help="print one frame and end, for scripts")
     parser.add_argument("--utc", action="store_true", help="show times in UTC instead of the local zone")

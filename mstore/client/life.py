@@ -128,7 +128,9 @@ class LifeOperations:
 def _until_s(until: TimeLike | str | None) -> int:
     if until is None:
         return FOR_GOOD_S
-    return NOT_S if until == "clear" else to_seconds(until, clock.now_s())
+    if until == "clear":
+        return NOT_S
+    return max(to_seconds(until, clock.now_s()), 1)  # before 1970 as much past as then; 0 would mean NOT_S
 
 
 def _texts(selector: Selectors) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mstore.config.setting import Section, Setting
 from mstore.config.values import (
+    Refused,
     bounded,
     duration,
     format_duration,
@@ -15,9 +16,12 @@ from mstore.config.values import (
     path_text,
     whole,
 )
+from mstore.limits import KIB
 
 MODES = ("off", "archive", "delete")
 INTERVAL_S_MIN, INTERVAL_S_MAX = 10, 7 * 86400
+BYTES_MIN = 64 * KIB
+"""Of a bound: the files of one day have some kilobytes, however little is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,13 @@ class Archive:
         return self.mode != "off"
 
 
+def _bound(value: object) -> int:
+    found = parse_size(value)
+    if 0 < found < BYTES_MIN:
+        raise Refused(f'"0" (no bound) or a size of at least "{format_size(BYTES_MIN)}"')
+    return found
+
+
 SECTION = Section(
     "archive",
     Archive,
@@ -56,7 +67,7 @@ SECTION = Section(
             bounded(duration, INTERVAL_S_MIN, INTERVAL_S_MAX, 'a duration from "10s" to "7d"'),
             format_duration,
         ),
-        "max_bytes": Setting("max_bytes", parse_size, format_size),
+        "max_bytes": Setting("max_bytes", _bound, format_size),
         "compression_level": Setting("compression_level", whole(1, 22, " (of zstd)")),
     },
 )

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mstore.config.values import Refused, format_duration
+from mstore.errors import shortened
 
 SECTION_KEYS = frozenset(
     {
@@ -152,7 +153,9 @@ class Translator:
         if value in (None, ""):
             return "none"
         if value not in ("sum", "avg"):
-            self.warnings.append(f"{where}.aggregation: {value!r} is neither sum nor avg; taken as none")
+            self.warnings.append(
+                f"{where}.aggregation: {shortened(repr(value))} is neither sum nor avg; taken as none"
+            )
             return "none"
         return str(value)
 

@@ -25,7 +25,7 @@ from mstore.config.schema import (
 )
 from mstore.config.setting import Section
 from mstore.config.values import Refused, duration, format_duration
-from mstore.errors import ConfigError
+from mstore.errors import ConfigError, shortened
 from mstore.nearest import nearest
 from mstore.topology import Cluster, load_cluster
 
@@ -53,7 +53,10 @@ def parse(text: str, source: Path | None = None) -> Config:
     where = str(source) if source else "configuration"
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # the latter, and numbers of thousands of digits, are not TOML's own
         raise ConfigError(f"{where}: not valid TOML: {error}", path=where) from None
     return _config_of(document, where, source)
 
@@ -83,7 +86,8 @@ def _config_of(document: dict[str, Any], where: str, source: Path | None) -> Con
     found["topology"] = tuple(_resolve(source, name) for name in found.get("topology", ()))
     found["metrics"] = _metrics(where, "metrics", document.get("metrics", {}))
     found["cluster_metrics"], found["cluster_retention_s"] = _clusters(where, document.get("clusters", {}))
-    found["clusters"] = _topologies(found["topology"])
+    of_topology = f"{where}: {'archive.path' if source and is_cockpit(source) else 'topology'}"
+    found["clusters"] = _topologies(of_topology, found["topology"])
     found["warnings"] = tuple(text for cluster in found["clusters"].values() for text in cluster.warnings)
     if found["metrics"] or any(found["cluster_metrics"].values()) or found["clusters"]:
         found.setdefault("unknown_metrics", "ignore")
@@ -142,8 +146,9 @@ def _check_workers(where: str, config: Config) -> None:
 
 
 def _refused(where: str, key: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(f"{where}: {key} = {_toml(value)} is not allowed: expected {allowed}",
-                       path=where, key=key, value=_toml(value), allowed=allowed)  # fmt: skip
+    shown = _shown(value)
+    return ConfigError(f"{where}: {shortened(key)} = {shown} is not allowed: expected {allowed}",
+                       path=where, key=key, value=shown, allowed=allowed)  # fmt: skip
 
 
 def _unknown(where: str, key: str, value: object, known: Iterable[str], table: str = "") -> ConfigError:
@@ -151,9 +156,9 @@ def _unknown(where: str, key: str, value: object, known: Iterable[str], table: s
     hint = f'did you mean "{near}"? ' if near else ""
     allowed = ", ".join(known)
     whole = f"{table}{_key(key)}"
-    shown = whole if isinstance(value, dict) else f"{whole} = {_toml(value)}"
-    return ConfigError(f"{where}: unknown key {shown}: {hint}allowed here: {allowed}",
-                       path=where, key=whole, value=_toml(value), allowed=allowed)  # fmt: skip
+    shown = "" if isinstance(value, dict) else f" = {_shown(value)}"
+    return ConfigError(f"{where}: unknown key {shortened(whole)}{shown}: {hint}allowed here: {allowed}",
+                       path=where, key=whole, value=_shown(value), allowed=allowed)  # fmt: skip
 
 
 def _table(where: str, key: str, value: object) -> dict[str, Any]:
@@ -204,13 +209,17 @@ def _clusters(where: str, value: object) -> tuple[dict[str, dict[str, MetricOver
     return metrics, retention_s
 
 
-def _topologies(paths: Iterable[Path]) -> dict[str, Cluster]:
+def _topologies(where: str, paths: Iterable[Path]) -> dict[str, Cluster]:
+    """By name. where  the configuration's file and key, which every error names beside the topology's own file"""
     found: dict[str, Cluster] = {}
     for path in paths:
-        cluster = load_cluster(path)
+        try:
+            cluster = load_cluster(path)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error.message}", **error.details) from None
         if cluster.name in found:
-            first = f"cluster {cluster.name} is already in {found[cluster.name].source}"
-            raise ConfigError(f"{path}: {first}", path=str(path), key="topology")
+            first = f"cluster {shortened(cluster.name)} is already in {found[cluster.name].source}"
+            raise ConfigError(f"{where}: {path}: {first}", path=str(path), key="topology")
         found[cluster.name] = cluster
     return found
 
@@ -236,6 +245,12 @@ def _override_lines(override: MetricOverride) -> list[str]:
     if override.retention_s is not None:
         said["retention"] = format_duration(override.retention_s)
     return [f"{key} = {_toml(value)}" for key, value in said.items() if value is not None]
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it. Hexadecimal digits may be so many that no decimal is made of them."""
+    far = isinstance(value, int) and abs(value) >> 64
+    return shortened(hex(value) if far and isinstance(value, int) else _toml(value))
 
 
 def _toml(value: object) -> str:

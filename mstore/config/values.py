@@ -30,7 +30,7 @@ class Refused(ValueError):
 def parse_duration(value: object) -> int:
     """Seconds of 90, "90s", "15m", "48h", "2d", "1h30m" or "0"."""
     allowed = 'a duration such as "90s", "15m", "48h", "7d" or "1h30m" ("0" = none)'
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12:
         return value
     if not isinstance(value, str):
         raise Refused(allowed)
@@ -71,7 +71,7 @@ def shortest_s(periods_s: Collection[int]) -> int:
 def parse_size(value: object) -> int:
     """Bytes of 4096, "64MiB", "4GiB", "500MB" or "0"; MB and GB are decimal."""
     allowed = 'a size such as "64MiB", "4GiB" or "500MB" ("0" = none)'
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15:
         return value
     text = value.strip() if isinstance(value, str) else ""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text)

@@ -20,7 +20,7 @@ from typing import Any
 
 from mstore import times
 from mstore.choices import ALGORITHMS, refuse_unless
-from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded
+from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded, shortened
 from mstore.limits import FETCH_QUERIES_MAX, QUERY_SERIES_MAX
 from mstore.nearest import nearest
 
@@ -236,5 +236,4 @@ def _known(document: Mapping[str, Any], keys: Sequence[str], where: str) -> None
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(repr(value))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mstore.errors import EmptyCluster, InvalidRequest
+from mstore.errors import EmptyCluster, InvalidRequest, shortened
 from mstore.times import SECONDS_MAX, SECONDS_MIN
 
 
@@ -116,6 +116,5 @@ def _whole(document: Mapping[str, Any], key: str) -> int:
 
 
 def _refused(document: Mapping[str, Any], key: str, expected: str, where: str = "") -> InvalidRequest:
-    shown = repr(document.get(key))
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    shown = shortened(repr(document.get(key)))
     return InvalidRequest(f"a job whose {where}{key} is {shown}: expected {expected}", key=f"{where}{key}")

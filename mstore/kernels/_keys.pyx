@@ -3,7 +3,7 @@
     measurement[,tag=value]...          cpu_user,cluster=fritz,hostname=f0201,type=hwthread,type-id=12,unit=Percent
 
 Escapes: `\\,` and `\\ ` everywhere, `\\=` in tag keys and tag values; a backslash before anything else is itself. The first
-fault from the left decides the reason; a missing host is looked for last. The twin is reference_lines.parse_key.
+fault from the left decides the reason; a missing host is looked for last. The twin is reference_lines_text.parse_key.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

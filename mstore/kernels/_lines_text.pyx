@@ -3,7 +3,7 @@
     [blanks] key spaces field=value[,field=value]... [spaces timestamp] [spaces] [CR] LF
 
 A value is a string in quotes (with `\\"` and `\\\\`) or everything up to the next comma or space; it is a number, or it has no
-value for us (strings, booleans, NaN, infinity). The twin is reference_lines.py.
+value for us (strings, booleans, NaN, infinity). The twin is reference_lines_text.py.
 """
 
 from libc.math cimport isinf

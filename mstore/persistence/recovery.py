@@ -47,9 +47,10 @@ from mstore.persistence.files import (
 )
 from mstore.persistence.loaded import ANY_TIME_S, Loaded, Refused
 from mstore.persistence.replay import Apply, LogReader, LogReport, finish_replay
-from mstore.persistence.restore import Progress, Target, load_snapshots
+from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
 from mstore.persistence.snapshot_manifest import read_manifest
+from mstore.persistence.target import Progress, Target
 
 _FOLLOWED_MAX = 2_000
 """Blocks of a segment that are counted before it is read."""
@@ -152,6 +153,7 @@ class Report:
         return {
             "at_s": now_s(),
             "seconds": round(self.seconds, 3),
+            "adopted": self.unread is not None,
             "snapshot_seq": self.snapshot_seq,
             "last_seq": self.next_seq - 1,
             "samples": found.n_samples + self.n_samples_replayed,

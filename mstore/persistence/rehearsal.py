@@ -57,7 +57,7 @@ class Rehearsal:
         self.refused_at: list[int] = []
         """Of each payload that was refused: how many of its bytes were applied before."""
 
-    # --- restore.Target
+    # --- target.Target
 
     def define(self, records: memoryview) -> int:
         """A snapshot's definitions, or what it holds of protected hosts."""

@@ -20,11 +20,10 @@ ages tells from which time on everything fits: what is older is left out, too.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 from mstore.errors import CorruptRecord, StorageError
 from mstore.persistence.blocks import CATALOG
@@ -60,58 +59,12 @@ from mstore.persistence.snapshot_rebuilt import (
     without_manifest,
 )
 from mstore.persistence.snapshot_salvage import Lost, Salvage
+from mstore.persistence.target import Progress, Target
 from mstore.shm.protection import holds_protection
 
 _WITHOUT_MANIFEST = "its files are used without it, as far as they are sound"
 _ROOM_SHARE = 0.98
 """Of the room there is: extents of several sizes are never all full."""
-
-Progress = Callable[[str, int, int], None]
-"""(what is being read, bytes done, bytes in all)"""
-
-
-class Target(Protocol):
-    """What is filled: an empty store."""
-
-    def apply(self, records: memoryview) -> object:
-        """The payload of one block of the log."""
-
-    def define(self, records: memoryview) -> object:
-        """Definitions, up to 4 MiB of whole records at once, parents first; then PROTECT records, in blocks of their own."""
-
-    def foresee(self, record: memoryview) -> object:
-        """A PROTECT record that the log will come to: no chunk of its hosts is too old. Before the first chunk."""
-
-    def load(
-        self, entries: memoryview, expired_s: int, older_s: int
-    ) -> tuple[int, int, int, int, int, int, int]:
-        """The chunks of one block, those that end before either second left out.
-
-        returns  chunks loaded; samples in them; chunks of series that are gone; expired; older; without room; chunks
-                 that had been loaded and were evicted to make room
-        raises   CorruptRecord for entries that no snapshot's writer makes
-        """
-
-    def prepare(self, n_bytes: int) -> None:
-        """Chunks that take so much memory are about to come, as far as there is room."""
-
-    def finish(self) -> None:
-        """No more chunks come."""
-
-    def forget(self, cluster: int) -> None:
-        """Free all chunks of a cluster's series."""
-
-    def room(self) -> int:
-        """Bytes that chunks may take; asked when the definitions are in memory."""
-
-    def clusters_with_series(self) -> Collection[int]:
-        """Level ids of the clusters that have series; asked when the definitions are in memory."""
-
-    def name_of(self, cluster: int) -> str:
-        """Of a cluster by its level id, for people; "" when nothing defines it."""
-
-    def series_names(self, refs: Sequence[int]) -> str:
-        """Of series by their references, for people; "" when none is defined."""
 
 
 def load_snapshots(

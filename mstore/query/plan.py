@@ -145,7 +145,7 @@ def plan(gatherer: Gatherer, request: Request, known: dict[tuple[int, str], Metr
     cluster = directory.find_path(encoded(request.cluster))
     metric = None if known is None else known.get((cluster, request.metric))
     if metric is None:
-        metric = metric_of(gatherer, cluster, request.cluster, request.metric)
+        metric = _metric(gatherer, cluster, request)
         if known is not None:
             known[cluster, request.metric] = metric
     host = directory.find_level(cluster, b"", encoded(request.host)) if request.host else -1
@@ -155,6 +155,20 @@ def plan(gatherer: Gatherer, request: Request, known: dict[tuple[int, str], Metr
     elif request.aggregate:
         entries, many = [_united(entries)], False
     return Plan(request, metric, entries, many)
+
+
+def _metric(gatherer: Gatherer, cluster: int, request: Request) -> Metric:
+    """The metric asked for; raises UnknownMetric, which names the host where that is not there either."""
+    try:
+        return metric_of(gatherer, cluster, request.cluster, request.metric)
+    except UnknownMetric as error:
+        host = encoded(request.host)
+        if cluster < 0 or not host or gatherer.directory.find_level(cluster, b"", host) >= 0:
+            raise
+        raise UnknownMetric(
+            f"there is no host {request.host!r} in cluster {request.cluster!r}, nor a metric {request.metric!r}",
+            host=request.host, **error.details,
+        ) from None  # fmt: skip
 
 
 def collected(gatherer: Gatherer, planned: Plan) -> list[NDArray[np.uint64]]:
@@ -176,8 +190,8 @@ def metric_of(gatherer: Gatherer, level: int, cluster: str, name: str) -> Metric
     """The definition of a metric of the cluster at `level` (< 0: nobody has written to it); raises UnknownMetric."""
     index = -1 if level < 0 else gatherer.directory.find_metric(level, encoded(name))
     if index < 0:
-        where = f" in cluster {cluster!r}" if level >= 0 else f", nor a cluster {cluster!r}"
-        raise UnknownMetric(f"there is no metric {name!r}{where}", cluster=cluster, metric=name)
+        what = f"metric {name!r} in cluster {cluster!r}" if level >= 0 else f"cluster {cluster!r}"
+        raise UnknownMetric(f"there is no {what}", cluster=cluster, metric=name)
     kind, value_type, aggregation, step_s, unit, columns = checked(gatherer.metric(index))
     pairs = (part.rpartition(":") for part in columns.split(",")) if columns else ()
     return Metric(

@@ -20,6 +20,7 @@ from mstore.config import shortest_s
 from mstore.errors import Degraded, InvalidRequest, StorageError
 from mstore.persistence.files import Files
 from mstore.shm.protection import NOT_S, Source, encode
+from mstore.times import utc_text
 from mstore.workers import protected_note
 from mstore.workers.provider_job import ProviderJob
 from mstore.workers.timers import Timers
@@ -72,8 +73,10 @@ class Protecting:
         returns how many hosts are protected then, by anybody
         raises  InvalidRequest for a time that is over; StorageError, Degraded: nothing has changed
         """
-        if NOT_S < until_s <= clock.now_s():
-            raise InvalidRequest(f"until={until_s}: that is over; expected a time to come")
+        if NOT_S < until_s <= (now_s := clock.now_s()):
+            raise InvalidRequest(
+                f"{utc_text(until_s)} is past, it is {utc_text(now_s)} now: protect until a time to come"
+            )
         self._follow(encode(Source.COMMAND, until_s, cluster, hosts))
         return {"protected": len(self._persister.store.protection)}
 

@@ -26,6 +26,7 @@ from mstore.config import RESTART_KEYS, SETTINGS, Config
 from mstore.errors import ConfigError
 from mstore.shm import layout
 from mstore.shm.control import CONTROL_BYTES
+from mstore.workers.places import refuse_places
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -105,6 +106,7 @@ def fixed_bytes(config: Config) -> int:
 def refuse_impossible(config: Config) -> None:
     """What can be known without a start of a configuration whose every value is allowed. raises ConfigError"""
     _refuse_without_arrow(config)
+    refuse_places(config)
     where = f"{config.source}: " if config.source else ""
     refuse_cap(config.memory_cap_bytes, fixed_bytes(config), where)
 

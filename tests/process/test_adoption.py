@@ -61,6 +61,7 @@ def test_a_restart_keeps_the_memory_and_whoever_is_attached_to_it(serve: Serve, 
             client.control("restart")
         assert ADOPTED in server.log_text()
         assert server.info()["instance"] == instance
+        assert server.info()["last_recovery"]["adopted"]
         assert content(server, now) == before
         write(server, now - 540)
         values = attached.query("c", "h0", "cpu", now - 660, now).values

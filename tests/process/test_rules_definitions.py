@@ -77,9 +77,9 @@ def test_metrics_of_a_topology_are_known_before_their_first_sample_and_overridde
         assert (empty.why, empty.step, empty.unit, empty.valid.tolist()) == (
             "no such host", 60, "GB/s", [False, False],
         )  # fmt: skip
-        with pytest.raises(UnknownMetric, match="no metric 'none' in cluster 'tiny'"):
+        with pytest.raises(UnknownMetric, match="no host 't01' in cluster 'tiny', nor a metric 'none'"):
             client.query("tiny", "t01", "none", now, now + 120)
-        with pytest.raises(UnknownMetric, match="'extra', nor a cluster 'nowhere'"):
+        with pytest.raises(UnknownMetric, match="there is no cluster 'nowhere'"):
             client.query("nowhere", "t01", "extra", now, now + 120)
         text = f"mem_bw,cluster=tiny,hostname=t01,type=socket,type-id=0,unit=MB/s value=3 {now}\n"
         assert client.write(text + text.replace("mem_bw", "free")).ignored == 1

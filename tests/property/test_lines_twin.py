@@ -15,7 +15,7 @@ from types import ModuleType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mstore.kernels.reference_lines import Refused, convert, is_number
+from mstore.kernels.reference_lines_text import Refused, convert, is_number
 
 
 def load_fuzzer() -> ModuleType:

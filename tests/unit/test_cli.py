@@ -283,6 +283,47 @@ def test_info_tells_state_memory_log_rates_and_what_was_refused(
     assert ["ingest", "0", "77", "1", "min", "35", "s", "2"] in lines
 
 
+@pytest.mark.parametrize("first", ["ready", "replaying"])
+def test_info_of_a_store_that_is_renewed_says_that_it_starts_and_nothing_of_the_start_before(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(info, "LOOK_S", 0.01)
+    last = {"samples": 0, "seconds": 0.0, "log_blocks": 0}
+    states = iter([first, "replaying"])
+    usual = client.info
+    monkeypatch.setattr(client, "info", lambda: {**usual(), "state": next(states), "last_recovery": last})
+    out = run("info")[1]
+    assert "mstore 0.1.0  replaying" in out
+    assert (
+        "start\n  memory is about to be filled from the files, or taken over as it was kept; senders wait"
+        in out
+    )
+    for unknown in ("last start", "holds", "traffic", "log\n", "workers"):
+        assert unknown not in out
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (
+            {"samples": 0, "adopted": True},
+            "the memory of before, used again in 0.2 s, 3 blocks of the log replayed",
+        ),
+        ({"samples": 1234, "adopted": False}, "1,234 samples in 0.2 s, 3 blocks of the log replayed"),
+        ({"samples": 1234}, "1,234 samples in 0.2 s, 3 blocks of the log replayed"),
+    ],
+)
+def test_info_tells_whether_the_last_start_read_files_or_took_memory_over(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch, last: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(info, "LOOK_S", 0.01)
+    usual = client.info
+    monkeypatch.setattr(
+        client, "info", lambda: {**usual(), "last_recovery": {**last, "seconds": 0.2, "log_blocks": 3}}
+    )
+    assert f"last start\n  {told}\n" in run("info")[1]
+
+
 def test_info_as_json_is_what_the_store_answered(run: Run, client: FakeClient) -> None:
     found = json.loads(run("info", "--json")[1])
     client.n_looks = 0
@@ -416,9 +457,9 @@ def test_a_plot_fits_the_terminal_and_names_its_series(run: Run, client: FakeCli
 
 def test_no_samples_say_why_and_make_the_status_1(run: Run, client: FakeClient) -> None:
     client.answer = series([float("nan")] * 4, why="no such host")
-    assert query(run) == (1, "", "mstore: fritz/f2 mem_bw: no such host\n")
+    assert query(run) == (1, "", "mstore: fritz/f2 mem_bw: no such host; fritz has f[2,10]\n")
     status, out, err = query(run, "--format", "csv")
-    assert (status, err) == (1, "mstore: fritz/f2 mem_bw: no such host\n")
+    assert (status, err) == (1, "mstore: fritz/f2 mem_bw: no such host; fritz has f[2,10]\n")
     assert out.startswith(f"time,value\n{START_S},\n")
 
 

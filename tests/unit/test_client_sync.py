@@ -181,6 +181,18 @@ def test_query_times_are_turned_into_seconds_before_they_are_sent(store: FakeSto
     assert (first.deadline_ms, second.deadline_ms) == (0, 2000)
 
 
+def test_a_time_before_1970_does_not_take_protection_back(store: FakeStore, client: Client) -> None:
+    store.answer = lambda _: m.Done({"protected": 0})
+    for until in ("clear", 0, "1969-01-01", 5):
+        client.protect("fritz", "f1", until)
+    assert [message.until_s for _, message in store.received if isinstance(message, m.Protect)] == [
+        0,
+        1,
+        1,
+        5,
+    ]
+
+
 def test_a_question_has_the_same_arguments_wherever_it_is_asked(store: FakeStore, client: Client) -> None:
     def arguments(method: Any) -> dict[str, Any]:
         found = inspect.signature(method).parameters.values()

@@ -163,6 +163,7 @@ def test_what_is_told_of_a_configuration_defines_the_same_metrics_and_nothing_el
         ('topology = "fritz.json"', "topology", '"fritz.json"', "list"),
         ("topology = [1979-05-27]", "topology", '["1979-05-27"]', "list of file names"),
         ("retention = nan", "retention", "NaN", "duration"),
+        ('[archive]\nmax_bytes = "1"', "archive.max_bytes", '"1"', '"0" (no bound) or a size of at least "64KiB"'),
         ("metrics = 3", "metrics", "3", "a table"),
         ("[metrics]\na = 1", "metrics.a", "1", "a table"),
         ("[metrics.a]\nstep = -1", "metrics.a.step", "-1", "from 0 to 604800"),
@@ -171,7 +172,12 @@ def test_what_is_told_of_a_configuration_defines_the_same_metrics_and_nothing_el
         ('[metrics.a]\nunit = "a\\nb"', "metrics.a.unit", '"a\\nb"', "control characters"),
         ('[clusters.c.metrics.a]\ntype = "i64"', "clusters.c.metrics.a.type", '"i64"', '"u64"'),
         ('[metrics."\\u0001"]', 'metrics."\\u0001"', '"\\u0001"', "control characters"),
-        (f'[metrics.{"a" * 256}]', f'metrics.{"a" * 256}', f'"{"a" * 256}"', "255 bytes"),
+        (f'[metrics.{"a" * 256}]', f'metrics.{"a" * 256}', f'"{"a" * 56}...', "255 bytes"),
+        (f'[metrics.a]\nunit = "{"b" * 9000}"', "metrics.a.unit", f'"{"b" * 56}...', "255 bytes"),
+        (f"retention = [{'1,' * 9000}]", "retention", f"[{'1, ' * 18}1,...", "duration"),
+        (f"retention = 0x{'f' * 9000}", "retention", f"0x{'f' * 55}...", "duration"),
+        (f"memory_cap = 0x{'f' * 9000}", "memory_cap", f"0x{'f' * 55}...", "size"),
+        (f"max_series = 0x{'f' * 9000}", "max_series", f"0x{'f' * 55}...", "whole number"),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_key_value_and_what_is_allowed(
@@ -209,8 +215,30 @@ def test_bad_toml_and_unreadable_files_are_configuration_errors(tmp_path: Path) 
     (tmp_path / "latin.toml").write_bytes(b'unknown_metrics = "\xff"')
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.load(tmp_path / "latin.toml")
-    with pytest.raises(ConfigError, match="cannot read the topology"):
-        config.parse('topology = ["missing.json"]', tmp_path / "mstore.toml")
+    for text in (f"retention = {'9' * 5000}", f"retention = {'[' * 5000}"):
+        with pytest.raises(ConfigError, match="not valid TOML"):
+            config.parse(text)
+
+
+def test_a_topology_that_cannot_be_read_is_told_with_the_file_and_key_that_name_it(tmp_path: Path) -> None:
+    file = tmp_path / "mstore.toml"
+    with pytest.raises(ConfigError) as caught:
+        config.parse('topology = ["missing.json"]', file)
+    assert caught.value.message == (
+        f"{file}: topology: cannot read the topology {tmp_path}/missing.json: No such file or directory"
+    )
+    cluster_file(tmp_path, subClusters=3)
+    with pytest.raises(ConfigError, match=f"{file}: topology: {tmp_path}/tiny.json: subClusters = 3 is not"):
+        config.parse('topology = ["tiny.json"]', file)
+
+
+@pytest.mark.parametrize(
+    "text", [f"{'k' * 9000} = 1", f"retenton = '{'v' * 9000}'", f"[metrics.{'m' * 9000}]"]
+)
+def test_long_keys_and_values_are_not_echoed_whole(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text)
+    assert len(caught.value.message) < 600
 
 
 def test_two_files_of_one_cluster_are_refused(tmp_path: Path) -> None:

@@ -165,3 +165,14 @@ def test_go_durations_are_read() -> None:
         with pytest.raises(Refused):
             go_duration(text)
     assert parse_duration("48h") == go_duration("48h")
+
+
+def test_a_cluster_file_of_the_job_archive_that_is_none_is_told_with_the_key_that_names_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "jobs" / "fritz").mkdir(parents=True)
+    (tmp_path / "jobs" / "fritz" / "cluster.json").write_text("[")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"metric-store": {}, "archive": {"path": "jobs"}}))
+    with pytest.raises(ConfigError, match=f"{file}: archive.path: .*/cluster.json: not valid JSON"):
+        config.load(file)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mstore import limits
 from mstore.kernels._keys import parse
-from mstore.kernels.reference_lines import parse_key
+from mstore.kernels.reference_lines_text import parse_key
 from mstore.model import Reason
 
 PIECES = st.sampled_from(

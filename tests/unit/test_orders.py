@@ -241,7 +241,11 @@ def test_protect_is_logged_and_taken_back_and_what_makes_no_sense_is_refused(sto
     assert order(filled.rig, m.Protect("fritz", ["f2"], NOT_S))["protected"] == 1
     assert protected() == []
     for message, what in (
-        (m.Protect("fritz", ["f2"], clock.now_s() - 1), "that is over"),
+        (
+            m.Protect("fritz", ["f2"], 1_700_000_000),
+            "2023-11-14 22:13:20Z is past, it is 2.*Z now: protect until a",
+        ),
+        (m.Protect("fritz", ["f2"], clock.now_s() - 1), "is past"),
         (m.Protect("fritz", ["a\nb"], FOR_GOOD_S), "is no name"),
         (m.Protect("", ["f1"], FOR_GOOD_S), "is no name"),
     ):

@@ -96,8 +96,16 @@ def test_unknown_metric_and_cluster_are_errors(store: Store) -> None:
     store.open("load")
     with pytest.raises(UnknownMetric, match="no metric 'lode' in cluster 'fritz'"):
         store.reader.query("fritz", "f1", "lode", T0, T0 + 60)
-    with pytest.raises(UnknownMetric, match="nor a cluster 'emmy'"):
+    with pytest.raises(UnknownMetric) as unknown:
         store.reader.query("emmy", "f1", "load", T0, T0 + 60)
+    assert unknown.value.message == "there is no cluster 'emmy'", (
+        "the first part of the path that is not there"
+    )
+    assert unknown.value.details == {"cluster": "emmy", "metric": "load"}
+    with pytest.raises(UnknownMetric) as unknown:
+        store.reader.query("fritz", "f9", "lode", T0, T0 + 60)
+    assert unknown.value.message == "there is no host 'f9' in cluster 'fritz', nor a metric 'lode'"
+    assert unknown.value.details == {"cluster": "fritz", "host": "f9", "metric": "lode"}
     with pytest.raises(UnknownMetric):
         store.reader.query("fritz", "f1", "\udc80", T0, T0 + 60)
 
