@@ -1,7 +1,8 @@
 """Where archive and export may be: not among a store's own files, and not both in one directory.
 
 A relative name is one in DIR and needs no look. An absolute one is looked up: a directory with a lock and a log in it is
-a store, this one or another. So a DIR that no store has used yet is not recognized by its absolute name.
+a store, this one or another. `mstore config` does not know which DIR is meant, and recognizes by its absolute name only one
+that a store has used.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ _OWN = [
 ]
 
 
-def refuse_places(config: Config) -> None:
-    """raises ConfigError: archive or export are a store's DIR or in its own directories, or share a directory"""
+def refuse_places(config: Config, store_dir: Path | None = None) -> None:
+    """store_dir: DIR, where it is known
+
+    raises ConfigError: archive or export are a store's DIR or in its own directories, or share a directory"""
     where = config.source or "configuration"
     places = {"archive.directory": config.archive.directory}
     if config.export.directory:
         places["export.directory"] = config.export.directory
     for key, directory in places.items():
-        for taken in _stores_own(directory):
+        for taken in _stores_own(directory, store_dir):
             raise ConfigError(
                 f'{where}: {key} = "{shortened(directory)}" is not allowed: {taken}; expected a directory outside, or'
                 f" one in DIR beside {', '.join(_OWN[:-1])} and {_OWN[-1]}",
@@ -49,13 +52,13 @@ def _whole(directory: str) -> Path:
     return Path(os.path.realpath(_DIR / Path(directory).expanduser()))
 
 
-def _stores_own(directory: str) -> Iterator[str]:
+def _stores_own(directory: str, store_dir: Path | None) -> Iterator[str]:
     """What a store has there itself; nothing where there is room for others."""
-    place = _whole(directory)
-    if _is_store(place):
+    place, ours = _whole(directory), store_dir and Path(os.path.realpath(store_dir))
+    if place == ours or _is_store(place):
         yield "that is DIR itself"
     for inner in (place, *place.parents):
-        if inner.name in _OWN and _is_store(inner.parent):
+        if inner.name in _OWN and (inner.parent == ours or _is_store(inner.parent)):
             yield f"DIR/{inner.name} is the store's own"
 
 

@@ -43,7 +43,7 @@ def serve(
     service = Service.from_environment(os.environ)
     raise_descriptor_limit()
     workers = ingest_workers, query_workers
-    settings = Settings(config_path, workers, keep_memory=keep_memory, strict=strict)
+    settings = Settings(config_path, workers, keep_memory=keep_memory, strict=strict, store_dir=store_dir)
     for warning in settings.current.warnings:
         log.warning("%s", warning)
     store_dir = prepare_dir(store_dir)

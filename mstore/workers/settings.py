@@ -38,6 +38,7 @@ class Settings:
     workers  (ingest, query) as the command line says, None = as configured
     keep_memory  True: whatever the file says
     strict   damaged files are refused when they are read back, at every start of this store's persister
+    store_dir  DIR, which archive and export leave alone
     """
 
     def __init__(
@@ -47,13 +48,15 @@ class Settings:
         *,
         keep_memory: bool = False,
         strict: bool = False,
+        store_dir: Path | None = None,
     ) -> None:
         self.strict = strict
         self._path = path
         self._workers = workers
         self._keep_memory = keep_memory
+        self._store_dir = store_dir
         newer = self._read()
-        refuse_impossible(newer)
+        refuse_impossible(newer, self._store_dir)
         self.current = newer
         self.fd = hand_over(newer)
         """The memfd of `current`, for every child that is started."""
@@ -67,7 +70,7 @@ class Settings:
         later = self.current.needs_restart(newer)
         kept = {SETTINGS[key].field: getattr(self.current, SETTINGS[key].field) for key in RESTART_KEYS}
         newer = replace(newer, **kept)
-        refuse_impossible(newer)
+        refuse_impossible(newer, self._store_dir)
         self.take(newer)
         return later
 
@@ -81,7 +84,7 @@ class Settings:
             raise ConfigError(
                 f"max_series = {newer.max_series}: this store has {n_series} series; allowed is that or more"
             )
-        refuse_impossible(newer)
+        refuse_impossible(newer, self._store_dir)
         return newer
 
     def take(self, newer: Config) -> None:
@@ -103,10 +106,10 @@ def fixed_bytes(config: Config) -> int:
     return CONTROL_BYTES + n_rings * (layout.RING_DATA + config.ring_bytes)
 
 
-def refuse_impossible(config: Config) -> None:
+def refuse_impossible(config: Config, store_dir: Path | None = None) -> None:
     """What can be known without a start of a configuration whose every value is allowed. raises ConfigError"""
     _refuse_without_arrow(config)
-    refuse_places(config)
+    refuse_places(config, store_dir)
     where = f"{config.source}: " if config.source else ""
     refuse_cap(config.memory_cap_bytes, fixed_bytes(config), where)
 

@@ -170,6 +170,18 @@ def test_archive_and_export_may_not_be_among_a_stores_own_files_nor_together(
     assert err == f"mstore: {refused.value.message}\n"
 
 
+def test_a_directory_that_no_store_has_used_yet_is_known_to_the_one_that_begins_there(tmp_path: Path) -> None:
+    config = tmp_path / "mstore.toml"
+    for place, said in (
+        ("new", "that is DIR itself"),
+        ("new/snapshots/a", "DIR/snapshots is the store's own"),
+    ):
+        config.write_text(f'[archive]\ndirectory = "{tmp_path / place}"')
+        Settings(config)
+        with pytest.raises(ConfigError, match=said):
+            Settings(config, store_dir=tmp_path / "new")
+
+
 @pytest.mark.parametrize(
     "text",
     [
