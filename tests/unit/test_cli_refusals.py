@@ -177,7 +177,7 @@ def test_a_directory_that_no_store_has_used_yet_is_known_to_the_one_that_begins_
         ("new/snapshots/a", "DIR/snapshots is the store's own"),
     ):
         config.write_text(f'[archive]\ndirectory = "{tmp_path / place}"')
-        Settings(config)
+        Settings(config).close()
         with pytest.raises(ConfigError, match=said):
             Settings(config, store_dir=tmp_path / "new")
 
