@@ -10,7 +10,7 @@ from mstore.cli import common, render, streams
 from mstore.errors import InvalidRequest, UnknownSelector
 
 if TYPE_CHECKING:
-    from mstore.client.life import Freed, Protection
+    from mstore.client.outcomes import Freed, Protection
 
 NAMES = ("free", "protect", "sizes")
 _SLOW_S_MAX = 600
