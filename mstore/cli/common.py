@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable
@@ -69,6 +67,8 @@ def starting_info(args: argparse.Namespace, timeout_s: float) -> dict[str, Any]:
 
 def width(default: int = 80) -> int:
     """Columns of the terminal; a pipe counts as 80."""
+    import shutil
+
     return max(40, shutil.get_terminal_size((default, 24)).columns)
 
 
@@ -88,6 +88,8 @@ def json_option(parser: argparse.ArgumentParser) -> None:
 
 def print_json(document: object, indent: int | None = None) -> None:
     """One JSON document on standard output; what JSON does not know is shown as text."""
+    import json
+
     print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, indent=indent))
 
 

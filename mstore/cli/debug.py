@@ -13,7 +13,6 @@ from mstore import clock
 from mstore.cli import common
 from mstore.errors import InvalidRequest
 
-NAMES = ("debug",)
 _FOLDER = "mstore-debug"
 
 

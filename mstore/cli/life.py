@@ -12,7 +12,6 @@ from mstore.errors import InvalidRequest, UnknownSelector
 if TYPE_CHECKING:
     from mstore.client.outcomes import Freed, Protection
 
-NAMES = ("free", "protect", "sizes")
 _SLOW_S_MAX = 600
 
 

@@ -11,8 +11,6 @@ from mstore.cli.hints import did_you_mean
 from mstore.errors import UnknownSelector
 from mstore.nearest import nearest
 
-NAMES = ("ls",)
-
 
 def add(commands: common.Commands) -> None:
     ls = common.command(

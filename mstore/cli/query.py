@@ -13,7 +13,6 @@ from mstore.errors import ConfigError, InvalidRequest, InvalidTimeRange
 if TYPE_CHECKING:
     from mstore.frames import Series
 
-NAMES = ("query",)
 ROWS_DEFAULT = 20
 SLOTS_MAX = 5_000_000
 """Beyond this many values Python would print for minutes; programs have `mstore.connect` and `mstore.attach`."""
