@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from itertools import islice
 
@@ -17,6 +16,8 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
 
     Of more than COMPARED_MAX names only those are compared that share the first half with it, or the second.
     """
+    import difflib  # most commands end without a hint
+
     names = list(islice(known, LOOKED_AT_MAX))
     if len(names) > COMPARED_MAX:
         half = max(1, len(wrong) // 2)

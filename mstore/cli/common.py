@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable
@@ -67,8 +68,6 @@ def starting_info(args: argparse.Namespace, timeout_s: float) -> dict[str, Any]:
 
 def width(default: int = 80) -> int:
     """Columns of the terminal; a pipe counts as 80."""
-    import shutil
-
     return max(40, shutil.get_terminal_size((default, 24)).columns)
 
 

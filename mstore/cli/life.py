@@ -140,7 +140,7 @@ def _unknown(cluster: str, done: Protection, *, cleared: bool) -> str:
 
 
 def _print_hosts(hosts: dict[str, list[str]]) -> None:
-    from mstore.topology import fold
+    from mstore.hostlists import fold
 
     if not hosts:
         print("no host that holds data is protected")

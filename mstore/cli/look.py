@@ -51,7 +51,7 @@ def run_ls(args: argparse.Namespace) -> int:
 
 
 def sorted_naturally(names: list[str]) -> list[str]:
-    from mstore.topology import natural_key
+    from mstore.hostlists import natural_key
 
     return sorted(names, key=natural_key)
 

@@ -21,7 +21,7 @@ from mstore.cli import signals, streams
 from mstore.errors import ConfigError, InvalidRequest, MstoreError, UnknownMetric, UnknownSelector
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
-_MODULES = {
+MODULES = {
     "demo": ("demo",),
     "store": ("serve", "stop", "restart", "reload", "snapshot", "config"),
     "check": ("check",),
@@ -43,7 +43,7 @@ _MODULES = {
     "collect": ("collect",),
 }
 """Modules of mstore.cli, and the commands that each adds, in the order of the help."""
-COMMANDS = tuple(name for names in _MODULES.values() for name in names)
+COMMANDS = tuple(name for names in MODULES.values() for name in names)
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,9 +79,8 @@ def build_parser(words: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mstore {mstore.__version__}")
     parser.add_argument("--dir", metavar="DIR", default=None, help="the store's directory")
-    # prog: argparse would make a help text to find it.
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, prog=parser.prog)
-    for module, names in _MODULES.items():
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for module, names in MODULES.items():
         if any(name in words for name in names):
             import_module(f"mstore.cli.{module}").add(commands)
     return parser

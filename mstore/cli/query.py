@@ -137,7 +137,7 @@ def _show(found: list[Series], args: argparse.Namespace, wanted: output.Wanted) 
 
 
 def _hosts(args: argparse.Namespace) -> list[str]:
-    from mstore.topology import expand
+    from mstore.hostlists import expand
 
     try:
         hosts = [args.host] if args.exact and args.host else expand(args.host)

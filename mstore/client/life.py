@@ -42,7 +42,7 @@ class LifeOperations:
         self, cluster: str, hosts: str | Sequence[str], until: TimeLike | str | None, timeout_s: float | None
     ) -> Steps[Protection]:
         from mstore.client.outcomes import Protection
-        from mstore.topology import hosts_asked
+        from mstore.hostlists import hosts_asked
 
         message = messages.Protect(cluster, hosts_asked(hosts) or [], _until_s(until), deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
