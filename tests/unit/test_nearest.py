@@ -26,7 +26,7 @@ def test_of_very_many_names_a_bounded_number_is_compared(monkeypatch: pytest.Mon
         compared.append(len(found := list(names)))  # type: ignore[call-overload]
         return close(wrong, found, n)
 
-    monkeypatch.setattr(module.difflib, "get_close_matches", counted)
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
     names = [f"f{n:06}" for n in range(500_000)]
     assert nearest("f0001x0", names) in names
     assert compared[0] <= module.COMPARED_MAX
