@@ -8,7 +8,6 @@ Series cpu_load of fritz/f0201: 60 slots of 60 s, 58 with a sample, f32
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -55,6 +54,8 @@ class SeriesDisplay:
 
     def _repr_html_(self) -> str:
         """A table of what it is, and its course as a picture: what a notebook shows."""
+        from html import escape  # with it come the names of 2,000 characters
+
         series = cast("Series", self)
         rows = [("range", f"{_clock(series.start)} to {_clock(series.end)}")]
         if series.columns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -24,6 +23,8 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     Of names that are equally like it, as numbered hosts often are, one of its length, then the one with the nearest number.
     Of more than COMPARED_MAX names only those are compared that share the first half with it, or the second.
     """
+    import difflib  # most commands end without a hint
+
     names = list(islice(known, LOOKED_AT_MAX))
     if len(names) > COMPARED_MAX:
         half = max(1, len(wrong) // 2)

@@ -2,8 +2,6 @@
 
 A float32 becomes the double whose shortest text has as few digits as the float32 needs: 0.1 and not
 0.10000000149011612. It has at most nine, so 1,000 samples take 4 to 9 kB of text instead of 18.
-
-And numbers of things as people read them: count().
 """
 
 from __future__ import annotations
@@ -18,15 +16,6 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _DIGITS_MIN, _DIGITS_MAX = 6, 9
 _EXACT_POWER_MAX = 22
 """Up to here a power of ten is a double, so that digits times or through it are rounded only once: 1e-14 to 1e27."""
-
-
-def count(n: int, noun: str) -> str:
-    """1 series, 2 hosts, 1,234 lines, 3 copies, 4 keys."""
-    if n == 1 or noun == "series":
-        return f"{n:,} {noun}"
-    if noun.endswith("y") and noun[-2] not in "aeiou":
-        return f"{n:,} {noun[:-1]}ies"
-    return f"{n:,} {noun}s"
 
 
 def numbers(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> list[float | int | None]:

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mstore.errors import ConfigError, EmptyCluster, InvalidRequest, shortened
+from mstore.hostlists import expand
 from mstore.limits import NAME_BYTES_MAX, PATH_DEPTH_MAX, SELECTOR_BYTES_MAX, SELECTOR_NAMES_MAX
-from mstore.topology import expand
 
 SelectorLike: TypeAlias = "Selector | str | Sequence[str | Sequence[str]]"
 """Sequences are lists or tuples."""

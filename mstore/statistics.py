@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -99,6 +98,8 @@ def percentile(samples: NDArray[Any], q: float) -> Number:
         raise InvalidRequest(f"percentile {q!r}: expected a number from 0 to 100")
     if not len(samples):
         return math.nan
+    from fractions import Fraction
+
     # The decimals that were written are meant: 99.9 of 1001 samples is one of them, though the float is a little off.
     rank = Fraction(str(q)) * (len(samples) - 1) / 100
     place, share = divmod(rank, 1)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, TypeAlias
 
 from mstore.errors import InvalidTimeRange
@@ -58,6 +57,8 @@ def duration_seconds(text: str) -> int | None:
     """Seconds of "90s", "2h", "1d12h", "1.5h" (rounded up), or None when it is no duration."""
     if not _DURATION.fullmatch(text):
         return None
+    from decimal import Decimal
+
     # Decimal: 0.1 h is 360 s, and not 361 for a rounding error.
     return math.ceil(sum(Decimal(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(text)))
 
@@ -96,6 +97,8 @@ def _text_seconds(text: str, now_s: int) -> int:
         return now_s
     # A bare number is a point in time; "-7200" is 1969, and not two hours ago: that needs its unit.
     if _NUMBER.fullmatch(stripped):
+        from decimal import Decimal
+
         return math.ceil(Decimal(stripped))
     relative = _RELATIVE.fullmatch(stripped)
     if relative:

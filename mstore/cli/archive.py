@@ -13,7 +13,6 @@ from mstore.errors import InvalidRequest, StoreLocked
 if TYPE_CHECKING:
     from mstore.archive.switch import Setup
 
-NAMES = ("archive",)
 _SLOW_S_MAX = 24 * 3600
 
 

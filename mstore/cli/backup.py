@@ -9,8 +9,6 @@ from pathlib import Path
 from mstore.cli import common, render, streams
 from mstore.limits import HOLD_S_DEFAULT
 
-NAMES = ("backup",)
-
 
 def add(commands: common.Commands) -> None:
     parser = common.command(

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mstore.workers.check import Result
     from mstore.workers.repair import Plan
 
-NAMES = ("check",)
-
 
 def add(commands: common.Commands) -> None:
     parser = common.command(

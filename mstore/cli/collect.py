@@ -13,7 +13,6 @@ from mstore.cli import common, render
 if TYPE_CHECKING:
     from mstore.collectors.host import Reading
 
-NAMES = ("collect",)
 # Between the two readings of --once that rates need.
 ONCE_S = 1.0
 

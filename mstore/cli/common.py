@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -92,6 +91,8 @@ def json_option(parser: argparse.ArgumentParser) -> None:
 
 def print_json(document: object, indent: int | None = None) -> None:
     """One JSON document on standard output; what JSON does not know is shown as text."""
+    import json
+
     print(json.dumps(document, ensure_ascii=False, allow_nan=False, default=str, indent=indent))
 
 

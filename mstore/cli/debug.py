@@ -15,7 +15,6 @@ from mstore.cli import common
 from mstore.cli.targets import refuse_unwritable
 from mstore.errors import InvalidRequest
 
-NAMES = ("debug",)
 _FOLDER = "mstore-debug"
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mstore.frames import Series
     from mstore.simulate import Simulator
 
-NAMES = ("demo",)
 READY_S_MAX = 60.0
 STOP_S_MAX = 60.0
 LIVE_S_DEFAULT = 3

@@ -16,7 +16,6 @@ from mstore.errors import StorageError
 if TYPE_CHECKING:
     from mstore.persistence.dump import Choice, Item, Names
 
-NAMES = ("dump",)
 VALUES_SHOWN = 8
 _SAMPLES = ("values", "columns", "times", "times_ms", "slots", "generations", "ranges", "memory_by_age")
 _RUNS = ("row", "column", "stamped", "scatter", "chunk")

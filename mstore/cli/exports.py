@@ -15,7 +15,6 @@ from mstore.errors import InvalidTimeRange
 if TYPE_CHECKING:
     from mstore.compat.sinks import Exported
 
-NAMES = ("export",)
 FORMATS = ("bin", "json", "wal", "parquet")
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from mstore.client.following import FollowBatch, FollowedSeries
 
-NAMES = ("follow",)
 _COLUMNS = ("time", "cluster", "host", "level", "metric", "value", "unit")
 
 

@@ -43,7 +43,7 @@ def of_host(host: str, cluster: str, hosts: Sequence[str]) -> str:
 
 def _listed(hosts: Sequence[str]) -> str:
     """A hostlist, or where that is long the first and the last host."""
-    from mstore.topology import fold, natural_key
+    from mstore.hostlists import fold, natural_key
 
     with contextlib.suppress(ConfigError):  # names that no hostlist can hold
         if len(folded := fold(hosts)) <= _LISTED_MAX:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mstore.compat.importing import Wanted
     from mstore.compat.walk import Found, Skipped
 
-NAMES = ("import",)
 TOLD_MAX = 20
 """Files that something is wrong with, named one by one; --json names all."""
 

@@ -10,7 +10,6 @@ from typing import Any
 from mstore.cli import common, prediction, render
 from mstore.errors import InvalidRequest, MstoreError
 
-NAMES = ("info",)
 START_S_MAX = 5.0
 """For control.sock, which answers at once or not at all."""
 LOOK_S = 0.5

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mstore.client.sync import Client
     from mstore.jobs import Job, JobData, ScopedStatistics
 
-NAMES = ("job",)
 ROWS_DEFAULT = 20
 POINTS = {"table": 160, "plot": 400}
 """Points of a course that a format can show: no more are asked for."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mstore.cli import common, render
 from mstore.cli.courses import band, drawn, lacking, with_courses
 from mstore.errors import ConfigError
+from mstore.hostlists import fold
 from mstore.jobs.views import JobData, ScopedStatistics, Statistics, united
-from mstore.topology import fold
 
 if TYPE_CHECKING:
     from mstore.cli.job import Asked

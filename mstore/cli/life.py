@@ -10,9 +10,8 @@ from mstore.cli import common, render, streams
 from mstore.errors import ConfigError, InvalidRequest, UnknownSelector, shortened
 
 if TYPE_CHECKING:
-    from mstore.client.life import Freed, Protection
+    from mstore.client.outcomes import Freed, Protection
 
-NAMES = ("free", "protect", "sizes")
 _SLOW_S_MAX = 600
 
 
@@ -137,7 +136,7 @@ def run_protect(args: argparse.Namespace) -> int:
 
 def _one_hostlist(hosts: list[str]) -> str:
     """What was meant by several arguments: "f[1-2] or f1,f2"."""
-    from mstore.topology import expand, fold
+    from mstore.hostlists import expand, fold
 
     listed = ",".join(hosts)
     try:
@@ -157,7 +156,7 @@ def _unknown(cluster: str, done: Protection, *, cleared: bool) -> str:
 
 
 def _print_hosts(hosts: dict[str, list[str]]) -> None:
-    from mstore.topology import fold
+    from mstore.hostlists import fold
 
     if not hosts:
         print("no host that holds data is protected")

@@ -11,8 +11,6 @@ from mstore.cli.hints import did_you_mean
 from mstore.errors import UnknownSelector
 from mstore.nearest import nearest
 
-NAMES = ("ls",)
-
 
 def add(commands: common.Commands) -> None:
     ls = common.command(
@@ -53,7 +51,7 @@ def run_ls(args: argparse.Namespace) -> int:
 
 
 def sorted_naturally(names: list[str]) -> list[str]:
-    from mstore.topology import natural_key
+    from mstore.hostlists import natural_key
 
     return sorted(names, key=natural_key)
 

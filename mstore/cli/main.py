@@ -1,7 +1,7 @@
 """The command `mstore`: one module a group of commands, one clear line and a status for every error.
 
 Status: 0 done; 1 it did not work, or lines were refused; 2 wrong usage or configuration; 128 + n ended by signal n.
-A command's module imports what it needs when it runs, so that --help and --version answer at once.
+Only the module of the command that is named is loaded, and it imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -12,42 +12,38 @@ import re
 import signal
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 import mstore
-from mstore.cli import (
-    archive,
-    backup,
-    check,
-    collect,
-    debug,
-    demo,
-    dump,
-    exports,
-    follow,
-    hints,
-    imports,
-    info,
-    job,
-    life,
-    look,
-    query,
-    signals,
-    simulate,
-    store,
-    streams,
-    top,
-    write,
-)
+from mstore.cli import signals, streams
 from mstore.errors import ConfigError, InvalidRequest, MstoreError, UnknownMetric, UnknownSelector
-from mstore.nearest import nearest
 
 EX_FAILED, EX_USAGE, EX_INTERNAL = 1, 2, 70
-_COMMANDS = (
-    demo, store, check, backup, archive, debug, dump, write, query, job, follow, top, look, info, life, imports, exports,
-    simulate, collect,
-)  # fmt: skip
+MODULES = {
+    "demo": ("demo",),
+    "store": ("serve", "stop", "restart", "reload", "snapshot", "config"),
+    "check": ("check",),
+    "backup": ("backup",),
+    "archive": ("archive",),
+    "debug": ("debug",),
+    "dump": ("dump",),
+    "write": ("write",),
+    "query": ("query",),
+    "job": ("job",),
+    "follow": ("follow",),
+    "top": ("top",),
+    "look": ("ls",),
+    "info": ("info",),
+    "life": ("free", "protect", "sizes"),
+    "imports": ("import",),
+    "exports": ("export",),
+    "simulate": ("simulate",),
+    "collect": ("collect",),
+}
+"""Modules of mstore.cli, and the commands that each adds, in the order of the help."""
+COMMANDS = tuple(name for names in MODULES.values() for name in names)
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,8 +58,16 @@ class Parser(argparse.ArgumentParser):
         (file or sys.stderr).write(message)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
+class _PartialParser(Parser):
+    """Knows the commands that were named, and helps with all."""
+
+    def format_help(self) -> str:
+        return build_parser().format_help()
+
+
+def build_parser(words: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of a command line of these words: only the modules of commands among them are loaded."""
+    parser = (Parser if words is COMMANDS else _PartialParser)(
         prog="mstore",
         description="An in-memory metric store: line protocol in, numpy arrays out.",
         epilog="Start here:  mstore demo\n"
@@ -76,8 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mstore {mstore.__version__}")
     parser.add_argument("--dir", metavar="DIR", default=None, help="the store's directory")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for module in _COMMANDS:
-        module.add(commands)
+    for module, names in MODULES.items():
+        if any(name in words for name in names):
+            import_module(f"mstore.cli.{module}").add(commands)
     return parser
 
 
@@ -113,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    parser = build_parser()
+    parser = build_parser(argv)
     try:
         args = parser.parse_args(_with_times_joined(argv))
     except SystemExit as done:  # --help, --version and wrong usage: all is said
@@ -132,6 +137,8 @@ def _run(argv: Sequence[str]) -> int:
         try:
             return int(args.run(args) or 0)
         except (UnknownMetric, UnknownSelector) as error:
+            from mstore.cli import hints
+
             return _say(error.message + hints.hint(error, args), EX_FAILED)
 
 
@@ -166,9 +173,10 @@ def _hinted(message: str) -> str:
     """argparse's list of commands, shortened to the nearest one."""
     if "invalid choice" not in message or "COMMAND" not in message:
         return message
+    from mstore.nearest import nearest
+
     wrong = message.split("'")[1]
-    known = [name for module in _COMMANDS for name in module.NAMES]
-    near = nearest(wrong, known)
+    near = nearest(wrong, COMMANDS)
     return f"there is no command {wrong!r}" + (f"; did you mean {near!r}?" if near else "")
 
 

@@ -13,7 +13,6 @@ from mstore.errors import ConfigError, InvalidRequest, InvalidTimeRange
 if TYPE_CHECKING:
     from mstore.frames import Series
 
-NAMES = ("query",)
 ROWS_DEFAULT = 20
 SLOTS_MAX = 5_000_000
 """Beyond this many values Python would print for minutes; programs have `mstore.connect` and `mstore.attach`."""
@@ -138,7 +137,7 @@ def _show(found: list[Series], args: argparse.Namespace, wanted: output.Wanted) 
 
 
 def _hosts(args: argparse.Namespace) -> list[str]:
-    from mstore.topology import expand
+    from mstore.hostlists import expand
 
     try:
         hosts = [args.host] if args.exact and args.host else expand(args.host)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import IO, Any
 
 from mstore.cli import common
-from mstore.numerals import count as count
+from mstore.plurals import count as count
 
 BOLD, DIM, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = "1", "2", "31", "32", "33", "34", "35", "36"
 SERIES_COLOURS = (CYAN, YELLOW, MAGENTA, GREEN, BLUE, RED)
@@ -96,6 +95,10 @@ def time_range(start: float, end: float, utc: bool) -> str:
 
 def columns_of(text: str) -> int:
     """How many terminal columns a text takes."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in text

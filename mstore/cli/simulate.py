@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mstore.client.results import WriteResult
     from mstore.simulate import Batch, Simulator
 
-NAMES = ("simulate",)
 BLOCK_BYTES = 8 * limits.MIB
 COLUMNS_VALUES = 256 * 1024
 SPAN_S_DEFAULT = 3600

@@ -10,7 +10,6 @@ from mstore import clock
 from mstore.cli import common, render
 from mstore.errors import Unavailable
 
-NAMES = ("serve", "stop", "restart", "reload", "snapshot", "config")
 # A stop writes a last snapshot; a restart loads one.
 SLOW_S_MAX = 600
 DONE = {

@@ -15,7 +15,6 @@ from mstore.errors import MissingLibrary, MstoreError, Unavailable
 if TYPE_CHECKING:
     from mstore.cli.top_looks import Choice, Look, Model
 
-NAMES = ("top",)
 ASK_S_MAX = 5.0
 """A store that does not answer for so long is said not to."""
 LOOK_S = 0.5

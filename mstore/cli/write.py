@@ -15,7 +15,6 @@ from mstore.cli import common, progress, render, streams
 if TYPE_CHECKING:
     from mstore.client.results import WriteResult
 
-NAMES = ("write",)
 # The client sends a block as a window of frames: large enough to keep the store busy, small enough that the
 # progress bar moves.
 BLOCK_BYTES = 8 * limits.MIB

@@ -12,24 +12,25 @@ from mstore import paths
 from mstore.client.aio_answers import AsyncAnswerCalls
 from mstore.client.aio_life import AsyncLifeCalls
 from mstore.client.aio_selecting import AsyncSelectorCalls
-from mstore.client.lines import Source
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
-from mstore.client.questions import Ids, Question
-from mstore.client.results import WriteResult
+from mstore.client.questions import Question
 from mstore.client.sync import make_path
 from mstore.ipc.transport import Steps, run_async
-from mstore.model import Metric, MetricSpec, SeriesPath
-from mstore.selector import SelectorLike
-from mstore.times import TimeLike
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from mstore.client.aio_following import AsyncFollow
     from mstore.client.columns import Handles, PathLike, WriterSteps
+    from mstore.client.lines import Source
+    from mstore.client.questions import Ids
+    from mstore.client.results import WriteResult
     from mstore.config import Config
     from mstore.frames import Series
+    from mstore.model import Metric, MetricSpec, SeriesPath
+    from mstore.selector import SelectorLike
+    from mstore.times import TimeLike
     from mstore.topology import Cluster
 
 T = TypeVar("T")

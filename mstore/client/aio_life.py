@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from mstore.client.life import Freed, Protection, Selectors
 from mstore.ipc.transport import Steps
-from mstore.selector import SelectorLike
-from mstore.sizes import LevelSize
-from mstore.times import TimeLike
 
 if TYPE_CHECKING:
+    from mstore.client.life import Selectors
     from mstore.client.operations import Operations
+    from mstore.client.outcomes import Freed, Protection
+    from mstore.selector import SelectorLike
+    from mstore.sizes import LevelSize
+    from mstore.times import TimeLike
 
 T = TypeVar("T")
 

@@ -47,7 +47,7 @@ class AnswerOperations:
         metrics: Sequence[str] | None,
         timeout_s: float | None,
     ) -> Steps[Health]:
-        from mstore.topology import hosts_asked
+        from mstore.hostlists import hosts_asked
 
         asked = choices.names("metrics", metrics)
         message = messages.CheckHealth(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from mstore import clock
 from mstore.client.answers import deadline_ms
+from mstore.client.selecting import selector_text
 from mstore.errors import InvalidRequest, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
-from mstore.selector import Selector, SelectorLike
-from mstore.sizes import LevelSize
 from mstore.times import TimeLike, to_seconds
+
+if TYPE_CHECKING:
+    from mstore.client.outcomes import Freed, Protection
+    from mstore.selector import Selector, SelectorLike
+    from mstore.sizes import LevelSize
 
 M = TypeVar("M", bound=messages.Message)
 
@@ -25,40 +28,6 @@ EVER_S = 1 << 53
 
 Selectors: TypeAlias = "SelectorLike | Sequence[Selector]"
 """One selector, or a sequence of Selectors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Freed:
-    """What an order to free has freed."""
-
-    chunks: int
-    samples: int
-    """Missing slots are not counted."""
-    series: int
-    """That lost a chunk."""
-    levels: int
-    """That were meant, those below the ones named included; 0 = nothing matches."""
-
-    @classmethod
-    def of(cls, details: dict[str, Any]) -> Freed:
-        return cls(*(int(details.get(name, 0)) for name in ("chunks", "samples", "series", "levels")))
-
-
-@dataclass(frozen=True, slots=True)
-class Protection:
-    """What an order to protect has come to."""
-
-    n_hosts: int
-    """Protected now, by anybody."""
-    unknown: tuple[str, ...] = ()
-    """The first of the names given that are no host of the cluster today: with neither data nor a place in its topology.
-    They are protected when they appear."""
-    n_unknown: int = 0
-
-    @classmethod
-    def of(cls, details: dict[str, Any]) -> Protection:
-        unknown = tuple(map(str, details.get("unknown", ())))
-        return cls(int(details["protected"]), unknown, int(details.get("n_unknown", 0)))
 
 
 class LifeOperations:
@@ -72,7 +41,8 @@ class LifeOperations:
     def protect(
         self, cluster: str, hosts: str | Sequence[str], until: TimeLike | str | None, timeout_s: float | None
     ) -> Steps[Protection]:
-        from mstore.topology import hosts_asked
+        from mstore.client.outcomes import Protection
+        from mstore.hostlists import hosts_asked
 
         message = messages.Protect(cluster, hosts_asked(hosts) or [], _until_s(until), deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
@@ -102,13 +72,17 @@ class LifeOperations:
         return (yield from self._freed(message, timeout_s))
 
     def _freed(self, message: messages.Message, timeout_s: float | None) -> Steps[Freed]:
+        from mstore.client.outcomes import Freed
+
         reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
         return Freed.of(reply.details)
 
     def sizes(
         self, selector: SelectorLike | None, depth: int, timeout_s: float | None
     ) -> Steps[list[LevelSize]]:
-        text = "" if selector is None else str(Selector.parse(selector))
+        from mstore.sizes import LevelSize
+
+        text = "" if selector is None else selector_text(selector)
         message = messages.Sizes(text, depth, deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.SizeList, timeout_s)
         numbers = array("Q", bytes(reply.sizes))
@@ -120,7 +94,7 @@ class LifeOperations:
         ]
 
     def debug_dump(self, selector: SelectorLike, timeout_s: float | None) -> Steps[str]:
-        message = messages.DebugDump(str(Selector.parse(selector)), deadline_ms(timeout_s))
+        message = messages.DebugDump(selector_text(selector), deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.Text, timeout_s)
         return bytes(reply.text).decode()
 
@@ -134,14 +108,18 @@ def _until_s(until: TimeLike | str | None) -> int:
 
 
 def _texts(selector: Selectors) -> list[str]:
+    from mstore.selector import Selector
+
     if isinstance(selector, list | tuple) and selector and all(isinstance(one, Selector) for one in selector):
         return [str(one) for one in selector]
-    return [str(Selector.parse(selector))]  # type: ignore[arg-type]  # parse() says what is wrong with it
+    return [selector_text(selector)]  # type: ignore[arg-type]  # parse() says what is wrong with it
 
 
 def _excluded(exclude: Sequence[SelectorLike]) -> list[str]:
+    from mstore.selector import Selector
+
     if isinstance(exclude, str | Selector):
         raise InvalidRequest(
             f"exclude={exclude!r}: expected a sequence of selectors, such as [{str(exclude)!r}]"
         )
-    return [str(Selector.parse(one)) for one in exclude]
+    return [selector_text(one) for one in exclude]

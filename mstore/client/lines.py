@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mstore import limits, times
 from mstore.errors import InvalidRequest
-from mstore.model import SeriesPath
+
+if TYPE_CHECKING:
+    from mstore.model import SeriesPath
 
 PIECE_BYTES = 4 * limits.MIB
 """About how much text goes into one frame."""

@@ -11,19 +11,18 @@ from mstore.client.answers import AnswerOperations, deadline_ms
 from mstore.client.life import LifeOperations
 from mstore.client.pool import Pool, Settings
 from mstore.client.questions import Question, answered, series_of
-from mstore.client.results import WriteResult
-from mstore.client.selecting import SelectorOperations
-from mstore.client.window import Window
+from mstore.client.selecting import SelectorOperations, selector_text
 from mstore.errors import InvalidRequest, ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
-from mstore.model import Metric, SeriesPath
-from mstore.selector import Selector, SelectorLike
 
 if TYPE_CHECKING:
     from mstore.client.following import FollowSteps
+    from mstore.client.results import WriteResult
     from mstore.config import Config
     from mstore.frames import Series
+    from mstore.model import Metric, SeriesPath
+    from mstore.selector import SelectorLike
 
 M = TypeVar("M", bound=messages.Message)
 
@@ -88,13 +87,15 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
 
         names = [] if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
         since_ms = None if since is None else times.to_seconds(since, clock.now_s()) * 1000
-        return FollowSteps(self.settings, str(Selector.parse(selector)), names, since_ms)
+        return FollowSteps(self.settings, selector_text(selector), names, since_ms)
 
     def children(self, path: Sequence[str]) -> Steps[list[str]]:
         reply = yield from self._ask(messages.Children(list(path)), messages.Names)
         return [str(name) for name in reply.names]
 
     def host_series(self, cluster: str, host: str) -> Steps[list[SeriesPath]]:
+        from mstore.model import SeriesPath
+
         reply = yield from self._ask(messages.HostSeries(cluster, host), messages.SeriesPaths)
         return [SeriesPath(*one) for one in reply.series]
 
@@ -105,6 +106,8 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
         return [(path,) if isinstance(path, str) else tuple(map(str, path)) for path in reply.names]
 
     def metrics(self, cluster: str | None) -> Steps[list[Metric]]:
+        from mstore.model import Metric
+
         reply = yield from self._ask(messages.Metrics(cluster), messages.MetricList)
         return [Metric.of(entry) for entry in reply.metrics]
 
@@ -154,6 +157,8 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
         return reply
 
     def _stream(self, cluster: str, frames: Iterable[messages.Lines]) -> Steps[WriteResult]:
+        from mstore.client.window import Window
+
         session = self.pool.take("ingest", cluster)
         try:
             window = Window(session, WINDOW, self.until_s)

@@ -11,11 +11,11 @@ from mstore.client.questions import Question, answers_of
 from mstore.errors import ProtocolError
 from mstore.ipc import messages
 from mstore.ipc.transport import Steps
-from mstore.selector import Selector, SelectorLike
 from mstore.times import DurationLike, TimeLike, to_duration_s, to_seconds
 
 if TYPE_CHECKING:
     from mstore.frames import Series
+    from mstore.selector import SelectorLike
     from mstore.tables import Paths, Table
 
 M = TypeVar("M", bound=messages.Message)
@@ -33,7 +33,7 @@ class SelectorOperations:
     def select(self, selector: SelectorLike, metric: str | None, timeout_s: float | None) -> Steps[Paths]:
         from mstore.tables import Paths
 
-        message = messages.Select(_text(selector), metric, deadline_ms(timeout_s))
+        message = messages.Select(selector_text(selector), metric, deadline_ms(timeout_s))
         reply = yield from self._ask(message, messages.Levels, timeout_s)
         try:
             return Paths(bytes(reply.paths).decode())
@@ -69,7 +69,7 @@ def latest(
     timeout_s: float | None,
 ) -> messages.SelectLatest:
     age_s = None if max_age is None else to_duration_s(max_age)
-    return messages.SelectLatest(_text(selector), list(metrics), per, age_s, deadline_ms(timeout_s))
+    return messages.SelectLatest(selector_text(selector), list(metrics), per, age_s, deadline_ms(timeout_s))
 
 
 def above(
@@ -83,7 +83,7 @@ def above(
 ) -> messages.SelectAbove:
     at_s = None if at == "now" else to_seconds(at, clock.now_s())
     return messages.SelectAbove(
-        _text(selector),
+        selector_text(selector),
         metric,
         choices.finite("value", value),
         to_duration_s(for_),
@@ -104,7 +104,7 @@ def stats(
 ) -> messages.SelectStats:
     now_s = clock.now_s()
     return messages.SelectStats(
-        _text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s),
+        selector_text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s),
         choices.percentiles(percentiles), per, deadline_ms(timeout_s),
     )  # fmt: skip
 
@@ -122,8 +122,8 @@ def top(
 ) -> messages.SelectTop:
     now_s = clock.now_s()
     return messages.SelectTop(
-        _text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s), choices.ranks(k), by, bool(largest), per,
-        deadline_ms(timeout_s),
+        selector_text(selector), metric, to_seconds(start, now_s), to_seconds(end, now_s), choices.ranks(k), by,
+        bool(largest), per, deadline_ms(timeout_s),
     )  # fmt: skip
 
 
@@ -131,10 +131,13 @@ def series(selector: SelectorLike, question: Question, timeout_s: float | None) 
     """question: without a path. raises InvalidStep, InvalidTimeRange, InvalidRequest"""
     q = question.message(clock.now_s(), None)
     return messages.SelectSeries(
-        _text(selector), q.metric, q.start, q.end, q.aggregate, q.resolution, q.algo, q.function, q.window, q.missing,
-        q.scale_by, q.fill, q.max_gap, deadline_ms(timeout_s),
+        selector_text(selector), q.metric, q.start, q.end, q.aggregate, q.resolution, q.algo, q.function, q.window,
+        q.missing, q.scale_by, q.fill, q.max_gap, deadline_ms(timeout_s),
     )  # fmt: skip
 
 
-def _text(selector: SelectorLike) -> str:
+def selector_text(selector: SelectorLike) -> str:
+    """What a message says of a selector. raises InvalidRequest, EmptyCluster"""
+    from mstore.selector import Selector  # most clients name their series
+
     return str(Selector.parse(selector))

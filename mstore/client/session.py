@@ -11,7 +11,6 @@ stored in two slots.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 
 from mstore import clock
@@ -177,6 +176,8 @@ class Session:
             self._failures = 0 if request_id != awaited else self._failures
 
     def _pause(self, until_s: float) -> Steps[None]:
+        import random  # a connection that breaks is rare
+
         pause_s = min(PAUSE_S_FIRST * 2 ** (self._failures - 1), PAUSE_S_MAX) * random.uniform(0.5, 1.0)
         if clock.monotonic_s() + pause_s >= until_s:
             raise self._unavailable(f"gave up after {self._failures} broken connections")

@@ -9,26 +9,27 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mstore import paths
-from mstore.client.lines import Source
 from mstore.client.operations import Operations
 from mstore.client.pool import Settings
-from mstore.client.questions import Ids, Question
-from mstore.client.results import WriteResult
+from mstore.client.questions import Question
 from mstore.client.sync_answers import AnswerCalls
 from mstore.client.sync_life import LifeCalls
 from mstore.client.sync_selecting import SelectorCalls
 from mstore.ipc.transport import run
-from mstore.model import Metric, MetricSpec, SeriesPath
-from mstore.selector import SelectorLike
-from mstore.times import TimeLike
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from mstore.client.columns import Handles, PathLike, WriterSteps
+    from mstore.client.lines import Source
+    from mstore.client.questions import Ids
+    from mstore.client.results import WriteResult
     from mstore.client.sync_following import Follow
     from mstore.config import Config
     from mstore.frames import Series
+    from mstore.model import Metric, MetricSpec, SeriesPath
+    from mstore.selector import SelectorLike
+    from mstore.times import TimeLike
     from mstore.topology import Cluster
 
 
@@ -337,5 +338,7 @@ def make_path(
     subtype_id: str | int | None,
 ) -> SeriesPath:
     """The path of a level from optional parts; numbers as ids become text."""
+    from mstore.model import SeriesPath
+
     parts = [str(part) if part is not None else "" for part in (type, type_id, subtype, subtype_id)]
     return SeriesPath(cluster, host, "", *parts)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from mstore import clock
 from mstore.ipc.transport import run
-from mstore.times import TimeLike
 
 if TYPE_CHECKING:
     from mstore.client.operations import Operations
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from mstore.fetching.request import FetchRequest
     from mstore.health import Health, HostHealth
     from mstore.jobs import Job, JobData, JobStatistics, NodeData, NodeListData, ScopedStatistics
+    from mstore.times import TimeLike
 
 
 class AnswerCalls:

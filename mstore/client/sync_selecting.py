@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, overload
 from mstore.client import selecting
 from mstore.client.questions import Question
 from mstore.ipc.transport import run
-from mstore.selector import SelectorLike
-from mstore.times import DurationLike, TimeLike
 
 if TYPE_CHECKING:
     from mstore.client.operations import Operations
     from mstore.frames import Series
+    from mstore.selector import SelectorLike
     from mstore.tables import Above, Latest, Paths, Stats, Top
+    from mstore.times import DurationLike, TimeLike
 
 
 class SelectorCalls:

@@ -29,6 +29,7 @@ from mstore import clock, limits
 from mstore.errors import NotPermitted, Timeout
 from mstore.ipc import framing, messages
 from mstore.ipc.checks import Bin
+from mstore.ipc.messages.tags import TAG_OF
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,6 +42,7 @@ SEND_BUFFER_BYTES = 1 * limits.MIB
 POLL_S_MAX = 86_400.0
 # Values, and whatever stamps and coverage go with them.
 REPLY_BYTES_MAX = 2 * limits.ANSWER_BYTES_MAX
+_OPENED = TAG_OF["Opened"]
 
 
 Received: TypeAlias = list[tuple[int, messages.Message]]
@@ -157,7 +159,7 @@ class Link:
         found = []
         for tag, request_id, body in self.decoder.received(n):
             # The fields of Opened would be views of a buffer that is received into again.
-            own = bytes(body) if tag == messages.Opened.TAG else body
+            own = bytes(body) if tag == _OPENED else body
             found.append((request_id, messages.decode(tag, own)))
         return found
 

@@ -10,10 +10,10 @@ from mstore import times
 from mstore.choices import ALGORITHMS, names, refuse_unless
 from mstore.errors import EmptyCluster, InvalidRequest, InvalidTimeRange, LimitExceeded
 from mstore.fetching.request import RESOLUTION_S_MAX
+from mstore.hostlists import hosts_asked
 from mstore.jobs.job import Job, Resource
 from mstore.limits import FETCH_QUERIES_MAX
 from mstore.scopes import FINE_TO_COARSE
-from mstore.topology import hosts_asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from mstore.numerals import count
 from mstore.persistence.snapshot import SnapshotInfo
 from mstore.persistence.snapshot_salvage import Lost
+from mstore.plurals import count
 from mstore.times import utc_reach
 
 ANY_TIME_S = -(1 << 63)

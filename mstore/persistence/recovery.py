@@ -24,7 +24,6 @@ from typing import Any
 from mstore import faults
 from mstore.clock import monotonic_s, now_s
 from mstore.errors import CorruptRecord, LayoutMismatch, StorageError
-from mstore.numerals import count
 from mstore.persistence.blocks import (
     BLOCK_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -51,6 +50,7 @@ from mstore.persistence.restore import load_snapshots
 from mstore.persistence.snapshot import SnapshotInfo, list_snapshots
 from mstore.persistence.snapshot_manifest import read_manifest
 from mstore.persistence.target import Progress, Target
+from mstore.plurals import count
 
 _FOLLOWED_MAX = 2_000
 """Blocks of a segment that are counted before it is read."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from mstore.errors import CorruptRecord
-from mstore.numerals import count
 from mstore.persistence.files import (
     TMP_SUFFIX,
     WAL_SUFFIX,
@@ -35,6 +34,7 @@ from mstore.persistence.snapshot_files import read_blocks
 from mstore.persistence.snapshot_manifest import Manifest, read_manifest
 from mstore.persistence.snapshot_rebuilt import manifests_of_parts, misplaced, series_bound, without_manifest
 from mstore.persistence.tally import Tally
+from mstore.plurals import count
 from mstore.times import utc_reach
 
 

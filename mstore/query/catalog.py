@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mstore.config import Config
 from mstore.errors import InvalidRequest
+from mstore.hostlists import natural_key
 from mstore.kernels._gather import Gatherer
 from mstore.limits import PATH_DEPTH_MAX
 from mstore.model import Metric
@@ -20,7 +21,6 @@ from mstore.query.retained import RetainedGatherer
 from mstore.selector import ANY, Selector
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
-from mstore.topology import natural_key
 
 _KINDS = {layout.KIND_GRID: "grid", layout.KIND_STAMPED: "stamped"}
 _ORIGINS = {

@@ -21,13 +21,13 @@ from mstore.config import Config
 from mstore.errors import InvalidRequest
 from mstore.fetching.answer import Fetched, all_nodes
 from mstore.fetching.request import FetchQuery, FetchRequest, refuse_too_many
+from mstore.hostlists import natural_key
 from mstore.query.answering import Answering
 from mstore.query.budget import Budget, Work, finished
 from mstore.query.finder import Finder
 from mstore.query.gather import replanned
 from mstore.query.retained import RetainedGatherer
 from mstore.query.rows import Frame, Row, scale_of
-from mstore.topology import natural_key
 
 
 class FetchQuestions:

@@ -12,6 +12,7 @@ from mstore import choices
 from mstore.config import Config
 from mstore.errors import UnknownSelector
 from mstore.health import NOT_EXPECTED, STEPS_MAX, Health, HostHealth
+from mstore.hostlists import hosts_asked, natural_key
 from mstore.kernels import _health
 from mstore.query import catalog
 from mstore.query.budget import Budget, Work, finished
@@ -20,7 +21,6 @@ from mstore.query.gather import Replan, replanned
 from mstore.query.plan import encoded
 from mstore.query.retained import RetainedGatherer
 from mstore.shm.directory import DirectoryReader
-from mstore.topology import hosts_asked, natural_key
 
 PIECE_HOSTS = 128
 """Walked between two looks at the clock: 60,000 series, some milliseconds."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstore.errors import InvalidRequest, UnknownSelector
+from mstore.hostlists import natural_key
 from mstore.kernels._sizes import SizeReader
 from mstore.limits import PATH_DEPTH_MAX
 from mstore.query import selected
@@ -23,7 +24,6 @@ from mstore.selector import Selector, SelectorLike
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader
 from mstore.sizes import LevelSize
-from mstore.topology import natural_key
 
 _NAMES = 1024
 """Of levels, told between two looks at the clock."""

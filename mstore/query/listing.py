@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mstore.hostlists import natural_key
 from mstore.model import SeriesPath
 from mstore.query.gather import checked, replanned
 from mstore.query.retained import RetainedGatherer
 from mstore.shm.directory import DirectoryReader
-from mstore.topology import natural_key
 
 
 class ListingQuestions:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mstore.errors import InvalidRequest, MstoreError, UnknownMetric, UnknownSelector
 from mstore.fetching.packed import Packed
+from mstore.hostlists import natural_key
 from mstore.jobs.job import Resource
 from mstore.jobs.loaded import LABEL, Loaded, LoadedMetric
 from mstore.jobs.request import LoadRequest, refuse_too_much
@@ -24,7 +25,7 @@ from mstore.query.budget import PIECE_SERIES, Work
 from mstore.query.finder import Finder
 from mstore.query.rows import Row
 from mstore.scopes import FINE_TO_COARSE, ScopeQuery, scope_queries
-from mstore.topology import Cluster, Subcluster, natural_key
+from mstore.topology import Cluster, Subcluster
 
 
 @dataclass(slots=True)

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from mstore import choices
 from mstore.errors import InvalidRequest, InvalidTimeRange, LimitExceeded, UnknownMetric
+from mstore.hostlists import natural_key
 from mstore.kernels import _select
 from mstore.kernels._gather import Gatherer
 from mstore.limits import QUERY_SERIES_MAX
 from mstore.query.gather import checked
-from mstore.topology import natural_key
 
 Ids = str | int | Iterable[str | int] | None
 

@@ -20,13 +20,13 @@ from mstore.attach import Attached, attach
 from mstore.client.sync import connect
 from mstore.errors import CorruptRecord, InvariantBroken, MstoreError, StorageError, StoreLocked, Unavailable
 from mstore.kernels._ring import RingReader
-from mstore.numerals import count
 from mstore.paths import run_dir
 from mstore.persistence import store_lock
 from mstore.persistence.files import WAL_SUFFIX, ReadOnly, number_of, snapshot_dir, snapshot_name, wal_dir
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import check_snapshot, list_snapshots
 from mstore.persistence.survey import Fault, Survey, survey
+from mstore.plurals import count
 from mstore.shm import chunks, layout, segment
 from mstore.shm.control import Control
 from mstore.shm.note import read_note

@@ -25,7 +25,6 @@ from pathlib import Path
 from mstore import clock
 from mstore.errors import MstoreError, StorageError
 from mstore.limits import MIB
-from mstore.numerals import count
 from mstore.persistence.blocks import SEGMENT_HEADER_BYTES, Block, encode_header, encode_segment_header
 from mstore.persistence.files import (
     TMP_SUFFIX,
@@ -42,6 +41,7 @@ from mstore.persistence.files import (
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import list_snapshots, write_snapshot
 from mstore.persistence.survey import Survey
+from mstore.plurals import count
 from mstore.shm import segment
 from mstore.shm.directory import DirectoryReader
 from mstore.workers.read_back import read_back

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import mstore
-from mstore.client.life import Protection
+from mstore.client.outcomes import Protection
 from mstore.errors import InvalidRequest, UnknownSelector
 from tests.stores import Server, until
 from tests.unit.test_used_nodes import backend, says

@@ -22,10 +22,11 @@ from mstore import Client
 from mstore.config import Config
 from mstore.errors import UnknownMetric
 from mstore.frames import Series
+from mstore.hostlists import natural_key
 from mstore.query import Reader
 from mstore.shm import layout
 from mstore.tables import Paths, Table
-from mstore.topology import natural_key, parse_cluster
+from mstore.topology import parse_cluster
 from tests.jobs_rig import reader as reader_of
 from tests.query_rig import SPECS, T0, Store
 from tests.unplugged import unplugged

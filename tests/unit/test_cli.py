@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,7 @@ def test_without_a_command_the_help_says_where_to_start(run: Run) -> None:
     assert "Start here:  mstore demo" in out
 
 
-COMMANDS = [name for module in cli._COMMANDS for name in module.NAMES]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_a_help_with_an_example(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -59,15 +57,22 @@ def test_every_command_has_a_help_with_an_example(
 
 
 def test_the_help_lists_every_command(run: Run) -> None:
-    expected = [
+    expected = (
         *("demo", "serve", "stop", "restart", "reload", "snapshot", "config"),
         *("check", "backup", "archive", "debug", "dump"),
         *("write", "query", "job", "follow", "top", "ls", "info", "free", "protect", "sizes"),
         *("import", "export"),
         *("simulate", "collect"),
-    ]
-    assert expected == COMMANDS
-    assert all(command in run()[1] for command in COMMANDS)
+    )
+    assert expected == cli.COMMANDS
+    for argv in ((), ("--help",), ("--help", "query"), ("--dir", "query", "-h")):
+        listed = re.findall(r"^    ([a-z]+) ", run(*argv)[1], re.MULTILINE)
+        assert tuple(listed) == expected, argv
+
+
+def test_a_value_that_is_called_like_a_command_is_none(run: Run, client: FakeClient) -> None:
+    assert run("--dir", "query", "info", "--json")[0] == 0
+    assert run("query", "write", "info", "top")[0] == run("query", "write", "info2", "top2")[0]
 
 
 @pytest.mark.parametrize(

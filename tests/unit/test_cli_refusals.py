@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mstore.cli import hints
-from mstore.client.life import Protection
+from mstore.client.outcomes import Protection
 from mstore.errors import ConfigError, MstoreError, UnknownMetric, UnknownSelector
 from mstore.workers.settings import Settings
 from tests import cli_rig

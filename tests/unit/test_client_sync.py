@@ -635,14 +635,3 @@ def test_threads_share_a_writer(store: FakeStore, client: Client) -> None:
         thread.join(20)
     assert writer.flush().written == 200
     writer.close()
-
-
-def test_import_of_the_package_loads_neither_numpy_nor_the_server() -> None:
-    code = (
-        "import sys, mstore; mstore.connect; "
-        "print(sorted({'numpy', 'uvloop', 'psutil', 'mstore.shm'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
-    )
-    assert done.stdout.strip() == "[]"

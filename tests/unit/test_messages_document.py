@@ -13,6 +13,7 @@ import pytest
 from mstore import paths
 from mstore.errors import BY_CODE
 from mstore.ipc import messages as m
+from mstore.ipc.messages.tags import NAME_OF
 from mstore.model import Reason
 from tests.unit.test_client_store import FakeStore, fake_store
 
@@ -124,9 +125,9 @@ def _rows(heading: str) -> list[list[str]]:
 def test_page_lists_every_message_with_its_tag_and_fields_in_order() -> None:
     listed = {int(row[0]): (row[1], row[2]) for row in _rows("## 4. Messages")}
     assert set(listed) == set(m.TAGS)
-    for cls in m.MESSAGES:
-        name, text = listed[cls.TAG]
-        assert name == cls.__name__
+    for tag, (name, text) in listed.items():
+        assert name == NAME_OF[tag]
+        cls = getattr(m, name)
         found = re.findall(r"(?:^|, )([a-z_]+) ", text)
         assert found == [one.name for one in fields(cls)], name
         for one, part in zip(fields(cls), re.split(r", (?=[a-z_]+ )", text), strict=True):

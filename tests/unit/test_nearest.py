@@ -27,7 +27,7 @@ def test_of_very_many_names_a_bounded_number_is_compared(monkeypatch: pytest.Mon
             compared.append(a)
             super().set_seq1(a)
 
-    monkeypatch.setattr(module.difflib, "SequenceMatcher", Counted)
+    monkeypatch.setattr(difflib, "SequenceMatcher", Counted)
     names = [f"f{n:06}" for n in range(500_000)]
     assert nearest("f0001x0", names) in names
     assert 0 < len(compared) <= module.COMPARED_MAX + 1

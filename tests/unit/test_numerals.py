@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from mstore.numerals import count, number, numbers, shortest
+from mstore.numerals import number, numbers, shortest
+from mstore.plurals import count
 
 
 def test_a_float32_is_printed_with_no_more_digits_than_it_needs() -> None:

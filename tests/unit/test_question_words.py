@@ -15,10 +15,10 @@ from mstore.client import questions, selecting
 from mstore.client.following import FollowBatch, FollowedSeries
 from mstore.client.life import LifeOperations
 from mstore.frames import Series
+from mstore.hostlists import hosts_asked
 from mstore.ipc import messages
 from mstore.jobs.request import LoadRequest
 from mstore.testing import store
-from mstore.topology import hosts_asked
 
 
 @pytest.mark.parametrize("value", ["hot", None, float("nan"), float("inf"), [1]])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mstore.hostlists import natural_key
 from mstore.kernels import _gather, _select
 from mstore.query.gather import checked
-from mstore.topology import natural_key
 from tests.query_rig import Store
 
 NO_LEVEL = _select.NO_LEVEL

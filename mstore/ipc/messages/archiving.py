@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mstore.ipc import checks
 from mstore.ipc.messages.base import Message, message
 
@@ -15,7 +13,6 @@ class ArchiveNow(Message):
     `delete`: then free what was archived, whole chunks, as retention would.
     """
 
-    TAG: ClassVar[int] = 100
     clusters: list[str]
     delete: bool = False
     deadline_ms: int = 0

@@ -16,7 +16,6 @@ class Query(Message):
     `archive`: also what has left memory, where the store has an archive.
     """
 
-    TAG: ClassVar[int] = 16
     MANY: ClassVar[bool] = True
     cluster: str
     host: str
@@ -46,7 +45,6 @@ class Answer(Message):
     [meta dict, values bin, dtype, start, step, coverage bin | None, stamps bin | None].
     """
 
-    TAG: ClassVar[int] = 17
     MANY: ClassVar[bool] = True
     many: bool
     series: list[list[Any]]
@@ -56,7 +54,6 @@ class Answer(Message):
 class Children(Message):
     """Names of the levels below `path` (level names from the cluster down; [] = the clusters) -> Names."""
 
-    TAG: ClassVar[int] = 18
     path: list[str]
     deadline_ms: int = 0
 
@@ -65,21 +62,22 @@ class Children(Message):
 class Paths(Message):
     """All paths of `depth` levels (1 = clusters, 2 = hosts, ...) -> Names with a list of names for each."""
 
-    TAG: ClassVar[int] = 19
     depth: int
     deadline_ms: int = 0
 
 
 @message
 class Names(Message):
-    TAG: ClassVar[int] = 20
+    """Names of levels, or a list of names for each level."""
+
     MANY: ClassVar[bool] = True
     names: list[Any]
 
 
 @message
 class Metrics(Message):
-    TAG: ClassVar[int] = 21
+    """The metrics of a cluster; nil: of all -> MetricList."""
+
     cluster: str | None = None
     deadline_ms: int = 0
 
@@ -88,7 +86,6 @@ class Metrics(Message):
 class MetricList(Message):
     """A dict a metric: cluster, name, step_s, aggregation, type, unit, columns [[name, type], ...], retention_s."""
 
-    TAG: ClassVar[int] = 22
     MANY: ClassVar[bool] = True
     metrics: list[dict[str, Any]]
 

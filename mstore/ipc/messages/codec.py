@@ -20,20 +20,8 @@ from mstore import limits
 from mstore.errors import ProtocolError, UnknownMessage
 from mstore.ipc import checks, framing
 from mstore.ipc.checks import Bin
-from mstore.ipc.messages import (
-    archiving,
-    asking,
-    connection,
-    control,
-    following,
-    interning,
-    jobs,
-    life,
-    listing,
-    selecting,
-    writing,
-)
 from mstore.ipc.messages.base import Message
+from mstore.ipc.messages.tags import NAME_OF, home
 
 # Bins of at least this many bytes go to the socket as they are; smaller ones are copied into the frame.
 BULK_BYTES_MIN = 65_536
@@ -42,18 +30,9 @@ ITEMS_MAX = 65_536
 # A packer begins with so much memory and takes more as it needs it; its own default is as large as many a mapping.
 _PACK_BYTES = 4096
 
-M = TypeVar("M", bound=Message)
+_DEADLINE: Final = checks.between(0, 0xFFFF_FFFF)
 
-_MODULES = (
-    connection, writing, asking, selecting, following, jobs, listing, life, archiving, interning, control,
-)  # fmt: skip
-MESSAGES: Final[tuple[type[Message], ...]] = tuple(
-    one
-    for module in _MODULES
-    for one in vars(module).values()
-    if isinstance(one, type) and issubclass(one, Message) and one is not Message
-)
-_RULES: Final[checks.Rules] = {key: rule for module in _MODULES for key, rule in module.RULES.items()}
+M = TypeVar("M", bound=Message)
 
 
 class _Codec:
@@ -61,7 +40,7 @@ class _Codec:
 
     __slots__ = ("bulk", "checks", "cls", "defaults", "good", "many", "n_required", "names", "rest", "values")
 
-    def __init__(self, cls: type[Message]) -> None:
+    def __init__(self, cls: type[Message], rules: checks.Rules) -> None:
         found = fields(cls)
         self.cls = cls
         self.many = cls.MANY
@@ -71,23 +50,30 @@ class _Codec:
         self.rest = self.defaults[self.n_required :]
         types = [str(one.type) for one in found]
         self.bulk = "Bin" in types and all(one in ("Bin", "int", "str") for one in types)
-        self.checks = tuple(self._check(cls.__name__, one.name, str(one.type)) for one in found)
+        self.checks = tuple(
+            _DEADLINE
+            if name == "deadline_ms"
+            else rules.get((cls.__name__, name)) or checks.BY_ANNOTATION[kind]
+            for name, kind in zip(self.names, types, strict=True)
+        )
         self.good = tuple(checks.GOOD_TYPES.get(check, frozenset()) for check in self.checks)
         getter = attrgetter(*self.names)
         self.values: Any = getter if len(self.names) > 1 else lambda message: (getter(message),)
 
-    @staticmethod
-    def _check(cls_name: str, name: str, annotation: str) -> checks.Check:
-        if name == "deadline_ms":
-            return checks.between(0, 0xFFFF_FFFF)
-        return _RULES.get((cls_name, name)) or checks.BY_ANNOTATION[annotation]
+
+class _Codecs(dict[int, _Codec]):
+    """By tag: worked out when the first message of the tag is sent, or comes in."""
+
+    def __missing__(self, tag: int) -> _Codec:
+        name = NAME_OF.get(tag)
+        if name is None:
+            raise UnknownMessage(f"no message has tag {tag}", tag=tag)
+        module = home(name)
+        codec = self[tag] = _Codec(getattr(module, name), module.RULES)
+        return codec
 
 
-_BY_TAG: Final = {cls.TAG: _Codec(cls) for cls in MESSAGES}
-TAGS: Final = frozenset(_BY_TAG)
-"""All tags: what a FrameDecoder may be told to accept."""
-
-assert len(TAGS) == len(MESSAGES)
+_BY_TAG: Final = _Codecs()
 
 
 def encode_body(message: Message) -> bytes:
@@ -138,9 +124,7 @@ def decode(tag: int, body: framing.Buffer) -> Message:
     raises UnknownMessage for a tag without a message, ProtocolError (naming message and field) for anything
     that is not exactly such a message.
     """
-    codec = _BY_TAG.get(tag)
-    if codec is None:
-        raise UnknownMessage(f"no message has tag {tag}", tag=tag)
+    codec = _BY_TAG[tag]
     values = checks.split_bulk(body) if codec.bulk else None
     return _checked(codec, _unpack(codec, body) if values is None else values)
 

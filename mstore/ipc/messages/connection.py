@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, ClassVar, Final
+from typing import Any
 
 from mstore.errors import MstoreError, from_wire
 from mstore.ipc import checks
 from mstore.ipc.messages.base import Message, message
-
-ROLES: Final = ("ingest", "query", "control", "worker")
-ACKS: Final = ("durable", "memory")
-PRECISIONS: Final = ("", "auto", "s", "ms", "us", "ns")
-"""Unit of timestamps; "auto": told apart by magnitude; "": in Hello the same, in Lines that of Hello."""
+from mstore.ipc.messages.words import ACKS, PRECISIONS, ROLES
 
 
 @message
 class Hello(Message):
     """First frame of a client; `role` is one of ROLES, `ack` of ACKS, `precision` of PRECISIONS."""
 
-    TAG: ClassVar[int] = 1
     version: int
     role: str
     ack: str = "durable"
@@ -33,7 +28,6 @@ class Hello(Message):
 class Welcome(Message):
     """The answer to Hello. `instance` changes with every fresh start of the store."""
 
-    TAG: ClassVar[int] = 2
     version: int
     instance: int
     limits: dict[str, int]
@@ -47,19 +41,20 @@ class Cancel(Message):
     """Forget request `target` of this connection. Has no answer of its own; a request that had not
     finished is answered by Error `cancelled`."""
 
-    TAG: ClassVar[int] = 25
     target: int
 
 
 @message
 class Ping(Message):
-    TAG: ClassVar[int] = 26
+    """A sign of life -> Done."""
+
     deadline_ms: int = 0
 
 
 @message
 class Done(Message):
-    TAG: ClassVar[int] = 27
+    """It is done; what `details` say depends on the request."""
+
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -67,14 +62,14 @@ class Done(Message):
 class Info(Message):
     """What a store says of itself. predict: also what its configuration will take of the memory."""
 
-    TAG: ClassVar[int] = 23
     deadline_ms: int = 0
     predict: bool = False
 
 
 @message
 class InfoReply(Message):
-    TAG: ClassVar[int] = 24
+    """The store's figures: version, state, counters, memory."""
+
     info: dict[str, Any]
 
 
@@ -82,7 +77,6 @@ class InfoReply(Message):
 class Error(Message):
     """A request failed; `code` is that of a class of mstore.errors. Request id 0: the connection failed."""
 
-    TAG: ClassVar[int] = 31
     code: str
     message: str
     details: dict[str, Any] = field(default_factory=dict)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
-
 from mstore import limits
 from mstore.ipc import checks
 from mstore.ipc.messages.base import Message, message
-
-MEMORY: Final = ("", "keep", "free")
-"""What a stop or a restart does with the shared memory."""
+from mstore.ipc.messages.words import MEMORY
 
 
 @message
 class Stop(Message):
     """End the store. `memory`: what happens to it, one of MEMORY; "" = as configured (keep_memory)."""
 
-    TAG: ClassVar[int] = 44
     deadline_ms: int = 0
     memory: str = ""
 
@@ -25,20 +20,21 @@ class Stop(Message):
 class Restart(Message):
     """End all processes but the supervisor, and start them again; "" keeps the memory where that is possible."""
 
-    TAG: ClassVar[int] = 45
     deadline_ms: int = 0
     memory: str = ""
 
 
 @message
 class Reload(Message):
-    TAG: ClassVar[int] = 46
+    """Read the configuration again -> Done."""
+
     deadline_ms: int = 0
 
 
 @message
 class Snapshot(Message):
-    TAG: ClassVar[int] = 47
+    """Take a snapshot now -> Done."""
+
     deadline_ms: int = 0
 
 
@@ -47,7 +43,6 @@ class Hold(Message):
     """Give up nothing of the log while this connection is open, for limit_s at most -> Done {hold, seq}:
     what was acknowledged before is at or before block seq, and durable."""
 
-    TAG: ClassVar[int] = 49
     limit_s: int
     deadline_ms: int = 0
 
@@ -56,7 +51,6 @@ class Hold(Message):
 class States(Message):
     """What every process has to say of itself -> Done {name: state}; one that does not answer in time is missing."""
 
-    TAG: ClassVar[int] = 50
     deadline_ms: int = 0
 
 

@@ -23,7 +23,6 @@ class Follow(Message):
     since_ms  also what memory holds from this time on, Unix ms; None = only what is new
     """
 
-    TAG: ClassVar[int] = 80
     selector: str
     metrics: list[str]
     since_ms: int | None = None
@@ -34,7 +33,6 @@ class Follow(Message):
 class FollowBegun(Message):
     """Whatever is acknowledged from now on will come. `seq`: the last block of the log before it."""
 
-    TAG: ClassVar[int] = 81
     seq: int
     n_series: int
 
@@ -46,7 +44,6 @@ class Followed(Message):
     Each is [cluster, host, metric, type, type_id, subtype, subtype_id, step_s, unit, ["name:type", ...]].
     """
 
-    TAG: ClassVar[int] = 82
     MANY: ClassVar[bool] = True
     first: int
     series: list[list[Any]]
@@ -63,7 +60,6 @@ class FollowedSamples(Message):
     stored     1: what memory held (`since_ms`); 0: as it came
     """
 
-    TAG: ClassVar[int] = 83
     index: Bin
     stamps_ms: Bin
     types: Bin
@@ -75,7 +71,6 @@ class FollowedSamples(Message):
 class FollowMissed(Message):
     """Samples that this subscriber did not take in time: n_samples (-1 = not known), none earlier than since_ms."""
 
-    TAG: ClassVar[int] = 84
     n_samples: int
     since_ms: int
 

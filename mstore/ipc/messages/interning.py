@@ -13,7 +13,6 @@ from mstore.ipc.messages.base import Message, message
 class Intern(Message):
     """Key i is keys[offsets[i]:offsets[i + 1]]; offsets i64[n + 1], times i64[n] -> Interned."""
 
-    TAG: ClassVar[int] = 40
     cluster: Bin
     keys: Bin
     offsets: Bin
@@ -25,7 +24,6 @@ class Intern(Message):
 class Interned(Message):
     """refs u64[n] (or ignore words), types u8[n], kinds u8[n]."""
 
-    TAG: ClassVar[int] = 41
     refs: Bin
     types: Bin
     kinds: Bin
@@ -35,7 +33,6 @@ class Interned(Message):
 class InternPaths(Message):
     """As Open, with times i64[n] -> Interned."""
 
-    TAG: ClassVar[int] = 42
     MANY: ClassVar[bool] = True
     paths: list[list[str]]
     times: Bin

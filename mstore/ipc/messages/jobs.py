@@ -33,7 +33,6 @@ _ITEMS_MAX = 1 << 22
 class Clusters(Message):
     """The topologies and metric definitions of the store's configuration -> ClusterList."""
 
-    TAG: ClassVar[int] = 70
     deadline_ms: int = 0
 
 
@@ -41,7 +40,6 @@ class Clusters(Message):
 class ClusterList(Message):
     """What config.told() says: the TOML that metrics are defined by, a cluster.json document for each topology."""
 
-    TAG: ClassVar[int] = 71
     MANY: ClassVar[bool] = True
     toml: str
     clusters: list[dict[str, Any]]
@@ -52,7 +50,6 @@ class Fetch(Message):
     """A batch request -> FetchAnswer. A query is
     [metric, host, resolution, type | nil, type_ids, subtype | nil, subtype_ids, scale_by, aggregate]."""
 
-    TAG: ClassVar[int] = 72
     MANY: ClassVar[bool] = True
     cluster: str
     start: int
@@ -101,7 +98,6 @@ class FetchAnswer(Message):
     """sizes u32[n]: series of each row, that of for-all-nodes behind the others; entries and values: of all of them;
     notes: a msgpack map of texts, errors [[code, message, details]], hosts (of for-all-nodes)."""
 
-    TAG: ClassVar[int] = 73
     sizes: Bin
     entries: Bin
     values: Bin
@@ -128,7 +124,6 @@ class FetchAnswer(Message):
 class Load(Message):
     """Metrics of hosts at some scopes -> LoadAnswer. A resource is [host, threads, accelerators | nil]."""
 
-    TAG: ClassVar[int] = 74
     MANY: ClassVar[bool] = True
     cluster: str
     start: int
@@ -177,7 +172,6 @@ class LoadAnswer(Message):
     """labels, entries, values: of all series; notes: a msgpack map of texts, errors, hosts, ids,
     metrics [[name, unit, unit_prefix, step_s, scope]], failed [[metric, code, message, details]]."""
 
-    TAG: ClassVar[int] = 75
     labels: Bin
     entries: Bin
     values: Bin
@@ -221,7 +215,6 @@ class LoadAnswer(Message):
 class CheckHealth(Message):
     """Which metrics of which hosts arrive; nil: all hosts, the cluster's usual metrics -> HealthAnswer."""
 
-    TAG: ClassVar[int] = 76
     MANY: ClassVar[bool] = True
     cluster: str
     hosts: list[str] | None = None
@@ -234,7 +227,6 @@ class HealthAnswer(Message):
     """known u8[n]: 1 = the store has heard of the host; states u8[n][m]: a row a host, a column a metric:
     0 missing, 1 healthy, 2 degraded, 3 not expected on this host."""
 
-    TAG: ClassVar[int] = 77
     MANY: ClassVar[bool] = True
     hosts: list[str]
     metrics: list[str]

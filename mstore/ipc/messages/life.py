@@ -18,7 +18,6 @@ class Protect(Message):
     until_s  Unix seconds; 2^63 - 1 = until it is taken back; 0 = take it back
     """
 
-    TAG: ClassVar[int] = 90
     MANY: ClassVar[bool] = True
     cluster: str
     hosts: list[str]
@@ -31,7 +30,6 @@ class Free(Message):
     """Free whole chunks that end by a time, of all that hangs below the selected levels -> Done {chunks, samples,
     series, levels}. exclude: levels that keep theirs."""
 
-    TAG: ClassVar[int] = 91
     selectors: list[str]
     before_s: int
     exclude: list[str]
@@ -42,7 +40,6 @@ class Free(Message):
 class ForceFree(Message):
     """Free the oldest chunk of every series below the selected levels -> Done, as of Free."""
 
-    TAG: ClassVar[int] = 92
     selectors: list[str]
     exclude: list[str]
     deadline_ms: int = 0
@@ -52,7 +49,6 @@ class ForceFree(Message):
 class Protected(Message):
     """The hosts that are protected now -> Names: [cluster, host] each."""
 
-    TAG: ClassVar[int] = 93
     deadline_ms: int = 0
 
 
@@ -60,7 +56,6 @@ class Protected(Message):
 class Sizes(Message):
     """What levels hold, all below them included -> SizeList. Those of a selector; "" = all of so many names."""
 
-    TAG: ClassVar[int] = 94
     selector: str
     depth: int = 1
     deadline_ms: int = 0
@@ -70,7 +65,6 @@ class Sizes(Message):
 class SizeList(Message):
     """paths: names from the cluster down, a list for each level. sizes: u64[n, 4], bytes, chunks, series, samples."""
 
-    TAG: ClassVar[int] = 95
     MANY: ClassVar[bool] = True
     paths: list[list[Any]]
     sizes: Bin
@@ -80,7 +74,6 @@ class SizeList(Message):
 class DebugDump(Message):
     """The chunks below the selected levels -> Text: JSON in the shape of the reference's debug dump."""
 
-    TAG: ClassVar[int] = 96
     selector: str
     deadline_ms: int = 0
 
@@ -89,7 +82,6 @@ class DebugDump(Message):
 class Text(Message):
     """UTF-8."""
 
-    TAG: ClassVar[int] = 97
     text: Bin
 
 

@@ -12,7 +12,6 @@ from mstore.ipc.messages.base import Message, message
 class HostSeries(Message):
     """Every series of a host and of the levels below it -> SeriesPaths."""
 
-    TAG: ClassVar[int] = 105
     cluster: str
     host: str
     deadline_ms: int = 0
@@ -22,7 +21,6 @@ class HostSeries(Message):
 class SeriesPaths(Message):
     """[cluster, host, metric, type, type_id, subtype, subtype_id] each, "" for what there is not."""
 
-    TAG: ClassVar[int] = 106
     MANY: ClassVar[bool] = True
     series: list[list[str]]
 

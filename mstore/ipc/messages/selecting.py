@@ -20,7 +20,6 @@ _TIME = checks.between(-(2**62), 2**62)
 class Select(Message):
     """The levels that a selector means; with a metric those that hold it, or have it below -> Levels."""
 
-    TAG: ClassVar[int] = 60
     selector: str
     metric: str | None = None
     deadline_ms: int = 0
@@ -30,7 +29,6 @@ class Select(Message):
 class Levels(Message):
     """A line for each level: cluster, host, type, type_id, subtype, subtype_id divided by tabs, as far as it goes down."""
 
-    TAG: ClassVar[int] = 61
     paths: Bin
 
 
@@ -38,7 +36,6 @@ class Levels(Message):
 class SelectLatest(Message):
     """Newest values, by `level` or by `series`; max_age_s None: of any age -> Tables, one for each metric."""
 
-    TAG: ClassVar[int] = 62
     selector: str
     metrics: list[str]
     per: str = "level"
@@ -50,7 +47,6 @@ class SelectLatest(Message):
 class SelectAbove(Message):
     """Series above (below) a value for for_s seconds up to `at`, Unix seconds; None: now -> Tables."""
 
-    TAG: ClassVar[int] = 63
     selector: str
     metric: str
     value: float
@@ -64,7 +60,6 @@ class SelectAbove(Message):
 class SelectStats(Message):
     """Figures over the raw samples of [start, end), by `level` or by `series` -> Tables."""
 
-    TAG: ClassVar[int] = 64
     selector: str
     metric: str
     start: int
@@ -78,7 +73,6 @@ class SelectStats(Message):
 class SelectTop(Message):
     """The k rows with the largest (smallest) figure -> Tables."""
 
-    TAG: ClassVar[int] = 65
     selector: str
     metric: str
     start: int
@@ -94,7 +88,6 @@ class SelectTop(Message):
 class SelectSeries(Message):
     """Samples of every level of a selector, or of all of them as one; the rest as in Query -> Stacked."""
 
-    TAG: ClassVar[int] = 66
     selector: str
     metric: str
     start: int
@@ -115,7 +108,6 @@ class SelectSeries(Message):
 class QueryMany(Message):
     """Many questions; each is the fields of a Query, the last ones left out that are as they are by default -> Stacked."""
 
-    TAG: ClassVar[int] = 67
     MANY: ClassVar[bool] = True
     questions: list[list[Any]]
     deadline_ms: int = 0
@@ -129,7 +121,6 @@ class Stacked(Message):
     and the rest  as mstore.stacked says
     """
 
-    TAG: ClassVar[int] = 68
     counts: Bin
     table: Bin
     texts: Bin
@@ -143,7 +134,6 @@ class Stacked(Message):
 class Tables(Message):
     """Tables, each [class, map of plain fields, paths bin, [[dtype, shape after the rows, bin] each column]]."""
 
-    TAG: ClassVar[int] = 69
     MANY: ClassVar[bool] = True
     tables: list[list[Any]]
 

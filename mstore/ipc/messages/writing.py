@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from mstore.ipc import checks
 from mstore.ipc.checks import Bin
 from mstore.ipc.messages.base import Message, message
-from mstore.ipc.messages.connection import PRECISIONS
-
-HANDLE_NONE: Final = 0xFFFF_FFFF
-"""In Opened.handles: this series cannot be written as things are; Opened.errors says why."""
-
-TYPE_F32, TYPE_F64, TYPE_U64 = 1, 2, 3
-"""Numbers of the value types in Opened.types and Columns.type."""
-TYPE_BYTES: Final = {TYPE_F32: 4, TYPE_F64: 8, TYPE_U64: 8}
+from mstore.ipc.messages.words import PRECISIONS
 
 
 @message
 class Lines(Message):
     """Line protocol; whole lines, the last one needs no newline. `precision` "": that of Hello."""
 
-    TAG: ClassVar[int] = 3
     data: Bin
     precision: str = ""
     deadline_ms: int = 0
@@ -31,7 +23,6 @@ class Lines(Message):
 class Written(Message):
     """The acknowledgement of a write; `reasons` counts rejected and ignored by model.Reason.public."""
 
-    TAG: ClassVar[int] = 4
     written: int
     rejected: int
     ignored: int
@@ -47,7 +38,6 @@ class Open(Message):
     [step_s, aggregation, type, unit, [[column, type], ...]].
     """
 
-    TAG: ClassVar[int] = 5
     MANY: ClassVar[bool] = True
     series: list[list[str]]
     specs: list[Any] | None = None
@@ -58,7 +48,6 @@ class Open(Message):
 class Opened(Message):
     """handles u32[n] (HANDLE_NONE = refused), types u8[n]; errors: [index, reason] of the refused."""
 
-    TAG: ClassVar[int] = 6
     MANY: ClassVar[bool] = True
     handles: Bin
     types: Bin
@@ -69,7 +58,6 @@ class Opened(Message):
 class Columns(Message):
     """Grid samples: handles u32[n], times i64[m] in seconds, values[m][n] of `type` (1 f32, 2 f64, 3 u64)."""
 
-    TAG: ClassVar[int] = 7
     handles: Bin
     times: Bin
     values: Bin
@@ -81,7 +69,6 @@ class Columns(Message):
 class Rows(Message):
     """Rows of one stamped series with k columns: stamps i64[m] in ms, values[m][k] of 8 bytes each."""
 
-    TAG: ClassVar[int] = 8
     handle: int
     stamps: Bin
     values: Bin

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstore.errors import ConfigError
-from mstore.topology import expand, fold, natural_key
+from mstore.hostlists import expand, fold, natural_key
 
 # Prefixes, numbers with and without leading zeros, suffixes: the shapes in which folding goes wrong.
 HOSTS = st.builds(
