@@ -49,7 +49,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Side by side, a test cannot tell whose a segment is unless it started that store: what is left is seen at the end."""
     if hasattr(session.config, "workerinput"):
         return
-    if left := _Held(_children(), set(), _segments()).more_than(session.config.stash[_AT_FIRST]):
+    before = session.config.stash[_AT_FIRST]
+    _reap_the_dead(before)
+    if left := _Held(_children(), set(), _segments()).more_than(before):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print("\nleft behind by this run:\n  " + "\n  ".join(left))
 

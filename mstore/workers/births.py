@@ -10,11 +10,12 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mstore import faults
+from mstore import clock, faults
 from mstore.workers.process import SUPERVISORS_SIGNALS
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ GO = b"g"
 """The word on which a forked process begins."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_LOOK_S = 0.002
 _ANSWER_S_MAX = 60.0
 """For an order. A nursery that must be started anew loads all modules first, on a busy machine for seconds."""
 
@@ -46,17 +48,19 @@ class Nursery:
     """The owner's side of a nursery (see workers/nursery.py). Calls block for milliseconds, and for as long as the
     modules take to load where the nursery was killed and is started anew."""
 
-    def __init__(self, name: str, store_dir: Path, sock: socket.socket, pidfd: int) -> None:
+    def __init__(self, name: str, store_dir: Path, apart: bool, sock: socket.socket, pidfd: int) -> None:
         self._name = name
+        self._apart = apart
         self._store_dir = store_dir
         self._sock = sock
         self._pidfd = pidfd
 
     @classmethod
-    def fork(cls, name: str, store_dir: Path) -> Nursery:
+    def fork(cls, name: str, store_dir: Path, *, apart: bool = False) -> Nursery:
         """Of this process as it is: to be called before it has threads, an event loop, or descriptors of value.
 
-        name  what ps shows it as
+        name   what ps shows it as
+        apart  in a session of its own, with all that it forks: what a terminal sends does not come there
 
         From now on this process is given the orphans among its descendants (see reap).
         """
@@ -68,9 +72,9 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
-            nursery.serve(theirs, owner, name, store_dir)
+            nursery.serve(theirs, owner, name, store_dir, apart)
         theirs.close()
-        return cls(name, store_dir, ours, os.pidfd_open(pid))
+        return cls(name, store_dir, apart, ours, os.pidfd_open(pid))
 
     def start(self, main: str, argument: str, descriptors: Mapping[int, int]) -> Process:
         """A new process that runs main(argument).
@@ -127,6 +131,7 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [
             sys.executable, "-P", "-m", "mstore.workers.nursery", str(os.getpid()), self._name, str(self._store_dir),
+            "apart" if self._apart else "",
         ]  # fmt: skip
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET_FD)]
         with theirs:
@@ -157,3 +162,11 @@ def reap(watched: Collection[int]) -> None:
             if dead.si_pid in watched:
                 return  # it hides those behind it until it is waited for, which is soon
             os.waitpid(dead.si_pid, 0)
+
+
+def reap_all(timeout_s: float) -> None:
+    """Wait for the last children: orphans that are dying with whoever started them. Who ends after this ends alone."""
+    deadline_s = clock.monotonic_s() + timeout_s
+    with contextlib.suppress(ChildProcessError):
+        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None or clock.monotonic_s() < deadline_s:
+            time.sleep(_LOOK_S)

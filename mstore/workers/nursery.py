@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 def _persister(argument: str) -> NoReturn:
     """The persister has a nursery of its own: its helpers are to end with it, so they are to be its children."""
-    nursery = Nursery.fork("helpers", WorkerSpec.from_json(argument).directory)
+    nursery = Nursery.fork("helpers", WorkerSpec.from_json(argument).directory, apart=True)
     run_worker(partial(persister.main, nursery), argument)
 
 
@@ -66,12 +66,14 @@ MAINS: dict[str, Callable[[str], int]] = {
 """What a forked process may become: it is given its argument, and its exit status is what comes back, if it does."""
 
 
-def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path) -> NoReturn:
+def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart: bool) -> NoReturn:
     """Take orders until the owner closes its end, or ends. Never returns: the caller's frames are another process's."""
     try:
         set_name(f"mstore:{name}", store_dir)
         set_up_logging(name)
         die_with_parent(owner_pid)
+        if apart:
+            os.setsid()
         signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)  # a worker inherits it: see run_worker
         _keep_only({0, 1, 2, sock.fileno()})
         with open(os.devnull) as nothing:
@@ -174,4 +176,6 @@ def _keep_only(numbers: Collection[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=SOCKET_FD), int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    serve(
+        socket.socket(fileno=SOCKET_FD), int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), bool(sys.argv[4])
+    )

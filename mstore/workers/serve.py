@@ -13,7 +13,7 @@ from mstore import paths
 from mstore.log import set_up_logging
 from mstore.persistence import files, store_lock
 from mstore.workers import stacks
-from mstore.workers.births import Nursery
+from mstore.workers.births import Nursery, reap_all
 from mstore.workers.ownership import inode_of, is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.settings import Settings
@@ -22,6 +22,8 @@ from mstore.workers.supervisor import Supervisor
 from mstore.workers.systemd import Service
 
 log = logging.getLogger(__name__)
+
+_ORPHANS_S_MAX = 5.0
 
 
 def serve(
@@ -54,6 +56,7 @@ def serve(
         return _run_locked(store_dir, settings, service, nursery)
     finally:
         nursery.close()
+        reap_all(_ORPHANS_S_MAX)
 
 
 def _run_locked(store_dir: Path, settings: Settings, service: Service, nursery: Nursery) -> int:

@@ -110,7 +110,9 @@ def test_a_snapshot_under_way_is_shown_and_its_helper_can_write_no_shared_memory
     persister = server.worker_pid("persister")
     asking.start()
     helper = until(
-        lambda: next((pid for pid, line in children(persister).items() if "workers.snapshot" in line), 0),
+        lambda: next(
+            (pid for pid, line in children(persister).items() if line.startswith("mstore: snapshot")), 0
+        ),
         "the helper",
     )
     while "samples" not in mapped(helper, "r--s"):

@@ -16,6 +16,7 @@ import pytest
 
 from mstore import clock
 from mstore.errors import MstoreError
+from tests.process.test_review_life import children
 from tests.stores import Server, read_all, until
 
 LAUNCHER = """
@@ -114,6 +115,22 @@ def line(host: str, now: int) -> bytes:
     return f"m,cluster=c,hostname={host} value=1 {now}\n".encode()
 
 
+def test_only_the_supervisor_speaks_for_the_service(manage: Any, short_dir: Path) -> None:
+    """A forked worker shows the supervisor's first environment; what it has of it is what a process has that it starts."""
+    (short_dir / "hosts.json").write_text('{"c": ["a"]}')
+    manager = manage(config='[protect]\nfile = "hosts.json"\n', watchdog_s=60)
+    manager.hears("READY", "1")
+
+    def asking() -> int:
+        found = children(manager.worker_pid("persister")).items()
+        return next((pid for pid, line in found if "mstore.workers.providers" in line), 0)
+
+    environment = Path(f"/proc/{until(asking, 'the process that the persister starts')}/environ").read_bytes()
+    assert b"PATH=" in environment
+    for word in (b"NOTIFY_SOCKET", b"WATCHDOG_", b"LISTEN_"):
+        assert word not in environment
+
+
 def test_the_manager_hears_of_start_reload_and_stop_in_order(manage: Any, now: int) -> None:
     manager = manage(config='max_future = "2h"\n')
     ready = manager.hears("READY", "1")
@@ -121,10 +138,6 @@ def test_the_manager_hears_of_start_reload_and_stop_in_order(manage: Any, now: i
     assert {"EXTEND_TIMEOUT_USEC": "60000000"} in manager.heard, "time is asked for from the beginning"
     assert any(one.get("STATUS", "").startswith("starting: recovered in") for one in manager.heard)
     assert manager.send_text(line("a", now)).startswith(b"written=1")
-    for pid in [manager.worker_pid(kind) for kind in ("ingest", "query", "persister")]:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"NOTIFY_SOCKET" not in environment, "only the supervisor speaks for the service"
-
     before = clock.monotonic_us()
     os.kill(manager.process.pid, signal.SIGHUP)
     reloading = manager.hears("RELOADING", "1")

@@ -54,7 +54,8 @@ def child_of(server: Server, kind: str) -> int:
     assert server.process is not None
     return until(
         lambda: next(
-            (pid for pid, line in children(server.process.pid).items() if f"workers.{kind}" in line), 0
+            (pid for pid, line in children(server.process.pid).items() if line.startswith(f"mstore: {kind}")),
+            0,
         ),
         kind,
     )
@@ -161,7 +162,9 @@ def test_a_stop_whose_snapshot_takes_too_long_gives_it_up_and_the_next_start_say
     assert server.process is not None
     server.process.terminate()
     helper = until(
-        lambda: next((pid for pid, line in children(persister).items() if "workers.snapshot" in line), 0),
+        lambda: next(
+            (pid for pid, line in children(persister).items() if line.startswith("mstore: snapshot")), 0
+        ),
         "the helper",
     )
     os.kill(helper, signal.SIGSTOP)
