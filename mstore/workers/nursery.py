@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mstore import faults
+from mstore.ipc.messages import tags
 from mstore.log import set_up_logging
 from mstore.workers import archive, export, ingest, persister, query, snapshot
 from mstore.workers.births import DESCRIPTORS_MAX, GO, ORDER_BYTES_MAX, SOCKET_FD, Nursery
@@ -79,6 +80,8 @@ def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)  # whoever reads what the owner prints waits for the end of that, not for a worker's
+        for message in tags.TAG_OF:  # else each worker would load a message's module when its first one comes
+            tags.home(message)
         gc.collect()
         gc.freeze()  # what is loaded is never garbage; a worker that looked for it would copy every page of it
         while True:
