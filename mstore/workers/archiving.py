@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,8 +92,9 @@ class Archiving(Leaving):
         self._task: asyncio.Task[None] | None = None
         self._helper: Helper | None = None
         self._waiting: list[tuple[_Order, Answer]] = []
-        self._due_at_s = 0.0
+        self._due_at_s = math.inf
         self._retry_wait_s = 0.0
+        self._looking = False
         self._stopped = False
 
     # --- Leaving
@@ -119,18 +121,17 @@ class Archiving(Leaving):
 
     def start(self) -> None:
         """Once the memory is filled."""
-        self._due_at_s = clock.monotonic_s() + min(_FIRST_S_MAX, self._persister.config.archive.interval_s)
         try:
             self._leavers.cut_behind(self._persister.wal.written)
         except StorageError as error:
             log.error("the archive: %s", error)
         self.follow()
-        self._look()
 
     def follow(self) -> None:
         """Take over the configuration as it is now."""
         config = self._persister.config.archive
         self._config = config
+        self._due_at_s = min(self._due_at_s, clock.monotonic_s() + min(_FIRST_S_MAX, config.interval_s))
         store_dir = self._persister.spec.directory
         root = archive_root(store_dir, config)
         try:
@@ -139,6 +140,8 @@ class Archiving(Leaving):
             self._read_manifests(root)
         except StorageError as error:
             log.error("the archive: %s", error)
+        if not self._looking:
+            self._look()
 
     def _read_manifests(self, root: Path) -> None:
         """How far each metric is archived, as the files say."""
@@ -160,10 +163,13 @@ class Archiving(Leaving):
         self.departure.late_before_s = max(reached, default=NOTHING_S)
 
     def _look(self) -> None:
-        if self._stopped:
+        self._looking = (
+            self._config.writes and not self._stopped
+        )  # a store without an archive is not woken for it
+        if not self._looking:
             return
         self._settled.look()
-        if self._config.writes and self._task is None and clock.monotonic_s() >= self._retry_at_s:
+        if self._task is None and clock.monotonic_s() >= self._retry_at_s:
             due = clock.monotonic_s() >= self._due_at_s or self._leavers.n_bytes >= limits.LEAVERS_BYTES_DUE
             if due and self._clock.agrees():
                 self._begin(_Order(), _nobody)

@@ -355,6 +355,15 @@ def test_the_idle_reader_of_the_archive_is_gone_with_its_worker(serve: Serve, ro
     assert time.time() > now
 
 
+def test_an_archive_that_a_reload_switches_on_is_written_without_an_order(serve: Serve, now: int) -> None:
+    server = serve("")
+    with server.client() as client:
+        written(client, now)
+        (server.directory / "mstore.toml").write_text(ARCHIVE)
+        client.control("reload")
+        until(lambda: client.info()["counters"]["archive_passes"], "a pass")
+
+
 def test_a_pass_into_a_directory_that_a_reload_leaves_counts_for_nothing(
     serve: Serve, now: int, tmp_path: Path
 ) -> None:

@@ -129,3 +129,35 @@ def test_a_snapshot_under_way_is_shown_and_its_helper_can_write_no_shared_memory
     asking.join(120)
     assert [one["series"] for one in taken] == [n_series]
     assert "a snapshot is being written" not in run("info", directory=server.directory)
+
+
+def test_an_idle_store_is_woken_for_its_looks_at_files_alone(serve: Serve, now: int) -> None:
+    """Each process sleeps until somebody wants something; every 5 s supervisor and persister look around."""
+    server = serve()
+    with server.client() as client:
+        client.write(f"m,cluster=c,hostname=h value=1 {now}\n")
+    assert server.process is not None
+    pids = [server.process.pid, *children(server.process.pid)]
+    until(
+        lambda: _sleeps(pids),
+        "the end of what follows a start and a write: spare segments, a mark in the log",
+    )
+    before = {pid: wakeups(pid) for pid in pids}
+    time.sleep(10)
+    woken = {Path(f"/proc/{pid}/comm").read_text().strip(): wakeups(pid) - before[pid] for pid in pids}
+    assert len(woken) == 5
+    assert sum(woken.values()) <= 12, woken  # a timer of every second more would be 10 more
+
+
+def _sleeps(pids: list[int]) -> bool:
+    before = sum(map(wakeups, pids))
+    time.sleep(1)
+    return sum(map(wakeups, pids)) - before <= 5
+
+
+def wakeups(pid: int) -> int:
+    """How often the threads of a process have gone to sleep so far."""
+    found = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/status"):
+        found += int(path.read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
+    return found
