@@ -113,6 +113,21 @@ cdef void drop_rows(ms_chunk* chunk, int64_t first, int64_t last, bint repair) n
     ms_store_release_u32(&chunk.seq, chunk.seq + 1)  # SYNC POINT (release) row: rows before the even sequence
 
 
+cdef void narrow_range(ms_chunk* chunk) noexcept nogil:
+    """Let the range of a stamped chunk be that of the rows it counts: a kill may have come between range and count."""
+    cdef uint64_t words = 1 + chunk.n_columns
+    cdef uint64_t* rows = <uint64_t*>(<char*>chunk + CHUNK_HEADER_BYTES)
+    cdef uint32_t i
+    cdef int64_t oldest, newest
+    if chunk.count == 0:
+        return
+    oldest = newest = <int64_t>rows[0]
+    for i in range(1, chunk.count):
+        oldest, newest = min(oldest, <int64_t>rows[i * words]), max(newest, <int64_t>rows[i * words])
+    ms_store_relaxed_u64(&chunk.anchor_s, <uint64_t>oldest)
+    ms_store_relaxed_u64(&chunk.t_max_ms, <uint64_t>newest)
+
+
 cdef class Chunks:
     """The allocator and the links. Not thread-safe: one instance, in the persister.
 
@@ -559,6 +574,8 @@ cdef class Chunks:
                 chunk = self._own(slot, s, n, word)
                 if chunk.seq & 1:
                     drop_rows(chunk, 1, 0, True)
+                if n == s.last_n:  # where rows are appended
+                    narrow_range(chunk)
                 last_t = max(last_t, chunk.t_max_ms)  # a row may have been published just before the kill
             if found == 0 or n < first:
                 first = n

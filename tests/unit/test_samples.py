@@ -315,6 +315,23 @@ def test_a_row_torn_by_a_kill_is_repaired_at_adoption() -> None:
         chunks.validate(rig.series[:1], rig.samples, rig.kernel.committed_bytes)
 
 
+@pytest.mark.parametrize("stamp", [500, 9000])
+def test_a_row_that_a_kill_kept_from_being_counted_does_not_widen_its_chunk(stamp: int) -> None:
+    with Rig() as rig:
+        slot = rig.add(0, n_columns=1)
+        rig.kernel.apply(stamped(slot, [(1000, (1.0,)), (2000, (2.0,))]))
+        link = chunks.linked(rig.series[slot], rig.samples)[0][1]
+        head = chunks.header(rig.samples, link)
+        rows = rig.samples[link.offset + layout.CHUNK_HEADER_BYTES :][:48].view("<u8")
+        rows[4:6] = stamp, 7
+        head["anchor_s"], head["t_max_ms"] = min(1000, stamp), max(2000, stamp)
+        kernel = rig.open(fresh=False)
+        chunks.validate(rig.series[:1], rig.samples, kernel.committed_bytes)
+        assert (head["anchor_s"], head["t_max_ms"], rig.series[slot]["last_t"]) == (1000, 2000, 2000)
+        kernel.apply(stamped(slot, [(stamp, (3.0,))]))
+        assert len(chunks.read_rows(rig.series[slot], rig.samples)) == 3
+
+
 @pytest.mark.parametrize("what", ["header", "offset", "table", "twice"])
 def test_adopting_damaged_links_is_refused_with_the_series_named(what: str) -> None:
     with Rig() as rig:
