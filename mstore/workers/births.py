@@ -54,7 +54,7 @@ class Process:
 
 class Nursery:
     """The owner's side of a nursery (see workers/nursery.py). Calls block for milliseconds, and for as long as the
-    modules take to load where the nursery was killed and is started anew."""
+    modules take to load where the nursery was killed and is started anew; _ANSWER_S_MAX more where it was stopped."""
 
     def __init__(self, name: str, store_dir: Path, apart: bool, sock: socket.socket, pidfd: int) -> None:
         self._name = name
@@ -74,9 +74,8 @@ class Nursery:
         """
         if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_DFL
-        )  # ignored, as who started us may have left it, no status is kept
+        # Ignored, as whoever started us may have left it, no exit status is kept.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from mstore.workers import nursery  # here: who only has a nursery needs not all modules of the others
 
         owner = os.getpid()
