@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 OWNER = """
     import errno, json, os, signal, sys, time
@@ -20,10 +21,12 @@ OWNER = """
 """
 
 
-def owner(code: str) -> list[str]:
+def owner(code: str, *arguments: str) -> list[str]:
     """What an owner that runs `code` prints. A process of its own: a fork takes everything along that a test run has."""
     whole = textwrap.dedent(OWNER) + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", whole, *arguments], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -284,3 +287,23 @@ def test_what_the_owner_logged_is_not_among_a_forked_process_s_last_lines() -> N
     """)
     assert len(lines) == 1, lines
     assert lines[0].endswith("of the forked one")
+
+
+def test_a_forked_process_imports_nothing_from_where_the_operator_stands(tmp_path: Path) -> None:
+    lines = owner(
+        """
+        def main(argument):
+            try:
+                import mine_alone
+            except ImportError:
+                return 0
+            return 1
+
+        os.chdir(sys.argv[1])
+        Path("mine_alone.py").write_text("")
+        nursery.MAINS["test"] = main
+        print(repr(sys.path[0]), wait(Nursery.fork("nursery", Path("/some/dir")).start("test", "", {})))
+    """,
+        str(tmp_path),
+    )
+    assert lines == ["'' 0"]  # what -c put there; -m and a script put a directory there
