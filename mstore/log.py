@@ -65,4 +65,5 @@ def set_up_logging(process: str) -> None:
         handler.setFormatter(
             logging.Formatter(f"%(asctime)s %(levelname)-7s {process}[%(process)d] %(message)s")
         )
+    _recent.lines.clear()  # a forked process has those of another
     logging.basicConfig(level=level if level in _LEVELS else "INFO", handlers=[handler, _recent], force=True)

@@ -31,8 +31,10 @@ GO = b"g"
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_S = 0.002
-_ANSWER_S_MAX = 60.0
-"""For an order. A nursery that must be started anew loads all modules first, on a busy machine for seconds."""
+_ANSWER_S_MAX = 10.0
+"""For an order, which takes milliseconds: the owner's loop stands still meanwhile."""
+_LOADED_S_MAX = 60.0
+"""For the first order of a nursery that was started anew: it loads all modules before, on a busy machine for seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +45,16 @@ class Process:
     pidfd: int
     """The owner of this value closes it."""
 
+    def end(self) -> None:
+        """Kill and bury it, where nobody can watch it."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+
 
 class Nursery:
     """The owner's side of a nursery (see workers/nursery.py). Calls block for milliseconds, and for as long as the
-    modules take to load where the nursery was killed and is started anew."""
+    modules take to load where the nursery was killed and is started anew; _ANSWER_S_MAX more where it was stopped."""
 
     def __init__(self, name: str, store_dir: Path, apart: bool, sock: socket.socket, pidfd: int) -> None:
         self._name = name
@@ -66,6 +74,8 @@ class Nursery:
         """
         if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
+        # Ignored, as whoever started us may have left it, no exit status is kept.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from mstore.workers import nursery  # here: who only has a nursery needs not all modules of the others
 
         owner = os.getpid()
@@ -74,7 +84,7 @@ class Nursery:
         if not pid:
             nursery.serve(theirs, owner, name, store_dir, apart)
         theirs.close()
-        return cls(name, store_dir, apart, ours, os.pidfd_open(pid))
+        return cls(name, store_dir, apart, ours, _pidfd_of(pid))
 
     def start(self, main: str, argument: str, descriptors: Mapping[int, int]) -> Process:
         """A new process that runs main(argument).
@@ -84,16 +94,19 @@ class Nursery:
         raises OSError: there is none
         """
         try:
-            return self._start(main, argument, descriptors)
-        except (ConnectionError, EOFError):
-            log.warning("the process %s has died: a new one is started", self._name)
+            return self._start(main, argument, descriptors, _ANSWER_S_MAX)
+        except (ConnectionError, EOFError, TimeoutError) as error:
+            how = "does not answer" if isinstance(error, TimeoutError) else "has died"
+            log.warning("the process %s %s: a new one is started", self._name, how)
             self._start_anew()
         try:
-            return self._start(main, argument, descriptors)
+            return self._start(main, argument, descriptors, _LOADED_S_MAX)
         except EOFError:
             raise OSError(f"the process {self._name} died again") from None
+        except TimeoutError:
+            raise OSError(f"the process {self._name} does not answer") from None
 
-    def _start(self, main: str, argument: str, descriptors: Mapping[int, int]) -> Process:
+    def _start(self, main: str, argument: str, descriptors: Mapping[int, int], timeout_s: float) -> Process:
         go, writing = os.pipe()
         try:
             numbers = [
@@ -101,24 +114,30 @@ class Nursery:
                 *descriptors,
             ]  # of `go` first: one that none of them has
             order = {"main": main, "argument": argument, "numbers": numbers}
-            pid = self._ask(json.dumps(order).encode(), [go, *descriptors.values()])
-            pidfd = os.pidfd_open(pid)
+            pid = self._ask(json.dumps(order).encode(), [go, *descriptors.values()], timeout_s)
+            pidfd = _pidfd_of(pid)
             os.write(writing, GO)
             return Process(pid, pidfd)
         finally:
             os.close(go)
             os.close(writing)  # without the word before, it ends
 
-    def _ask(self, order: bytes, descriptors: list[int]) -> int:
+    def _ask(self, order: bytes, descriptors: list[int], timeout_s: float) -> int:
         if len(order) > ORDER_BYTES_MAX or len(descriptors) > DESCRIPTORS_MAX:
             raise OSError(
                 f"{len(order)} bytes and {len(descriptors)} descriptors for a new process, at most "
                 f"{ORDER_BYTES_MAX} and {DESCRIPTORS_MAX} are possible"
             )
-        self._sock.settimeout(_ANSWER_S_MAX)
+        if self._pidfd < 0:
+            raise EOFError  # it could not be started anew
+        self._sock.settimeout(timeout_s)
         socket.send_fds(self._sock, [order], descriptors)
         faults.hit("births.ordered")
-        answer = self._sock.recv(ORDER_BYTES_MAX)
+        try:
+            answer = self._sock.recv(ORDER_BYTES_MAX)
+        except BaseException:
+            self.close()  # what it says later would be taken for the answer to the next order: another one's pid
+            raise
         if not answer:
             raise EOFError
         if isinstance(told := json.loads(answer), int):
@@ -134,11 +153,16 @@ class Nursery:
             "apart" if self._apart else "",
         ]  # fmt: skip
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET_FD)]
-        with theirs:
-            pid = os.posix_spawn(
-                sys.executable, command, os.environ, file_actions=actions, setsigmask=SUPERVISORS_SIGNALS
-            )
-        self._sock, self._pidfd = ours, os.pidfd_open(pid)
+        try:
+            with theirs:
+                pid = os.posix_spawn(
+                    sys.executable, command, os.environ, file_actions=actions, setsigmask=SUPERVISORS_SIGNALS
+                )
+            self._pidfd = _pidfd_of(pid)
+        except OSError:
+            ours.close()
+            raise
+        self._sock = ours
 
     def close(self) -> None:
         """End the nursery: who was started stays."""
@@ -150,6 +174,16 @@ class Nursery:
                 os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _pidfd_of(child: int) -> int:
+    """raises OSError: there is none, and the child has ended"""
+    try:
+        return os.pidfd_open(child)
+    except OSError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
 
 
 def reap(watched: Collection[int]) -> None:

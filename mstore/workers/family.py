@@ -64,9 +64,13 @@ class Child:
         """Start the process; `died(child, return code)` is called once when it has ended. raises OSError: there is none"""
         self.ready = False
         self.process = nursery.start(spec.kind, spec.to_json(), {fd: fd for fd in pass_fds})
-        self.exited.clear()
         loop = asyncio.get_running_loop()
-        loop.add_reader(self.process.pidfd, self._ended, loop, died)
+        try:
+            loop.add_reader(self.process.pidfd, self._ended, loop, died)
+        except OSError:  # nobody would hear of its end: whoever waits for that would wait for good
+            self.process.end()
+            raise
+        self.exited.clear()
 
     def _ended(self, loop: asyncio.AbstractEventLoop, died: Callable[[Child, int], None]) -> None:
         assert self.process is not None

@@ -82,8 +82,8 @@ class Helper:
         assert self._process is not None
         process, self._process = self._process, None
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(process.pidfd, over.set)
         try:
+            loop.add_reader(process.pidfd, over.set)
             await over.wait()
         finally:
             loop.remove_reader(process.pidfd)

@@ -77,6 +77,10 @@ def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart
             os.setsid()
         signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)  # a worker inherits it: see run_worker
         _keep_only({0, 1, 2, sock.fileno()})
+        if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
+            del sys.path[
+                0
+            ]  # as -P does: nothing is imported from the directory the operator happens to stand in
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)  # whoever reads what the owner prints waits for the end of that, not for a worker's
@@ -104,20 +108,23 @@ def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart
 
 
 def _start(order: dict[str, Any], descriptors: Sequence[int]) -> int:
-    """Fork the worker; its pid. raises OSError when there is none, or perhaps none"""
+    """Fork the worker; its pid.
+
+    raises OSError: there is none; EOFError: perhaps there is, which the owner has to take like the nursery's own death
+    """
     reading, writing = os.pipe()
-    try:
-        between = os.fork()
-        if not between:
-            _fork_and_end(order, descriptors, writing)
-    finally:
-        os.close(writing)
     with open(reading) as pipe:
+        try:
+            between = os.fork()
+            if not between:
+                _fork_and_end(order, descriptors, writing)
+        finally:
+            os.close(writing)
         text = pipe.readline()  # its end: nobody is left who could write a line
     os.waitpid(between, 0)
     faults.hit("nursery.forked")
     if not text.endswith("\n"):
-        raise OSError("the process between ended before it told the pid")
+        raise EOFError("the process between ended before it told the pid")
     if (pid := int(text)) < 0:
         raise OSError(-pid, os.strerror(-pid))
     return pid

@@ -153,6 +153,10 @@ class Supervisor:
             self._spawn(child)
 
     def _spawn(self, child: Child) -> None:
+        if (
+            self._stopping.is_set()
+        ):  # perhaps because the one before could not be started, which took its time
+            return
         life = self.life
         assert life is not None
         follow_fds = tuple(one.bell_fd for one in self.children if one.kind == "query")

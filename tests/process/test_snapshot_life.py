@@ -94,7 +94,7 @@ def test_info_answers_while_the_files_are_read_and_says_so(serve: Serve, now: in
 def _info_or_nothing(directory: Path) -> str:
     try:
         with Client(directory, timeout=2) as client:
-            assert client.info(starting=True)["counters"]["recovery_phase"] == 0
+            assert client.info(starting=True)["state"] in ("starting", "replaying")  # wherever it was stopped
     except mstore.MstoreError:
         return ""
     return run("info", directory=directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 OWNER = """
     import errno, json, os, signal, sys, time
@@ -20,10 +21,12 @@ OWNER = """
 """
 
 
-def owner(code: str) -> list[str]:
+def owner(code: str, *arguments: str) -> list[str]:
     """What an owner that runs `code` prints. A process of its own: a fork takes everything along that a test run has."""
     whole = textwrap.dedent(OWNER) + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", whole, *arguments], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -159,3 +162,148 @@ def test_orphans_are_buried_and_those_that_somebody_watches_are_left() -> None:
         reap([])
     """)
     assert lines == ["False True", "2"]
+
+
+def test_a_nursery_that_does_not_answer_is_replaced_and_what_it_answers_later_is_nobody_s() -> None:
+    lines = owner("""
+        births._ANSWER_S_MAX = 1.0
+        nursery.MAINS["test"] = lambda argument: 5
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        stopped = int(children()[0])
+        os.kill(stopped, signal.SIGSTOP)
+        other = one.start("ingest", "no JSON", {})  # of one started by exec, which knows no "test"
+        with_it = [int(pid) for pid in children() if int(pid) not in (other.pid, stopped)]
+        print(wait(other), Path(f"/proc/{stopped}").exists(), len(with_it))
+
+        # The new one does not answer either: as long as it takes to load is not waited for here.
+        births._LOADED_S_MAX = 0.01
+        os.kill(with_it[0], signal.SIGSTOP)
+        try:
+            one.start("ingest", "no JSON", {})
+        except OSError as error:
+            print(error)
+        print(children())
+        births._LOADED_S_MAX = 60.0
+        again = one.start("ingest", "no JSON", {})
+        print(wait(again))
+    """)
+    assert lines == ["4 False 1", "the process nursery does not answer", "[]", "4"]
+
+
+def test_a_nursery_that_could_not_be_started_anew_is_tried_again_by_the_next_order() -> None:
+    lines = owner("""
+        def refuse(*_, **__):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        for name in ("posix_spawn", "pidfd_open"):
+            for pid in map(int, children()):
+                os.kill(pid, signal.SIGKILL)
+            real = getattr(os, name)
+            setattr(os, name, refuse)
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(2):
+                try:
+                    one.start("ingest", "no JSON", {})
+                except OSError as error:
+                    print(error.errno == errno.EAGAIN, children())
+            print(len(os.listdir("/proc/self/fd")) <= before)
+            setattr(os, name, real)
+            print(wait(one.start("ingest", "no JSON", {})))
+    """)
+    assert lines == ["True []", "True []", "True", "4"] * 2
+
+
+def test_a_fork_that_is_refused_leaves_no_descriptor_in_the_nursery() -> None:
+    lines = owner("""
+        def refused():
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        def fork_or_not(order, descriptors):
+            os.fork = refused if order["main"] == "none" else real
+            return start(order, descriptors)
+
+        real, start, nursery._start = os.fork, nursery._start, fork_or_not
+        nursery.MAINS["none"] = nursery.MAINS["test"] = lambda argument: 0
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        pid = children()[0]
+
+        def n_open():
+            wait(one.start("test", "", {}))  # by now it is done with the order before
+            time.sleep(0.1)
+            return len(os.listdir(f"/proc/{pid}/fd"))
+
+        before = n_open()
+        for _ in range(3):
+            try:
+                one.start("none", "", {})
+            except OSError as error:
+                print(error)
+        print(n_open() - before)
+    """)
+    assert lines == ["[Errno 11] Resource temporarily unavailable"] * 3 + ["0"]
+
+
+def test_the_death_of_the_process_between_costs_a_nursery_and_nothing_else() -> None:
+    lines = owner("""
+        def ended(order, descriptors, writing):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        nursery._fork_and_end = ended
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        print(wait(one.start("ingest", "no JSON", {})), len(children()))
+    """)
+    assert lines == ["4 1"]
+
+
+def test_an_owner_that_was_started_with_its_children_s_ends_ignored_hears_of_them() -> None:
+    lines = owner("""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as whoever started it may have left it
+        nursery.MAINS["test"] = lambda argument: 5
+        print(wait(Nursery.fork("nursery", Path("/some/dir")).start("test", "", {})))
+    """)
+    assert lines == ["5"]
+
+
+def test_what_the_owner_logged_is_not_among_a_forked_process_s_last_lines() -> None:
+    lines = owner("""
+        import logging
+        from mstore.log import recent, set_up_logging
+
+        def main(argument):
+            set_up_logging("test")
+            logging.warning("of the forked one")
+            Path(argument).write_text("\\n".join(recent()))
+            return 0
+
+        set_up_logging("supervisor")
+        logging.warning("of the owner")
+        nursery.MAINS["test"] = main
+        read, _ = os.pipe()
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        fd = os.memfd_create("lines")
+        wait(one.start("test", f"/proc/{os.getpid()}/fd/{fd}", {}))
+        print(os.read(fd, 999).decode())
+    """)
+    assert len(lines) == 1, lines
+    assert lines[0].endswith("of the forked one")
+
+
+def test_a_forked_process_imports_nothing_from_where_the_operator_stands(tmp_path: Path) -> None:
+    lines = owner(
+        """
+        def main(argument):
+            try:
+                import mine_alone
+            except ImportError:
+                return 0
+            return 1
+
+        os.chdir(sys.argv[1])
+        Path("mine_alone.py").write_text("")
+        nursery.MAINS["test"] = main
+        print(repr(sys.path[0]), wait(Nursery.fork("nursery", Path("/some/dir")).start("test", "", {})))
+    """,
+        str(tmp_path),
+    )
+    assert lines == ["'' 0"]  # what -c put there; -m and a script put a directory there

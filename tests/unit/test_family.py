@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
+from unittest import mock
 
 import pytest
 
@@ -56,3 +57,27 @@ def test_a_child_that_ends_is_told_once_with_its_status() -> None:
         return told
 
     assert asyncio.run(spawn_and_kill()) == [("ingest-1", -9)]
+
+
+def test_a_child_that_cannot_be_watched_has_ended_and_nobody_waits_for_it() -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # fs.epoll.max_user_watches
+
+    async def spawn_and_stop() -> Process | None:
+        child = Child.place("ingest", 0, 1)
+        with (
+            mock.patch.object(asyncio.get_running_loop(), "add_reader", refuse),
+            pytest.raises(OSError, match="No space left"),
+        ):
+            child.spawn(Sleepers(), SPEC, (), lambda *_: None)  # type: ignore[arg-type]
+        assert not child.alive
+        await asyncio.wait_for(child.stop(60.0), 20)
+        child.close()
+        return child.process
+
+    process = asyncio.run(spawn_and_stop())
+    assert process is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(process.pidfd)
