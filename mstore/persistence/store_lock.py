@@ -18,7 +18,7 @@ DYING_S_MAX = 5.0
 
 
 def lock(directory: Path) -> int:
-    """Take DIR/lock; returns the descriptor, inheritable, that every process of the run keeps open.
+    """Take DIR/lock; returns the descriptor, which every process of the run is given, too.
 
     The lock belongs to the open file, so it is free only when the last process holding it is gone. When its
     supervisor is gone, the others are ending: they are waited for.
@@ -43,7 +43,6 @@ def lock(directory: Path) -> int:
     with contextlib.suppress(OSError):  # a full disk: a lock without a note holds as well
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    os.set_inheritable(fd, True)
     return fd
 
 
