@@ -361,7 +361,7 @@ def test_an_archive_that_a_reload_switches_on_is_written_without_an_order(serve:
         written(client, now)
         (server.directory / "mstore.toml").write_text(ARCHIVE)
         client.control("reload")
-        until(lambda: client.info()["counters"]["archive_passes"], "a pass")
+        assert until(lambda: client.info()["counters"]["archive_passes"], "a pass")
 
 
 def test_a_pass_into_a_directory_that_a_reload_leaves_counts_for_nothing(
