@@ -23,7 +23,11 @@ def default_dir() -> Path:
 
 
 def store_dir(directory: str | os.PathLike[str] | None) -> Path:
-    """The directory meant by an argument that may be missing; `~` is the home directory."""
+    """The directory meant by an argument that may be missing; `~` is the home directory. raises ConfigError for "" """
+    if directory == "":
+        raise ConfigError(
+            'the directory of the store is "": name one, or leave it out for $MSTORE_DIR or the default'
+        )
     return Path(directory).expanduser() if directory is not None else default_dir()
 
 

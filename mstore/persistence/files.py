@@ -76,6 +76,10 @@ def stop_note_path(directory: Path) -> Path:
     return run_dir(directory) / "stop.json"
 
 
+def refused_memory_path(directory: Path) -> Path:
+    return run_dir(directory) / "refused.json"
+
+
 def export_note_path(directory: Path) -> Path:
     return run_dir(directory) / "export.json"
 

@@ -39,6 +39,7 @@ from mstore.persistence.files import (
     number_of,
     quarantine_dir,
     recovery_note_path,
+    refused_memory_path,
     remove_leftovers,
     snapshot_dir,
     stop_note_path,
@@ -86,6 +87,8 @@ class Report:
     """What else an operator should know, a sentence each."""
     unread: Newest | None = None
     """Of a start over kept memory: no snapshot was read."""
+    memory_lost: str = ""
+    """What a memory held that could not be used, and no file holds; "" = nothing."""
 
     @property
     def newest(self) -> Newest:
@@ -119,7 +122,7 @@ class Report:
     @property
     def damaged(self) -> bool:
         """Acknowledged data is lost, or only one copy of it was left: the store starts degraded."""
-        return bool(self.log.damage or self.snapshots_refused)
+        return bool(self.log.damage or self.snapshots_refused or self.memory_lost)
 
     def summary(self) -> str:
         """One line for people: what was read. What is wrong is said by faults()."""
@@ -140,8 +143,12 @@ class Report:
 
     def faults(self) -> list[str]:
         """A line for each thing that was damaged, and what it costs."""
-        damaged = [f"damaged: {one}" for one in (*self.snapshots_refused, *self.log.damage)]
+        damaged = [f"damaged: {one}" for one in self._damage()]
         return damaged + [f"hurt: {one}" for one in self.log.hurt]
+
+    def _damage(self) -> list[str]:
+        lost = [self.memory_lost] if self.memory_lost else []
+        return [*map(str, self.snapshots_refused), *map(str, self.log.damage), *lost]
 
     def in_full(self) -> str:
         """Both in one line, for who can say it only once."""
@@ -168,7 +175,7 @@ class Report:
             "cut_bytes": torn.n_bytes if torn else 0,
             "cut_blocks": [torn.first_seq, torn.last_seq] if torn else [],
             "cut": [str(torn)] if torn else [],
-            "damaged": [str(one) for one in (*self.snapshots_refused, *self.log.damage)],
+            "damaged": self._damage(),
             "hurt": [str(one) for one in self.log.hurt],
             "lost_blocks": [[one.first_seq, one.last_seq] for one in self.log.damage],
             "lost_chunks": sum(max(0, one.n_lost) for one in self.snapshots_refused),
@@ -318,6 +325,29 @@ def take_notes(files: Files, directory: Path) -> list[str]:
     return [found]
 
 
+def refuse_memory(files: Files, directory: Path, held_seq: int, why: str) -> None:
+    """Note for the start from the files that follows: kept memory with all blocks up to held_seq is not used."""
+    content = json.dumps({"held_seq": held_seq, "why": why}).encode()
+    with contextlib.suppress(StorageError):  # a full disk: the log says it as well
+        files.replace(refused_memory_path(directory), content)
+
+
+def look_at_refused_memory(files: Files, directory: Path, report: Report) -> None:
+    """Let the report say what is lost with the memory that the start before this one could not use."""
+    path = refused_memory_path(directory)
+    try:
+        found = json.loads(path.read_text())
+        held_seq, why = int(found["held_seq"]), str(found["why"])
+        files.unlink(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if held_seq >= report.next_seq:
+        report.memory_lost = (
+            f"memory that was kept held blocks up to {held_seq:,} and was not used: {why}; the files end with block"
+            f" {report.next_seq - 1:,}, anything stored after it is lost"
+        )
+
+
 def keep_details(files: Files, directory: Path, report: Report) -> None:
     """Leave the report in DIR/run for `info`. raises StorageError"""
     files.replace(recovery_note_path(directory), json.dumps(report.details()).encode())
@@ -335,6 +365,23 @@ def newest_log_id(files: Files, directory: Path) -> int:
     finally:
         files.close(fd)
     return 0 if isinstance(header, str) else header.segment_id
+
+
+def has_log(files: Files, directory: Path) -> bool:
+    """Whether there is any segment, sound or not."""
+    return any(number_of(name, WAL_SUFFIX) is not None for name in files.list(wal_dir(directory)))
+
+
+def resume_without_log(files: Files, directory: Path, applied_seq: int) -> Report:
+    """Warm start where somebody removed the log: memory holds all blocks up to applied_seq, which was the last."""
+    return Report(
+        removed=remove_leftovers(files, directory),
+        next_seq=applied_seq + 1,
+        unread=_newest_unread(files, directory),
+        notes=[
+            "the log was removed by somebody: only the memory held everything, until a snapshot was complete"
+        ],
+    )
 
 
 def resume(

@@ -66,9 +66,11 @@ class FileWatch:
         self._look(self._first_look)
 
     def stop(self) -> None:
+        """A last look: what was lost since the one before is in memory, and the next start finds neither, perhaps."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
+        self._guard(self._next_look)
 
     def snapshot_taken(self, seq: int, oldest_kept_seq: int) -> None:
         """A generation that holds everything up to `seq` is complete, those before oldest_kept_seq have gone."""

@@ -119,6 +119,7 @@ class Housekeeping:
         if wal.written > self._marked_seq and wal.durable() == wal.written:
             with contextlib.suppress(StorageError, Degraded):
                 wal.mark()
+                self._persister.mark_applied()  # a mark changes nothing: the memory is as far as the log
             self._marked_seq = wal.written
         elif wal.written > self._marked_seq:
             self._marking = asyncio.get_running_loop().call_later(_MARK_S, self._mark)

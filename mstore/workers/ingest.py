@@ -160,7 +160,11 @@ class IngestWorker:
         }
 
     def _command(self, packet: list[Any], fd: int | None) -> None:
-        if packet[0] == "serve" and fd is not None:
+        if packet[0] == "serve" and fd is not None and self._stopping.is_set():
+            os.close(
+                fd
+            )  # nothing was taken from it: the peer connects again, and finds the successor or nobody
+        elif packet[0] == "serve" and fd is not None:
             self._tasks.start(take_connection(socket.socket(fileno=fd), lambda: IngestConnection(self)))
         elif packet[0] == "state" and fd is not None:
             states.answer(self._channel, packet[1], fd, self.state)

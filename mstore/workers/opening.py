@@ -22,7 +22,18 @@ from mstore.kernels._ring import RingReader
 from mstore.kernels._samples import Samples
 from mstore.kernels._segment import Segment
 from mstore.persistence.files import Files
-from mstore.persistence.recovery import Report, keep_details, newest_log_id, recover, resume, take_notes
+from mstore.persistence.recovery import (
+    Report,
+    has_log,
+    keep_details,
+    look_at_refused_memory,
+    newest_log_id,
+    recover,
+    refuse_memory,
+    resume,
+    resume_without_log,
+    take_notes,
+)
 from mstore.shm.control import Control
 from mstore.shm.directory import DirectoryWriter
 from mstore.workers import protected_note
@@ -70,7 +81,11 @@ def fill(
     """
     progress = RecoveryProgress(control.worker(spec.slot), tell)
     if spec.adopt:
-        report = _warm(spec, files, control, directory, pool, rings)
+        try:
+            report = _warm(spec, files, control, directory, pool, rings)
+        except NotAdopted as reason:
+            refuse_memory(files, spec.directory, max(control.applied, control.written), str(reason))
+            raise
     else:
         # With an archive nothing is too old: what no pass has archived yet is there for the first one.
         bounded = not config.archive.writes
@@ -80,6 +95,7 @@ def fill(
             lambda target: read_back(files, spec.directory, target),
             (lambda: kept_from_s(directory, config, clock.now_s())) if bounded else None,
         )
+        look_at_refused_memory(files, spec.directory, report)
     progress.end()
     directory.publish()
     directory.hide_empty_levels()
@@ -101,7 +117,8 @@ def _warm(
     rings: Sequence[RingReader],
 ) -> Report:
     """What the log holds behind `applied` is applied, again where that was begun: it is idempotent."""
-    if (found := newest_log_id(files, spec.directory)) != control.log_id:
+    gone = not has_log(files, spec.directory) and control.applied == control.written
+    if not gone and (found := newest_log_id(files, spec.directory)) != control.log_id:
         raise NotAdopted(
             f"the log in {spec.directory} is not the one this memory was filled from"
             f" (its newest segment is {found:#x}, expected {control.log_id:#x})"
@@ -110,6 +127,11 @@ def _warm(
         raise NotAdopted(f"who is protected is not known: {missing}")
     applied, durable, written = control.applied, control.durable, control.written
     directory.show_removing()
+    if gone:
+        control.worker(spec.slot).set("unprotected_seq", applied)  # the file watch sees to a snapshot
+        report = resume_without_log(files, spec.directory, applied)
+        _settle(rings, report.positions)
+        return report
     try:
         report = pool.recover(
             lambda target: resume(files, spec.directory, applied, durable, apply=target.apply)

@@ -441,7 +441,9 @@ class Persister:
             await asyncio.sleep(0)
         self.evictions.stop()
         await self.housekeeping.stop(snapshot=not self._keep_memory)
-        if not self.wal.close(_STOP_FLUSH_S):
+        if self.wal.close(_STOP_FLUSH_S):
+            self.control.applied = self.wal.written  # its last block is a mark
+        else:
             log.error("the log was not closed cleanly: %s", self.wal.failure or "it took too long")
         self.slot.release()
 

@@ -546,6 +546,17 @@ def test_a_new_version_without_a_new_configuration_holds_no_acknowledgement_back
     play(loop, scene)
 
 
+def test_a_connection_that_comes_after_the_stop_is_closed_and_not_begun(make_rig: MakeRig, loop: str) -> None:
+    async def scene() -> None:
+        async with make_rig() as store:
+            await store.stop()
+            client = store.connect()
+            assert await client.rest() == b""
+            assert not store.stored
+
+    play(loop, scene)
+
+
 def test_a_socket_that_is_gone_before_it_is_served_harms_nobody(make_rig: MakeRig, loop: str) -> None:
     async def scene() -> None:
         async with make_rig() as store:

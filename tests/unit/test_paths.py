@@ -58,3 +58,8 @@ def test_attach_is_the_function_whatever_was_imported_first() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_empty_name_is_not_the_directory_one_stands_in() -> None:
+    with pytest.raises(ConfigError, match="the directory of the store is"):
+        paths.store_dir("")
