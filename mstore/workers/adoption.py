@@ -9,7 +9,8 @@ Memory is adopted iff
     2. it was filled: `applied` is not 0
     3. the directory is not in the middle of a change: `critical` is even
     4. the configuration still fits: max_series, the length of samples, memory_cap
-    5. the log goes with it: its newest segment is the one that the memory names, no block up to `written` is missing
+    5. the log goes with it: its newest segment is the one that the memory names, no block up to `written` is missing;
+       or there is no log any more, and all that was written is applied: then the memory is the only copy
     6. every link leads into memory of its own, among the chunks that its series says it has; to the newest one's header
 
 1 to 4 are checked here, by the supervisor with DIR/lock held: all processes of the run before are gone, and nothing
