@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 from mstore import faults
 from mstore.ipc.messages import tags
 from mstore.log import set_up_logging
-from mstore.workers import archive, export, ingest, persister, query, snapshot
+from mstore.workers import ingest, persister, query, snapshot
 from mstore.workers.births import DESCRIPTORS_MAX, GO, ORDER_BYTES_MAX, SOCKET_FD, Nursery
 from mstore.workers.process import (
     EXIT_FAILED,
@@ -56,13 +56,26 @@ def _persister(argument: str) -> NoReturn:
     run_worker(partial(persister.main, nursery), argument)
 
 
+def _archive(argument: str) -> int:
+    # Here, by who needs it: pyarrow takes about as long to load as all the rest, and has threads of its own.
+    from mstore.workers import archive
+
+    return archive.main(argument)
+
+
+def _export(argument: str) -> int:
+    from mstore.workers import export
+
+    return export.main(argument)
+
+
 MAINS: dict[str, Callable[[str], int]] = {
     "ingest": partial(run_worker, ingest.main),
     "persister": _persister,
     "query": partial(run_worker, query.main),
     "snapshot": snapshot.main,
-    "export": export.main,
-    "archive": archive.main,
+    "export": _export,
+    "archive": _archive,
 }
 """What a forked process may become: it is given its argument, and its exit status is what comes back, if it does."""
 

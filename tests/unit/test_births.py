@@ -307,3 +307,11 @@ def test_a_forked_process_imports_nothing_from_where_the_operator_stands(tmp_pat
         str(tmp_path),
     )
     assert lines == ["'' 0"]  # what -c put there; -m and a script put a directory there
+
+
+def test_a_nursery_has_loaded_what_every_start_needs_and_no_more() -> None:
+    lines = owner("""
+        print([name for name in ("mstore.workers.query", "numpy", "uvloop") if name not in sys.modules])
+        print([name for name in ("pyarrow", "pandas", "rich", "textual", "matplotlib") if name in sys.modules])
+    """)
+    assert lines == ["[]", "[]"]
