@@ -91,9 +91,8 @@ def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart
         signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISORS_SIGNALS)  # a worker inherits it: see run_worker
         _keep_only({0, 1, 2, sock.fileno()})
         if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
-            del sys.path[
-                0
-            ]  # as -P does: nothing is imported from the directory the operator happens to stand in
+            # As -P does: nothing is imported from the directory the operator happens to stand in.
+            del sys.path[0]
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)  # whoever reads what the owner prints waits for the end of that, not for a worker's
@@ -115,6 +114,8 @@ def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart
             for fd in descriptors:
                 os.close(fd)
             sock.send(json.dumps(answer).encode())
+    except (SystemExit, BrokenPipeError, ConnectionResetError):
+        os._exit(EXIT_ORPHANED)  # the owner has ended
     except BaseException:
         log.exception("the nursery ends after an unexpected error")
     os._exit(EXIT_FAILED)

@@ -315,3 +315,16 @@ def test_a_nursery_has_loaded_what_every_start_needs_and_no_more() -> None:
         print([name for name in ("pyarrow", "pandas", "rich", "textual", "matplotlib") if name in sys.modules])
     """)
     assert lines == ["[]", "[]"]
+
+
+def test_a_nursery_whose_owner_has_ended_meanwhile_ends_without_a_word() -> None:
+    lines = owner("""
+        import socket
+        _, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            os.dup2(1, 2)
+            nursery.serve(theirs, 1, "nursery", Path("/some/dir"), False)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """)
+    assert lines == ["3"]
