@@ -29,6 +29,13 @@ def stop_and_keep(server: Server) -> None:
     assert server.wait() == 0
 
 
+def assert_all_there_and_in_the_files(server: Server, now: int, before: list[str]) -> None:
+    assert content(server, now) == before
+    until(lambda: protected(server), "a snapshot")
+    start_from_the_files_alone(server)
+    assert content(server, now) == before
+
+
 @pytest.fixture
 def filled(serve: Serve, now: int) -> tuple[Server, list[str]]:
     """A store with a snapshot and samples behind it, and what it answers."""
@@ -48,10 +55,7 @@ def test_a_restart_at_once_loses_nothing(
     without_log(server, *folders)
     with server.client() as client:
         client.control("restart")
-    assert content(server, now) == before
-    until(lambda: protected(server), "a snapshot")
-    start_from_the_files_alone(server)
-    assert content(server, now) == before
+    assert_all_there_and_in_the_files(server, now, before)
 
 
 def test_a_stop_that_keeps_the_memory_writes_down_what_only_the_memory_holds(
@@ -61,10 +65,7 @@ def test_a_stop_that_keeps_the_memory_writes_down_what_only_the_memory_holds(
     without_log(server, "wal", "snapshots")
     stop_and_keep(server)
     server.start()
-    assert content(server, now) == before
-    until(lambda: protected(server), "a snapshot")
-    start_from_the_files_alone(server)
-    assert content(server, now) == before
+    assert_all_there_and_in_the_files(server, now, before)
 
 
 def test_a_log_removed_while_the_memory_waits_is_begun_anew(
@@ -92,10 +93,7 @@ def test_a_persister_killed_before_it_looked_at_its_log_is_followed_by_one_that_
     without_log(server, "wal")
     os.kill(server.worker_pid("persister"), signal.SIGKILL)
     until(lambda: ADOPTED in server.log_text(), "the next life")
-    until(lambda: protected(server), "a snapshot")
-    assert content(server, now) == before
-    start_from_the_files_alone(server)
-    assert content(server, now) == before
+    assert_all_there_and_in_the_files(server, now, before)
 
 
 def test_memory_that_held_more_than_the_files_is_said_to_be_lost(serve: Serve, now: int) -> None:
