@@ -109,11 +109,8 @@ class Nursery:
     def _start(self, main: str, argument: str, descriptors: Mapping[int, int], timeout_s: float) -> Process:
         go, writing = os.pipe()
         try:
-            numbers = [
-                max(descriptors, default=2) + 1,
-                *descriptors,
-            ]  # of `go` first: one that none of them has
-            order = {"main": main, "argument": argument, "numbers": numbers}
+            of_go = max(descriptors, default=2) + 1  # one that none of them has
+            order = {"main": main, "argument": argument, "numbers": [of_go, *descriptors]}
             pid = self._ask(json.dumps(order).encode(), [go, *descriptors.values()], timeout_s)
             pidfd = _pidfd_of(pid)
             os.write(writing, GO)

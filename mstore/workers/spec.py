@@ -1,4 +1,4 @@
-"""What the supervisor tells a child process: one JSON argument, and inherited file descriptors."""
+"""What the supervisor tells a child process: one JSON argument, and the file descriptors that go with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Everything a child needs to find its place. File descriptors are inherited under the same numbers."""
+    """Everything a child needs to find its place. File descriptors have the numbers there that they have here."""
 
     kind: str
     """persister, ingest or query."""
