@@ -80,12 +80,15 @@ class Helper:
     async def _ended(self) -> int:
         """Its exit status; below 0 the signal that ended it."""
         assert self._process is not None
-        process, self._process = self._process, None
+        process = self._process
         loop, over = asyncio.get_running_loop(), asyncio.Event()
         try:
             loop.add_reader(process.pidfd, over.set)
             await over.wait()
         finally:
+            if not over.is_set():  # given up: what follows must not wait for it
+                self.kill()
+            self._process = None
             loop.remove_reader(process.pidfd)
             os.close(process.pidfd)
             _, status = os.waitpid(process.pid, 0)

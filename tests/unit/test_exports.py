@@ -194,6 +194,17 @@ def test_a_helper_that_is_killed_before_it_runs_ends_as_well() -> None:
         asyncio.run(one.run({}, lambda line: None))
 
 
+def test_who_waits_no_longer_for_a_helper_s_end_is_not_held_by_it() -> None:
+    one = helper("import os, time\nos.close(1)\ntime.sleep(600)\n")
+
+    async def given_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(one.run({}, lambda line: None), 1)
+
+    asyncio.run(given_up())
+    assert one._process is None, "killed, and waited for"
+
+
 def test_a_helper_that_says_what_nobody_understands_is_ended() -> None:
     one = helper("import time\nprint('no JSON', flush=True)\ntime.sleep(60)\n")
     with pytest.raises(ValueError, match="Expecting value"):
