@@ -1,6 +1,6 @@
 """How fast does a store come back? Snapshot and log of a store of n series, written and read in one process.
 
-The store lies in memory files like those of /dev/shm, made anew for every load; the files in --dir. Beside every figure
+The store lies in nameless files in /dev/shm, made anew for every load; the files in --dir. Beside every figure
 stand the machine's own: memcpy into memory touched for the first time, and reading the same file through 256 KiB reads.
 `--cold` drops the files from the page cache first (posix_fadvise), so that the disk is read. The log alone is replayed
 twice: samples in random order, as SCATTER records, and in runs, as steady collectors make them.
@@ -36,6 +36,7 @@ from mstore.persistence.snapshot import SnapshotInfo, write_snapshot
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
+from mstore.shm.segment import SHM_DIR
 from tests.samples_rig import row, scatter
 
 T0 = 1_700_000_000
@@ -51,12 +52,17 @@ Records: TypeAlias = "Callable[[NDArray[np.int64], int], list[bytes]]"
 """(slots, time) -> records of one sample each."""
 
 
+def memory_file() -> int:
+    """A nameless file where segments lie: by the options that /dev/shm is mounted with."""
+    return os.open(SHM_DIR, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
 class Memory:
     """An empty store in memory files of its own."""
 
     def __init__(self, max_series: int, samples_bytes: int) -> None:
         lengths = (directory_bytes(max_series), layout.SAMPLES_DATA + samples_bytes)
-        self._fds = [os.memfd_create("mstore-bench") for _ in lengths]
+        self._fds = [memory_file() for _ in lengths]
         for fd, length in zip(self._fds, lengths, strict=True):
             os.ftruncate(fd, length)
         self.maps = [mmap.mmap(fd, length) for fd, length in zip(self._fds, lengths, strict=True)]
@@ -164,7 +170,7 @@ def read_bytes_per_s(directory: Path) -> float:
 def first_touch_bytes_per_s(n_bytes: int) -> float:
     """Copying into shared memory that nobody has touched."""
     source = np.ones(16 * MIB, np.uint8)
-    fd = os.memfd_create("mstore-bench")
+    fd = memory_file()
     os.ftruncate(fd, n_bytes)
     mapped = mmap.mmap(fd, n_bytes)
     target = np.frombuffer(mapped, np.uint8)

@@ -25,6 +25,8 @@ _RATES = (
     ("queries", "queries", render.si),
     ("samples out", "query_samples", render.si),
 )
+_WORTH_LARGE_PAGES_BYTES = 1 << 30
+"""Less is read as quickly through pages of 4 KiB, or nearly."""
 # Worth a line only when they happened.
 _EVENTS = {
     "errors": "connections ended or requests refused with an error",
@@ -215,6 +217,10 @@ def _memory(found: dict[str, Any]) -> list[str]:
     total = sum(sizes["allocated_bytes"] for sizes in segments.values())
     rows.append(["in all", "", render.size(total), ""])
     lines = render.table(("segment", "used", "allocated", "reserved"), rows, "<>>>")
+    if found.get("memory", {}).get("huge_pages") in ("never", "deny") and total >= _WORTH_LARGE_PAGES_BYTES:
+        lines.append(
+            "in pages of 4 KiB: /dev/shm mounted with huge=advise would give large ones (docs/operations.md)"
+        )
     counters = found.get("counters", {})
     if counters.get("protected_hosts") or counters.get("protection_heard_s"):
         heard = counters.get("protection_heard_s", 0)

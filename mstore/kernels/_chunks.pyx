@@ -21,27 +21,18 @@ from collections import namedtuple
 
 from libc.stdint cimport INT64_MAX, INT64_MIN
 from libc.stdlib cimport calloc, free
-from posix.fcntl cimport posix_fallocate
 
+from mstore.kernels._backing cimport ms_back_or_nothing
 from mstore.kernels._copies cimport ms_copy_in, ms_fill_in
 from mstore.kernels._eras cimport ERAS_MAX
 from mstore.kernels._rows cimport drop_rows, narrow_range
 cdef extern from *:
     """
     #define ms_prefetch_link(p) __builtin_prefetch((p), 0, 3)
-    #include <sys/mman.h>
-    #ifndef MADV_POPULATE_WRITE
-    #define MADV_POPULATE_WRITE 23
-    #endif
-    /* Maps pages that have memory already, all at once: a fault for each costs several times as much. Where the system
-       cannot (before Linux 5.14), they are mapped one by one as they are touched. */
-    static inline void ms_map_pages(char *at, size_t n) { (void)madvise(at, n, MADV_POPULATE_WRITE); }
     """
     void ms_prefetch_link(const void *p) noexcept nogil
-    void ms_map_pages(char* at, size_t n) noexcept nogil
 
 cdef extern from "<errno.h>" nogil:
-    int EINTR
     int ENOMEM
 
 # Memory of one size class: bytes of a chunk, extents held, chunks in use and free in these extents.
@@ -150,15 +141,13 @@ cdef class Chunks:
         if ask == 0:
             return ENOMEM
         while True:
-            failed = posix_fallocate(self.fd, start, <uint64_t>ask * MS_EXTENT_BYTES)
+            failed = ms_back_or_nothing(self.fd, self.base, MS_SAMPLES_DATA, start, <uint64_t>ask * MS_EXTENT_BYTES)
             if failed == 0:
                 break
-            if failed != EINTR:
-                if ask == 1:
-                    self.last_errno = failed
-                    return failed
-                ask = 1
-        ms_map_pages(self.base + start, <uint64_t>ask * MS_EXTENT_BYTES)
+            if ask == 1:
+                self.last_errno = failed
+                return failed
+            ask = 1
         for i in range(ask):  # the lowest ends up first in the list
             self.extents[self.n_extents + ask - 1 - i].size_class = CLASSES
             self.list_push(&self.free_extents, self.n_extents + ask - 1 - i)

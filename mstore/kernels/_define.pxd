@@ -56,7 +56,7 @@ cdef class Definer(DirectoryReader):
     cdef void turn_critical(self) noexcept
     cdef bint commit(self, int region, uint64_t upto) noexcept
     cdef int64_t store_text(self, const char* text, size_t n) noexcept
-    cdef bint allocate(self, uint64_t at, uint64_t n) noexcept
+    cdef bint allocate(self, uint64_t region, uint64_t at, uint64_t n) noexcept
     cdef uint64_t entry_hash(self, int table, uint32_t low) noexcept nogil
     cdef uint64_t entries(self, int table) noexcept nogil
     cdef bint ensure_table(self, int table, uint64_t extra) noexcept

@@ -1,6 +1,6 @@
 """The directory, write side, first part: space, hash tables, levels and metric definitions.
 
-Memory is committed in steps of 64 KiB by posix_fallocate before it is touched: a full /dev/shm, or the limit that the
+Memory is committed in steps of 64 KiB before it is touched: a full /dev/shm, or the limit that the
 memory cap sets, is an answer (STORE_FULL), not a SIGBUS. Hash tables double in their place at load 0.8: each has a
 quarter of its region's addresses to itself, so that no old table is left behind; ids never move.
 
@@ -9,12 +9,11 @@ _define.Definer -> _intern.Interner -> _replay.DirectoryWriter are one class in 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_DecodeUTF8
-from libc.errno cimport EINTR
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-from posix.fcntl cimport posix_fallocate
 
+from mstore.kernels._backing cimport ms_back_or_nothing
 from mstore.kernels._directory cimport *
 from mstore.kernels._reasons cimport *
 from mstore.kernels._segment cimport Segment
@@ -110,9 +109,8 @@ cdef class Definer(DirectoryReader):
         ms_store_release_u64(&self.head.critical, self.head.critical + 1)
         ms_fence_release()  # SYNC POINT (release) critical: none of these words before the odd number
 
-    cdef bint allocate(self, uint64_t at, uint64_t n) noexcept:
-        """Back n bytes of the segment with memory; False when the limit or the system says no."""
-        cdef int refused = EINTR
+    cdef bint allocate(self, uint64_t region, uint64_t at, uint64_t n) noexcept:
+        """Back n bytes of the segment, of a region that began there, with memory; False when the limit or the system says no."""
         cdef int i
         cdef uint64_t held = 2 * MS_PAGE
         if self.commits_allowed == 0:
@@ -124,9 +122,7 @@ cdef class Definer(DirectoryReader):
                 return False
         if self.commits_allowed > 0:
             self.commits_allowed -= 1
-        while self.fd >= 0 and refused == EINTR:
-            refused = posix_fallocate(self.fd, <long>at, <long>n)
-        return self.fd < 0 or refused == 0
+        return self.fd < 0 or ms_back_or_nothing(self.fd, self.base, region, at, n) == 0
 
     cdef bint commit(self, int region, uint64_t upto) noexcept:
         """Make the first `upto` bytes of a region usable; False when there is no memory or no reservation left."""
@@ -137,7 +133,7 @@ cdef class Definer(DirectoryReader):
         if upto > r.reserved:
             return False
         target = min((upto + STEP - 1) // STEP * STEP, r.reserved)
-        if not self.allocate(r.offset + r.committed, target - r.committed):
+        if not self.allocate(r.offset, r.offset + r.committed, target - r.committed):
             return False
         ms_store_release_u64(&r.committed, target)
         return True
@@ -212,7 +208,8 @@ cdef class Definer(DirectoryReader):
         while (self.entries(table) * 10 >= (<uint64_t>8 << log2)
                or (self.head.table_used[table] + extra) * 10 > (<uint64_t>9 << log2)):
             bytes = slot_bytes(table) << log2
-            if 2 * bytes > region.reserved // MS_TABLES // MS_PAGE * MS_PAGE or not self.allocate((word >> 8) + bytes, bytes):
+            if (2 * bytes > region.reserved // MS_TABLES // MS_PAGE * MS_PAGE
+                    or not self.allocate(word >> 8, (word >> 8) + bytes, bytes)):
                 return False
             moved = <char*>calloc(1, (<size_t>1 << log2) // 8)
             if moved == NULL:

@@ -6,8 +6,8 @@ position on has been applied to it.
 """
 
 from libc.string cimport memcmp, memcpy, memmove, memset
-from posix.fcntl cimport posix_fallocate
 
+from mstore.kernels._backing cimport ms_back_or_nothing
 from mstore.kernels._define cimport metric_def, span
 from mstore.kernels._directory cimport *
 from mstore.kernels._intern cimport entry_bytes, pending_key
@@ -31,17 +31,17 @@ def create(Segment segment, int fd, list sizes, uint32_t max_series, uint64_t se
     cdef int i
     if not segment.writable:
         raise ValueError("a directory is made in a writable segment")
-    commit_first(fd, 0, 2 * MS_PAGE)
+    commit_first(segment, fd, 0, 2 * MS_PAGE)
     memset(head, 0, sizeof(ms_directory))
     for i in range(MS_REGIONS):
         head.region[i].offset, head.region[i].reserved = at, sizes[i]
         if i != MS_REGION_LIVES and i != MS_REGION_TABLES:
-            commit_first(fd, at, STEP)
+            commit_first(segment, fd, at, STEP)
             head.region[i].committed = STEP
         at += head.region[i].reserved
     for i in range(MS_TABLES):
         table_at = tables.offset + tables.reserved // MS_TABLES // MS_PAGE * MS_PAGE * i
-        commit_first(fd, table_at, slot_bytes(i) << TABLE_LOG2)
+        commit_first(segment, fd, table_at, slot_bytes(i) << TABLE_LOG2)
         tables.used += slot_bytes(i) << TABLE_LOG2
         head.table[i] = table_at << 8 | TABLE_LOG2
     tables.committed = tables.used
@@ -53,8 +53,8 @@ def create(Segment segment, int fd, list sizes, uint32_t max_series, uint64_t se
     root.name = head.region[<int>MS_REGION_NAMES].offset
 
 
-cdef int commit_first(int fd, uint64_t at, uint64_t n) except -1:
-    if fd >= 0 and posix_fallocate(fd, <long>at, <long>n):
+cdef int commit_first(Segment segment, int fd, uint64_t at, uint64_t n) except -1:
+    if fd >= 0 and ms_back_or_nothing(fd, segment.base, at, at, n):
         raise MemoryError("no room for an empty directory")
     return 0
 
@@ -63,7 +63,7 @@ cdef class DirectoryWriter(Interner):
     """The directory's only writer.
 
     segment          writable Segment over the whole directory, made by create()
-    fd               of the shared-memory file, for posix_fallocate; -1 = memory that needs no committing
+    fd               of the shared-memory file, to commit more of it; -1 = memory that needs no committing
     commits_allowed  number of commits that still succeed, -1 = all: lets a test make the store full at the n-th step
     limit_bytes      of the whole segment with memory; 0 = none. What would pass it fails as if memory were full
     admits           False: unknown series are not made but refused as STORE_FULL

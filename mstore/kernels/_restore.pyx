@@ -9,6 +9,7 @@ from collections import namedtuple
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from mstore.kernels._backing cimport ms_back
 from mstore.kernels._chunks cimport *
 from mstore.kernels._runs cimport grid_class
 from mstore.kernels._samples cimport Samples
@@ -19,18 +20,6 @@ from mstore.kernels._samples cimport Samples
 # n_stale             chunks left out because their series is gone or of another shape
 # n_expired, n_older  chunks left out because they end before `expired_s`, and else before `older_s`
 LoadResult = namedtuple("LoadResult", ["stopped_at", "n_loaded", "n_samples", "n_stale", "n_expired", "n_older"])
-
-cdef extern from *:
-    """
-    #include <fcntl.h>
-    #include <sys/mman.h>
-    #ifndef MADV_POPULATE_WRITE
-    #define MADV_POPULATE_WRITE 23
-    #endif
-    """
-    const int MADV_POPULATE_WRITE
-    int madvise(void* start, size_t n, int advice) nogil
-    int posix_fallocate(int fd, long offset, long n) nogil
 
 cdef enum:
     IN = 0
@@ -130,9 +119,7 @@ def prefault(Samples samples not None, uint64_t start, uint64_t n_bytes) -> bool
     if samples.fd >= 0 and start % MS_PAGE == 0 and start < <uint64_t>samples.samples.length:
         n_bytes = min(n_bytes, <uint64_t>samples.samples.length - start)
         with nogil:
-            failed = posix_fallocate(samples.fd, <long>start, <long>n_bytes)
-            if not failed:
-                madvise(samples.base + start, n_bytes, MADV_POPULATE_WRITE)
+            failed = ms_back(samples.fd, samples.base, MS_SAMPLES_DATA, start, n_bytes)
     return failed == 0
 
 

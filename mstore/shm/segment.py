@@ -14,7 +14,7 @@ What the standard library does that a store must not suffer, and what is done in
   would leave a window, and a tracker process for nothing). Attaching is os.open and mmap, no SharedMemory.
 - SharedMemory maps read-write always. Readers here map PROT_READ: they cannot damage the store.
 - It only truncates to size; touching a page that /dev/shm has no room for is then SIGBUS. Here pages are
-  allocated by posix_fallocate before anybody touches them, and a full /dev/shm is StoreFull.
+  allocated before anybody touches them (what grows: kernels/backing.h), and a full /dev/shm is StoreFull.
 
 Nothing here needs more than the standard library but the header's layout and the kernels' handle.
 """
@@ -74,6 +74,20 @@ def boot_id() -> bytes:
 def name_prefix(store_dir: Path) -> str:
     """What the names of all segments of the store in `store_dir` begin with; one per real path."""
     return "mstore-" + hashlib.sha256(os.fsencode(os.path.realpath(store_dir))).hexdigest()[:12]
+
+
+def huge_pages(mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """What /dev/shm was mounted with: "advise", "within_size" or "always" give pages of 2 MiB, "never" and "deny" none."""
+    found = "never"
+    with contextlib.suppress(OSError):
+        for line in mounts.read_text().splitlines():
+            before, _, after = line.partition(
+                " - "
+            )  # ... mount point, options - type, source, options of the file system
+            if before.split()[4] == str(SHM_DIR):  # the last one mounted there hides the others
+                options = dict(one.partition("=")[::2] for one in after.split()[2].split(","))
+                found = options.get("huge", "never")
+    return found
 
 
 def stale(prefix: str) -> list[str]:

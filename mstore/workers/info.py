@@ -13,7 +13,7 @@ from mstore.persistence import files
 from mstore.shm import layout
 from mstore.shm.control import STATE_NAMES, WORKER_FREE, WORKER_NAMES, Control
 from mstore.shm.directory import DirectoryReader
-from mstore.shm.segment import SHM_DIR, Mapping
+from mstore.shm.segment import SHM_DIR, Mapping, huge_pages
 from mstore.workers.exports import last_note
 from mstore.workers.progress import PHASES, left_s
 
@@ -68,6 +68,7 @@ def store_info(spec: Where, control: Control, directory: DirectoryReader, sample
             "samples_committed_bytes": samples.committed_bytes,
             "samples_used_bytes": totals["samples_bytes"],
             "segments": _segments(spec.segments, used),
+            "huge_pages": huge_pages(),
             "removed_segments": _removed(spec.segments) if control.state == layout.STATE_READY else [],
         },
         "log": {

@@ -40,6 +40,17 @@ def allocated_bytes(name: str) -> int:
     return os.stat(segment.SHM_DIR / name).st_blocks * 512
 
 
+def test_the_pages_of_dev_shm_are_those_of_the_mount_that_is_seen(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    assert segment.huge_pages(mounts) == "never"
+    first = "25 24 0:23 / /dev/shm rw,relatime - tmpfs tmpfs rw,size=24683656k\n"
+    mounts.write_text("24 1 8:1 / / rw shared:1 - ext4 /dev/vda rw,huge=no\n" + first)
+    assert segment.huge_pages(mounts) == "never"
+    second = "30 25 0:27 / /dev/shm rw shared:2 master:1 - tmpfs tmpfs rw,size=24683656k,huge=within_size,inode64\n"
+    mounts.write_text(first + second)
+    assert segment.huge_pages(mounts) == "within_size"
+
+
 def test_what_the_creator_writes_an_attacher_reads(name: str) -> None:
     with make(name) as creator, segment.attach(name, KIND, INSTANCE) as reader:
         creator.buffer[2 * PAGE : 2 * PAGE + 5] = b"hello"
