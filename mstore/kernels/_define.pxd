@@ -58,6 +58,7 @@ cdef class Definer(DirectoryReader):
     cdef int64_t store_text(self, const char* text, size_t n) noexcept
     cdef bint allocate(self, uint64_t region, uint64_t at, uint64_t n) noexcept
     cdef uint64_t entry_hash(self, int table, uint32_t low) noexcept nogil
+    cdef void expect_entry(self, int table, uint64_t word) noexcept nogil
     cdef uint64_t entries(self, int table) noexcept nogil
     cdef bint ensure_table(self, int table, uint64_t extra) noexcept
     cdef uint64_t read_slot(self, int table, uint64_t i) noexcept nogil

@@ -12,7 +12,10 @@ from mstore.limits import MIB
 from mstore.persistence.files import Files
 from mstore.persistence.snapshot_files import Block, Expected, read_blocks
 
-_AHEAD_BLOCKS = 8
+_AHEAD_HANDFULS = 3
+_HANDFUL_BYTES = 4 * MIB
+"""What is handed over at once. A thread that waits takes as long to wake as a block of 256 KiB takes to be put in place:
+handed over one by one, a snapshot comes back at a third of the speed."""
 _INLINE_BYTES = 1 * MIB
 """Files up to here are read without a thread beside."""
 
@@ -22,10 +25,10 @@ def read_ahead(files: Files, path: Path, expected: Expected) -> Generator[Block,
     if expected.n_bytes <= _INLINE_BYTES:
         yield from read_blocks(files, path, expected)
         return
-    waiting: queue.Queue[Block | BaseException | None] = queue.Queue(_AHEAD_BLOCKS)
+    waiting: queue.Queue[list[Block] | BaseException | None] = queue.Queue(_AHEAD_HANDFULS)
     stopped = threading.Event()
 
-    def put(item: Block | BaseException | None) -> bool:
+    def put(item: list[Block] | BaseException | None) -> bool:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
                 waiting.put(item, timeout=0.1)
@@ -33,12 +36,20 @@ def read_ahead(files: Files, path: Path, expected: Expected) -> Generator[Block,
         return False
 
     def read() -> None:
+        handful: list[Block] = []
+        n_bytes = 0
         try:
             for block in read_blocks(files, path, expected):
-                if not put(block):
-                    return
+                handful.append(block)
+                n_bytes += len(block.payload)
+                if n_bytes >= _HANDFUL_BYTES:
+                    if not put(handful):
+                        return
+                    handful, n_bytes = [], 0
+            put(handful)
             put(None)
         except BaseException as failure:
+            put(handful)  # what was sound before it
             put(failure)
 
     thread = threading.Thread(target=read, name="mstore-read-ahead", daemon=True)
@@ -47,7 +58,7 @@ def read_ahead(files: Files, path: Path, expected: Expected) -> Generator[Block,
         while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield item
+            yield from item
     finally:
         stopped.set()
         thread.join()

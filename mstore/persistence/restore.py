@@ -228,6 +228,7 @@ class _Restoring:
         self.loaded.definition_bytes = sum(map(len, held))
         for records in held:
             self._target.define(records)
+        self._progress("definitions", min(self._bytes_done, self._bytes_all), self._bytes_all)
         return True
 
     def _first_second_with_room(self, base: Manifest) -> int:
