@@ -5,6 +5,7 @@ memory    bytes a sample and a series, idle CPU, import
 read      series and job views, attached and over the socket
 answers   ten kinds of questions over a store of fritz's size, alone and under load
 acks      acknowledgements during a snapshot and a retention pass
+follow    what followers cost ingest, how long a sample takes to them, what they miss
 restart   away for how long over kept memory
 recovery  cold start from snapshots, replay of the log
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from benchmarks import (
     bench_acks,
     bench_answers,
+    bench_follow,
     bench_ingest,
     bench_memory,
     bench_read,
@@ -32,6 +34,7 @@ PARTS = {
     "read": lambda report, _: bench_read.run(report),
     "answers": lambda report, _: bench_answers.run(report),
     "acks": lambda report, _: bench_acks.run(report),
+    "follow": lambda report, options: bench_follow.run(report, options.seed),
     "restart": lambda report, options: bench_restart.run(report, largest_gb=options.largest),
     "recovery": lambda report, _: bench_recovery.run(report),
 }

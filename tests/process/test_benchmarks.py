@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks import (
     bench_acks,
     bench_answers,
+    bench_follow,
     bench_ingest,
     bench_memory,
     bench_read,
@@ -56,6 +57,14 @@ def test_the_benchmark_of_acknowledgements_sees_a_snapshot_and_a_pass_that_frees
     assert all(result.value > 0 for result in report.results)
     assert snapshot.budget == retention.budget == max(3 * quiet.value, 10)
     assert [result.at_least for result in report.results[1:]] == [False, False]
+
+
+def test_the_benchmark_of_followers_accounts_for_every_sample_of_each() -> None:
+    report = Report()
+    bench_follow.run(report, seed=1, sizes=bench_follow.Sizes(hosts=8, ticks=3, rounds=2, latency_ticks=4))
+    assert len(report.results) == 7
+    assert all(result.value > 0 for result in report.results)
+    assert [result.budget for result in report.results[4:]] == [100.0] * 3
 
 
 def test_the_restart_benchmark_compares_answers_before_and_after() -> None:
