@@ -174,8 +174,8 @@ def bench_ingest_beside(report: Report, running: Store, times: Times, sizes: Siz
     median = float(np.median(alone))
     spread = f"{alone.min() / 1e6:.3g} to {alone.max() / 1e6:.3g} M/s in {sizes.rounds} rounds"
     report.add(Result("lines, durable, text stream, nobody follows", median, "lines/s", reference=spread))
-    for name, found in rates.items():
-        share = 100 * np.array(found) / alone
+    for name, followed in rates.items():
+        share = 100 * np.array(followed) / alone
         told = f"{share.min():.3g} to {share.max():.3g}; {account(received[name])}"
         report.add(Result(f"  followed by {name}", float(np.median(share)), "% of that", reference=told))
     return median
