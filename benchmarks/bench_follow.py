@@ -182,21 +182,14 @@ def bench_ingest_beside(report: Report, running: Store, times: Times, sizes: Siz
 
 
 def account(received: list[Received]) -> str:
-    """What came, what was missed, what it took."""
+    """What came, what was missed, what reading took."""
     if any(one.missed < 0 for one in received):
         missed = "nobody knows how many were missed"
     else:
         missed = f"{sum(one.missed for one in received):,} told to be missed"
     seen = sum(one.seen for one in received)
-    cpu_us = 1e6 * sum(one.cpu_s for one in received) / max(seen, 1)
-    return f"{seen:,} samples came, {missed}; {cpu_us:.2g} us of a follower's core for each"
-
-
-def writes_of(load: Load) -> list[list[bytes]]:
-    """Of each tick its lines, WRITTEN_HOSTS a write."""
-    n_a_write = WRITTEN_HOSTS * HWTHREADS
-    parts = [np.arange(at, min(at + n_a_write, load.n_series)) for at in range(0, load.n_series, n_a_write)]
-    return [[load.tick(k, part) for part in parts] for k in range(load.n_ticks)]
+    cpu_s = sum(one.cpu_s for one in received)
+    return f"{seen:,} samples came, {missed}; reading them took {cpu_s:.2g} s of a core"
 
 
 def write_paced(
@@ -242,7 +235,7 @@ def bench_latency(report: Report, running: Store, times: Times, sizes: Sizes, li
         if not followed:
             continue
         load = times.load(n_ticks)
-        ticks = writes_of(load)
+        ticks = [load.parts(k, WRITTEN_HOSTS * HWTHREADS) for k in range(n_ticks)]
         with Followers(running, followed, load) as followers:
             began, kept = write_paced(running, load.t0, ticks, lines_per_s)
             received = followers.results()

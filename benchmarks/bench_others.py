@@ -134,10 +134,9 @@ class Figures:
     wrong: int
 
 
-def bodies_of(load: Load, first: int, stop: int, n_lines: int = REQUEST_LINES) -> list[bytes]:
-    """The lines of these ticks, so many a request."""
-    parts = [np.arange(at, min(at + n_lines, load.n_series)) for at in range(0, load.n_series, n_lines)]
-    return [load.tick(k, part) for k in range(first, stop) for part in parts]
+def bodies_of(load: Load, first: int, stop: int) -> list[bytes]:
+    """The lines of these ticks, a request each."""
+    return [part for k in range(first, stop) for part in load.parts(k, REQUEST_LINES)]
 
 
 def host_of(series: int) -> tuple[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_others
-from benchmarks.bench_follow import Following, account, cases, check, waits_ms, writes_of
+from benchmarks.bench_follow import Following, account, cases, check, waits_ms
 from benchmarks.follower import Received
 from benchmarks.load import HWTHREADS, Load
 from benchmarks.other_stores import VictoriaMetrics, exported, private_bytes, selected
@@ -66,11 +66,7 @@ def test_followers_of_four_hosts_follow_different_ones_and_one_follows_everythin
     assert len(asked["1 of everything"][0].series(load)) == load.n_series
 
 
-def test_the_writes_of_a_tick_are_its_lines_and_a_wait_is_counted_from_the_write_of_its_host() -> None:
-    load = Load(T0, 2, 1, hosts=30)
-    ticks = writes_of(load)
-    assert [len(writes) for writes in ticks] == [2, 2]
-    assert b"".join(ticks[1]) == load.tick(1)
+def test_a_wait_is_counted_from_the_write_of_its_host() -> None:
     began = {(0, T0): 10.0, (1, T0): 11.0, (0, T0 + 60): 20.0, (1, T0 + 60): 21.0}
     came = [("f0024", T0, 10.5), ("f0025", T0, 11.25), ("f0025", T0 + 60, 21.125)]
     assert waits_ms([Received(arrivals=came[:1]), Received(arrivals=came[1:])], began).tolist() == [
@@ -83,11 +79,12 @@ def test_the_writes_of_a_tick_are_its_lines_and_a_wait_is_counted_from_the_write
 # --- other stores
 
 
-def test_a_request_holds_so_many_lines_and_all_of_them_are_those_of_the_ticks() -> None:
+def test_parts_hold_so_many_lines_and_all_of_them_are_those_of_the_ticks() -> None:
     load = Load(T0, 3, 1, hosts=2)
-    bodies = bench_others.bodies_of(load, 1, 3, n_lines=100)
-    assert [body.count(b"\n") for body in bodies] == [100, 44] * 2
-    assert b"".join(bodies) == load.tick(1) + load.tick(2)
+    parts = load.parts(2, 100)
+    assert [part.count(b"\n") for part in parts] == [100, 44]
+    assert b"".join(parts) == load.tick(2)
+    assert b"".join(bench_others.bodies_of(load, 1, 3)) == load.tick(1) + load.tick(2)
     assert bench_others.host_of(HWTHREADS + 5) == ("f0001", 5)
 
 
