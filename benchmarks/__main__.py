@@ -1,12 +1,15 @@
-"""Run the benchmarks: python -m benchmarks [PART ...] [--json FILE] [--seed N] [--largest GB]; on a quiet machine.
+"""Run the benchmarks: python -m benchmarks [PART ...] [--json FILE] [--seed N] [options of a part]; on a quiet machine.
 
 ingest    lines and columns in, log bytes, `memory` against `durable`
 memory    bytes a sample and a series, idle CPU, import
 read      series and job views, attached and over the socket
 answers   ten kinds of questions over a store of fritz's size, alone and under load
 acks      acknowledgements during a snapshot and a retention pass
+follow    what followers cost ingest, how long a sample takes to them, what they miss
 restart   away for how long over kept memory
 recovery  cold start from snapshots, replay of the log
+
+others    VictoriaMetrics and InfluxDB beside it; only when it is named, since it wants their programs
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from pathlib import Path
 from benchmarks import (
     bench_acks,
     bench_answers,
+    bench_follow,
     bench_ingest,
     bench_memory,
+    bench_others,
     bench_read,
     bench_recovery,
     bench_restart,
@@ -32,23 +37,37 @@ PARTS = {
     "read": lambda report, _: bench_read.run(report),
     "answers": lambda report, _: bench_answers.run(report),
     "acks": lambda report, _: bench_acks.run(report),
+    "follow": lambda report, options: bench_follow.run(report, options.seed),
     "restart": lambda report, options: bench_restart.run(report, largest_gb=options.largest),
     "recovery": lambda report, _: bench_recovery.run(report),
+    "others": lambda report, options: bench_others.run(
+        report, options.seed, options.victoria_metrics, options.influxd
+    ),
 }
+BY_NAME_ONLY = ("others",)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure mstore against its budgets.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; default: everything")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        choices=[*PARTS, []],
+        help=f"what to measure; default: everything but {', '.join(BY_NAME_ONLY)}",
+    )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--largest", type=float, default=0.0, metavar="GB", help="restart: also a store of this size"
     )
+    for program in bench_others.PROGRAMS:
+        parser.add_argument(
+            program.option, type=Path, metavar="FILE", help=f"others: {program.command}, unless it is in PATH"
+        )
     options = parser.parse_args()
     report = Report()
     print(f"{machine()}; memcpy {memcpy_bytes_per_s() / 1e9:.1f} GB/s; seed {options.seed}\n")
-    for name in options.parts or PARTS:
+    for name in options.parts or [name for name in PARTS if name not in BY_NAME_ONLY]:
         PARTS[name](report, options)
     if options.json:
         options.json.write_text(report.to_json())

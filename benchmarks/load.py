@@ -42,6 +42,11 @@ class Load:
         series = range(self.n_series) if order is None else order.tolist()
         return b"".join([heads[i] + texts[values[i]] + time for i in series])
 
+    def parts(self, k: int, n_lines: int) -> list[bytes]:
+        """All lines of tick k, at most so many in each."""
+        series = np.arange(self.n_series)
+        return [self.tick(k, series[at : at + n_lines]) for at in range(0, self.n_series, n_lines)]
+
     def expected(self, first: int, stop: int) -> NDArray[np.float32]:
         """float32[n_series, stop - first]: decimal text -> nearest double -> nearest float."""
         return (self.values[first:stop] / 100).astype(np.float32).T

@@ -190,6 +190,13 @@ def read_all(sock: socket.socket) -> bytes:
     return found
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has ever had, its mappings of the store included."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (peak_kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    return peak_kib * 1024
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """Wait for something that has no event to wait for."""
     deadline = time.monotonic() + seconds

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ import pytest
 from mstore import errors
 from tests.jobs_rig import DOCUMENT, job
 from tests.process.test_rules_answers import Everywhere
-from tests.stores import served
+from tests.stores import peak_bytes, served
 
 START = int(time.time()) // 60 * 60 - 3600
 CENTURY_S = 100 * 365 * 86_400
@@ -86,9 +85,7 @@ def the_worker_stays_small_and_serves_others(store: Everywhere) -> Iterator[None
     info = store.client.info()
     assert info["counters"]["restarts"] == restarts
     (pid,) = [one["pid"] for one in info["workers"] if one["kind"] == "query"]
-    status = Path(f"/proc/{pid}/status").read_text()
-    (peak_kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
-    assert peak_kib * 1024 < WORKER_BYTES_MAX
+    assert peak_bytes(pid) < WORKER_BYTES_MAX
 
 
 def batch(*queries: dict[str, Any], **keys: Any) -> dict[str, Any]:

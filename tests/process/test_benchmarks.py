@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from benchmarks import (
     bench_acks,
     bench_answers,
+    bench_follow,
     bench_ingest,
     bench_memory,
+    bench_others,
     bench_read,
     bench_recovery,
     bench_restart,
@@ -58,6 +64,14 @@ def test_the_benchmark_of_acknowledgements_sees_a_snapshot_and_a_pass_that_frees
     assert [result.at_least for result in report.results[1:]] == [False, False]
 
 
+def test_the_benchmark_of_followers_accounts_for_every_sample_of_each() -> None:
+    report = Report()
+    bench_follow.run(report, seed=1, sizes=bench_follow.Sizes(hosts=8, ticks=3, rounds=2, latency_ticks=4))
+    assert len(report.results) == 7
+    assert all(result.value > 0 for result in report.results)
+    assert [result.budget for result in report.results[4:]] == [100.0] * 3
+
+
 def test_the_restart_benchmark_compares_answers_before_and_after() -> None:
     report = Report()
     bench_restart.run(report, small=True)
@@ -73,3 +87,16 @@ def test_the_recovery_benchmark_reads_back_all_that_was_written() -> None:
     assert by_name["log replay, in random order"].budget == 15e6
     assert by_name["log replay, in runs"].budget == 50e6
     assert all(result.value > 0 for result in report.results)
+
+
+def test_the_comparison_measures_mstore_and_says_how_to_get_what_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report()
+    sizes = bench_others.Sizes(hosts=2, ticks=3, rounds=2, sampled=10, questions=5)
+    bench_others.run(report, 1, tmp_path / "no-program", tmp_path / "none-either", sizes)
+    assert [result.name.split(":")[0] for result in report.results] == ["mstore"] * 4
+    assert all(result.value > 0 for result in report.results)
+    assert "103,750 samples were read back, 0 of them not as they were written" in report.results[3].reference
+    told = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert [line.split()[0] for line in told] == ["VictoriaMetrics", "InfluxDB"]
