@@ -9,7 +9,6 @@ from pathlib import Path
 
 import uvloop
 
-from mstore import paths
 from mstore.log import set_up_logging
 from mstore.persistence import files, store_lock
 from mstore.workers import stacks
@@ -49,8 +48,6 @@ def serve(
     for warning in settings.current.warnings:
         log.warning("%s", warning)
     store_dir = prepare_dir(store_dir)
-    for which in paths.SOCKETS:
-        paths.socket_path(store_dir, which)  # says so before anything is made when a path is too long
     nursery = Nursery.fork("nursery", store_dir)  # before the lock: it is only for those who use DIR
     try:
         return _run_locked(store_dir, settings, service, nursery)

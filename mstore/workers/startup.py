@@ -24,7 +24,10 @@ def check_platform() -> None:
 
 
 def prepare_dir(store_dir: Path) -> Path:
-    """DIR and DIR/run, 0750; the real path."""
+    """DIR and DIR/run, 0750; the real path. raises StorageError; ConfigError, before anything is made: it is too long"""
+    real = Path(os.path.realpath(store_dir))
+    for which in paths.SOCKETS:
+        paths.socket_path(real, which)
     try:
         if not store_dir.is_dir():
             store_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -36,7 +39,7 @@ def prepare_dir(store_dir: Path) -> Path:
             f"cannot use the directory {store_dir}: {error.strerror}; choose another with --dir or $MSTORE_DIR",
             path=str(store_dir), errno=error.errno or 0,
         ) from error  # fmt: skip
-    return store_dir.resolve()
+    return real
 
 
 def prepare_run(store_dir: Path) -> None:
