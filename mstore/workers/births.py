@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mstore import clock, faults
+from mstore.errors import MstoreError
 from mstore.workers.process import SUPERVISORS_SIGNALS
+from mstore.workers.scarce import told_of_start
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Nursery:
         apart  in a session of its own, with all that it forks: what a terminal sends does not come there
 
         From now on this process is given the orphans among its descendants (see reap).
+        raises MstoreError: the system gives no process
         """
         if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
@@ -80,7 +83,10 @@ class Nursery:
 
         owner = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise MstoreError(f"cannot start the process {name}: {told_of_start(error)}") from error
         if not pid:
             nursery.serve(theirs, owner, name, store_dir, apart)
         theirs.close()

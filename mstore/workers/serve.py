@@ -11,12 +11,12 @@ import uvloop
 
 from mstore.log import set_up_logging
 from mstore.persistence import files, store_lock
-from mstore.workers import stacks
+from mstore.workers import scarce, stacks
 from mstore.workers.births import Nursery, reap_all
 from mstore.workers.ownership import inode_of, is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.settings import Settings
-from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
+from mstore.workers.startup import check_platform, prepare_dir
 from mstore.workers.supervisor import Supervisor
 from mstore.workers.systemd import Service
 
@@ -42,11 +42,12 @@ def serve(
     hold_standard_descriptors()
     set_up_logging("supervisor")
     service = Service.from_environment(os.environ)
-    raise_descriptor_limit()
+    scarce.raise_limits()
     workers = ingest_workers, query_workers
     settings = Settings(config_path, workers, keep_memory=keep_memory, strict=strict, store_dir=store_dir)
     for warning in settings.current.warnings:
         log.warning("%s", warning)
+    scarce.refuse_too_few(*settings.current.worker_counts(os.cpu_count() or 1))
     store_dir = prepare_dir(store_dir)
     nursery = Nursery.fork("nursery", store_dir)  # before the lock: it is only for those who use DIR
     try:

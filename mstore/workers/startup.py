@@ -1,10 +1,8 @@
-"""What happens before a store starts: the platform, its directory, its limits."""
+"""What happens before a store starts: the platform, its directory."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import stat
 import sys
 from pathlib import Path
@@ -49,11 +47,3 @@ def prepare_run(store_dir: Path) -> None:
     if stat.S_IMODE(run.stat().st_mode) != 0o750:
         run.chmod(0o750)
     give_to_group(run, store_dir)
-
-
-def raise_descriptor_limit() -> None:
-    """As many descriptors as the system allows; workers inherit it. The usual 1024 is less than a site's collectors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -30,6 +30,7 @@ from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
 from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.questions import Questions
+from mstore.workers.scarce import told_of_start
 from mstore.workers.settings import Settings
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.supervisor_state import RestartPolicy, Verdict
@@ -173,7 +174,7 @@ class Supervisor:
             child.spawn(self._nursery, spec, inherited, self._died)
             faults.hit("supervisor.spawned")
         except OSError as error:
-            self._give_up(f"cannot start {child.name}: {error}")
+            self._give_up(f"cannot start {child.name}: {told_of_start(error)}")
             return
         if child.kind != "persister":
             loop = asyncio.get_running_loop()
