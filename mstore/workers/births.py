@@ -201,9 +201,31 @@ def reap(watched: Collection[int]) -> None:
             os.waitpid(dead.si_pid, 0)
 
 
-def reap_all(timeout_s: float) -> None:
-    """Wait for the last children: orphans that are dying with whoever started them. Who ends after this ends alone."""
+def reap_all(timeout_s: float, store_dir: Path) -> None:
+    """Wait for the last children: orphans that are dying with whoever started them. Who ends after this ends alone.
+
+    The first process of a container is also given the orphans of others, who end when they like: nobody waits for these.
+    """
     deadline_s = clock.monotonic_s() + timeout_s
     with contextlib.suppress(ChildProcessError):
-        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None or clock.monotonic_s() < deadline_s:
+        while True:
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                continue
+            if clock.monotonic_s() >= deadline_s or not any(_is_of(store_dir, pid) for pid in _children()):
+                return
             time.sleep(_LOOK_S)
+
+
+def _children() -> list[int]:
+    return [
+        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
+    ]
+
+
+def _is_of(store_dir: Path, pid: int) -> bool:
+    """Whether a process is one of this store's, or has ended: each has a name of ours, or was told its directory."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+    return not line or line.startswith(b"mstore: ") or os.fsencode(store_dir) in line

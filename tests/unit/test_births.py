@@ -179,6 +179,34 @@ def test_a_process_for_which_descriptors_do_not_suffice_says_so_in_one_line() ->
     assert "ingest cannot begin: too many open files: the limit is 30" in lines[1]
 
 
+def test_the_end_waits_for_the_store_s_own_orphans_and_not_for_those_of_others() -> None:
+    """As the first process of a container, which is given the orphans of everybody."""
+    lines = owner("""
+        def orphan(name):  # of somebody who ended at once
+            command = ["bash", "-c", 'exec -a "$0" sleep "$1" >/dev/null & echo $!', name, "600"]
+            pid = int(subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout)
+            while not Path(f"/proc/{pid}/cmdline").read_text().startswith(name):
+                time.sleep(0.01)
+            return pid
+
+        import subprocess, threading
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        one.close()
+        foreign = orphan("foreign")
+        births.reap_all(600, Path("/some/dir"))
+        print(Path(f"/proc/{foreign}").exists())
+        own = [orphan("mstore: helpers"), orphan("python -m mstore.workers.providers /some/dir")]
+        for pid in own:
+            threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+        births.reap_all(600, Path("/some/dir"))
+        print([Path(f"/proc/{pid}").exists() for pid in own])
+        os.kill(foreign, signal.SIGKILL)
+        os.waitpid(foreign, 0)
+        births.reap_all(600, Path("/some/dir"))  # nobody is left
+    """)
+    assert lines == ["True", "[False, False]"]
+
+
 def test_orphans_are_buried_and_those_that_somebody_watches_are_left() -> None:
     lines = owner("""
         def dead(code):
