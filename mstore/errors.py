@@ -163,7 +163,8 @@ class Unavailable(MstoreError, ConnectionError):
 
 
 class Timeout(Unavailable, TimeoutError):
-    """No answer within the deadline. A write may or may not have been stored; sending it again is safe."""
+    """No answer within the deadline. A write may or may not have been stored; sending it again is safe. An order may
+    still be carried out."""
 
     code = "timeout"
 

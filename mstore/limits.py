@@ -47,6 +47,13 @@ SERIES_MAX_DEFAULT = 4_000_000
 SERIES_MAX = 1 << 30
 EXTENT_BYTES = 256 * KIB
 
+# What the supervisor and those that it starts need at least, each of descriptors (measured: 38, 7 and 4; the rest is for
+# connections), all together of processes and threads (measured: 9 with a helper, and one for each worker).
+DESCRIPTORS_MIN = 48
+DESCRIPTORS_AN_INGEST_WORKER = 8
+DESCRIPTORS_A_QUERY_WORKER = 4
+PROCESSES_MIN = 10
+
 # Write-ahead log.
 WAL_SEGMENT_BYTES = 64 * MIB
 WAL_BLOCK_BYTES_MAX = 4 * MIB

@@ -47,7 +47,7 @@ def socket_path(directory: Path, which: str) -> str:
     if n > limits.SOCKET_PATH_BYTES_MAX:
         raise ConfigError(
             f"{path} is {n} bytes long, a Unix socket's path at most {limits.SOCKET_PATH_BYTES_MAX}: "
-            "choose a shorter directory (or reach it by a symbolic link)",
+            "choose a shorter directory",
             path=path,
         )
     return path

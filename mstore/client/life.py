@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mstore import clock
 from mstore.client.answers import deadline_ms
@@ -38,6 +38,9 @@ class LifeOperations:
     ) -> Steps[M]:
         raise NotImplementedError
 
+    def _order(self, message: messages.Message, timeout_s: float | None = None) -> Steps[dict[str, Any]]:
+        raise NotImplementedError
+
     def protect(
         self, cluster: str, hosts: str | Sequence[str], until: TimeLike | str | None, timeout_s: float | None
     ) -> Steps[Protection]:
@@ -45,8 +48,7 @@ class LifeOperations:
         from mstore.hostlists import hosts_asked
 
         message = messages.Protect(cluster, hosts_asked(hosts) or [], _until_s(until), deadline_ms(timeout_s))
-        reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
-        return Protection.of(reply.details)
+        return Protection.of((yield from self._order(message, timeout_s)))
 
     def protected(self, timeout_s: float | None) -> Steps[dict[str, list[str]]]:
         reply = yield from self._ask(messages.Protected(deadline_ms(timeout_s)), messages.Names, timeout_s)
@@ -74,8 +76,7 @@ class LifeOperations:
     def _freed(self, message: messages.Message, timeout_s: float | None) -> Steps[Freed]:
         from mstore.client.outcomes import Freed
 
-        reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
-        return Freed.of(reply.details)
+        return Freed.of((yield from self._order(message, timeout_s)))
 
     def sizes(
         self, selector: SelectorLike | None, depth: int, timeout_s: float | None

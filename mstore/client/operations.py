@@ -131,15 +131,12 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
             raise InvalidRequest(f"{verb!r} is no control request: allowed are {', '.join(_CONTROL)}")
         if memory not in messages.MEMORY or (memory and verb not in ("stop", "restart")):
             raise InvalidRequest(f'memory={memory!r}: a stop or a restart may "keep" or "free" it')
-        reply = yield from self._ask(make(memory), messages.Done, role="control")
-        return reply.details
+        return (yield from self._order(make(memory)))
 
     def archive(
         self, clusters: Sequence[str], delete: bool, timeout_s: float | None
     ) -> Steps[dict[str, Any]]:
-        message = messages.ArchiveNow(list(clusters), delete)
-        reply = yield from self._ask(message, messages.Done, timeout_s, role="control")
-        return reply.details
+        return (yield from self._order(messages.ArchiveNow(list(clusters), delete), timeout_s))
 
     def until_s(self, timeout_s: float | None = None) -> float:
         return clock.monotonic_s() + (self.settings.timeout_s if timeout_s is None else timeout_s)
@@ -152,9 +149,15 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
             reply = yield from session.exchange(message, self.until_s(timeout_s))
         finally:
             self.pool.give(session, role)
-        if not isinstance(reply, kind):
-            raise ProtocolError(f"{type(message).__name__} was answered by {type(reply).__name__}")
-        return reply
+        return _checked(message, reply, kind)
+
+    def _order(self, message: messages.Message, timeout_s: float | None = None) -> Steps[dict[str, Any]]:
+        session = self.pool.take("control")
+        try:
+            reply = yield from session.order(message, self.until_s(timeout_s))
+        finally:
+            self.pool.give(session, "control")
+        return _checked(message, reply, messages.Done).details
 
     def _stream(self, cluster: str, frames: Iterable[messages.Lines]) -> Steps[WriteResult]:
         from mstore.client.window import Window
@@ -170,3 +173,9 @@ class Operations(SelectorOperations, AnswerOperations, LifeOperations):
             return window.take_result()
         finally:
             self.pool.give(session, "ingest", cluster)
+
+
+def _checked(message: messages.Message, reply: messages.Message, kind: type[M]) -> M:
+    if not isinstance(reply, kind):
+        raise ProtocolError(f"{type(message).__name__} was answered by {type(reply).__name__}")
+    return reply

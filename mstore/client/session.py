@@ -1,12 +1,11 @@
 """One connection of a client, without I/O: greeting, request ids, reconnecting and resending.
 
-Every request of the protocol may be sent twice: questions change nothing, and a sample written again lands
-in the same slot with the same value. So a session that loses its connection connects again (with growing
-pauses, until the request's own deadline), greets, and sends everything unanswered again, in the original
-order.
+Questions and writes may be sent twice: questions change nothing, and a sample written again lands in the same
+slot with the same value. So a session that loses its connection connects again (with growing pauses, until the
+request's own deadline), greets, and sends everything unanswered again, in the original order.
 
-The exception are lines without a timestamp: a line resent gets the time of its second arrival and may be
-stored in two slots.
+The exceptions: lines without a timestamp (a line resent gets the time of its second arrival and may be stored in
+two slots), and orders, which are sent once (Session.order).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mstore import clock
-from mstore.errors import MstoreError, ProtocolError, Unavailable
+from mstore.errors import MstoreError, ProtocolError, Timeout, Unavailable
 from mstore.ipc import messages
 from mstore.ipc.checks import Bin
 from mstore.ipc.transport import Connect, Exchange, Link, LinkBroken, Receive, Send, Sleep, Steps
@@ -24,6 +23,10 @@ PAUSE_S_MAX = 1.0
 
 Restore = Callable[["Session", float], Steps[None]]
 Adapt = Callable[[messages.Message], messages.Message]
+
+
+class _GoesAway(LinkBroken):
+    """Whoever was asked has answered that another one is to be asked."""
 
 
 class Session:
@@ -57,9 +60,35 @@ class Session:
                 self._take((yield Exchange(self.link, self._parts(request_id, message), until_s)))
             except LinkBroken:
                 self._failures += 1
+            except Timeout as error:
+                raise self._late() from error
         if request_id in self._replies:
             return self._settled(request_id)
         return (yield from self.reply(request_id, until_s))
+
+    def order(self, message: messages.Message, until_s: float) -> Steps[messages.Message]:
+        """As exchange(), for what changes the store itself: it reaches nobody twice.
+
+        raises Unavailable when the connection breaks before the answer: nobody knows what was done
+        """
+        request_id = self.post(message)
+        yield from self.transmit((request_id,), until_s)
+        try:
+            while request_id not in self._replies:
+                self._take((yield Receive(self.link, until_s)))
+        except _GoesAway as error:
+            raise Unavailable(f"not done, or in part: {error}", path=self.path) from error
+        except LinkBroken as error:
+            raise Unavailable(
+                f"the store's supervisor ended before it answered at {self.path}: what was ordered may be done in part; "
+                "its log says what happened, `mstore serve` starts a store",
+                path=self.path,
+            ) from error
+        except Timeout as error:
+            raise Timeout(
+                f"no answer in time at {self.path}; what was ordered may still be done: look before it is ordered again"
+            ) from error
+        return self._settled(request_id)
 
     def post(self, message: messages.Message) -> int:
         """Note a request as unanswered, to be sent by transmit() or with the next connection; its id."""
@@ -74,8 +103,10 @@ class Session:
                 parts = [part for one in request_ids for part in self._parts(one, self.unanswered[one])]
                 yield Send(self.link, parts, until_s)
                 return
-            except LinkBroken:
+            except LinkBroken:  # so they have not arrived whole, and are nothing yet
                 self._failures += 1
+            except Timeout as error:
+                raise self._late() from error
         yield from self.connect(until_s)
 
     def reply(self, request_id: int, until_s: float) -> Steps[messages.Message]:
@@ -115,6 +146,8 @@ class Session:
                 self._failures += 1
                 if self.welcome is None:
                     raise self._unavailable(str(error)) from error
+            except Timeout as error:
+                raise self._late() from error
 
     def _connect_once(self, until_s: float) -> Steps[None]:
         yield Connect(self.link, self.path, until_s)
@@ -156,6 +189,8 @@ class Session:
             self._take((yield Receive(self.link, until_s)))
         except LinkBroken:
             self._failures += 1
+        except Timeout as error:
+            raise self._late() from error
 
     def _take(self, received: list[tuple[int, messages.Message]], awaited: int = 0) -> None:
         for request_id, message in received:
@@ -170,7 +205,7 @@ class Session:
             if isinstance(message, messages.Error) and message.code == Unavailable.code:
                 # The worker is going away; another one, or its successor, will take the request.
                 self.link.abort()
-                raise LinkBroken(message.message)
+                raise _GoesAway(message.message)
             self.unanswered.pop(request_id, None)
             self._replies[request_id] = message
             self._failures = 0 if request_id != awaited else self._failures
@@ -182,6 +217,14 @@ class Session:
         if clock.monotonic_s() + pause_s >= until_s:
             raise self._unavailable(f"gave up after {self._failures} broken connections")
         yield Sleep(pause_s)
+
+    def _late(self) -> Timeout:
+        """What a time-out leaves open: of writes, unless not even the greeting was answered."""
+        text = f"no answer in time at {self.path}"
+        writes = messages.Lines | messages.Columns | messages.Rows
+        if self.welcome is not None and any(isinstance(one, writes) for one in self.unanswered.values()):
+            text += "; a write may or may not have been stored, writing it again is safe"
+        return Timeout(text, path=self.path)
 
     def _unavailable(self, why: str) -> MstoreError:
         text = f"no store answers at {self.path} ({why}); `mstore serve` starts one"

@@ -63,7 +63,8 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
     Reconnect   a broken connection is made again, with pauses of 10 ms to 1 s until `timeout`, and what was
                 not answered is sent again. That is safe: questions change nothing, and a sample with a
                 timestamp goes to the same slot with the same value. Lines without a timestamp may be stored
-                twice, at both times of arrival.
+                twice, at both times of arrival. Orders (control, archive, protect, the free calls) are sent once:
+                a connection that breaks before the answer is Unavailable.
     Errors      are those of mstore.errors, the same class that the store raised.
     """
 

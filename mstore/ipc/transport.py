@@ -254,9 +254,7 @@ class _OnLink(Effect):
     def _failed(self, error: OSError) -> Exception:
         self._end_link()
         if isinstance(error, TimeoutError):
-            return Timeout(
-                "no answer in time; a write may or may not have been stored, writing it again is safe"
-            )
+            return Timeout("no answer in time")
         if isinstance(error, PermissionError):
             return NotPermitted(f"this user may not connect: {error}")
         return LinkBroken(str(error))

@@ -348,9 +348,9 @@ def look_at_refused_memory(files: Files, directory: Path, report: Report) -> Non
         )
 
 
-def keep_details(files: Files, directory: Path, report: Report) -> None:
-    """Leave the report in DIR/run for `info`. raises StorageError"""
-    files.replace(recovery_note_path(directory), json.dumps(report.details()).encode())
+def keep_details(files: Files, directory: Path, details: dict[str, Any]) -> None:
+    """Leave a report's details in DIR/run for `info`. raises StorageError"""
+    files.replace(recovery_note_path(directory), json.dumps(details).encode())
 
 
 def newest_log_id(files: Files, directory: Path) -> int:

@@ -132,16 +132,27 @@ class Archiving(Leaving):
         config = self._persister.config.archive
         self._config = config
         self._due_at_s = min(self._due_at_s, clock.monotonic_s() + min(_FIRST_S_MAX, config.interval_s))
-        store_dir = self._persister.spec.directory
-        root = archive_root(store_dir, config)
+        root = archive_root(self._persister.spec.directory, config)
         try:
-            setup = Setup(root, config.writes, config.compression_level, config.max_bytes)
-            write_setup(self._files, store_dir, setup if config.reads else None)
+            self.note()
             self._read_manifests(root)
         except StorageError as error:
             log.error("the archive: %s", error)
         if not self._looking:
             self._look()
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is an archive, as the configuration is now."""
+        return self._config.reads
+
+    def note(self) -> None:
+        """Leave in DIR/run where the archive is, or nothing where there is none. raises StorageError"""
+        store_dir, config = self._persister.spec.directory, self._config
+        setup = Setup(
+            archive_root(store_dir, config), config.writes, config.compression_level, config.max_bytes
+        )
+        write_setup(self._files, store_dir, setup if config.reads else None)
 
     def _read_manifests(self, root: Path) -> None:
         """How far each metric is archived, as the files say."""

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mstore import clock, faults
+from mstore.errors import MstoreError
 from mstore.workers.process import SUPERVISORS_SIGNALS
+from mstore.workers.scarce import told_of_start
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Nursery:
         apart  in a session of its own, with all that it forks: what a terminal sends does not come there
 
         From now on this process is given the orphans among its descendants (see reap).
+        raises MstoreError: the system gives no process
         """
         if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
@@ -80,7 +83,10 @@ class Nursery:
 
         owner = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise MstoreError(f"cannot start the process {name}: {told_of_start(error)}") from error
         if not pid:
             nursery.serve(theirs, owner, name, store_dir, apart)
         theirs.close()
@@ -195,9 +201,31 @@ def reap(watched: Collection[int]) -> None:
             os.waitpid(dead.si_pid, 0)
 
 
-def reap_all(timeout_s: float) -> None:
-    """Wait for the last children: orphans that are dying with whoever started them. Who ends after this ends alone."""
+def reap_all(timeout_s: float, store_dir: Path) -> None:
+    """Wait for the last children: orphans that are dying with whoever started them. Who ends after this ends alone.
+
+    The first process of a container is also given the orphans of others, who end when they like: nobody waits for these.
+    """
     deadline_s = clock.monotonic_s() + timeout_s
     with contextlib.suppress(ChildProcessError):
-        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None or clock.monotonic_s() < deadline_s:
+        while True:
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                continue
+            if clock.monotonic_s() >= deadline_s or not any(_is_of(store_dir, pid) for pid in _children()):
+                return
             time.sleep(_LOOK_S)
+
+
+def _children() -> list[int]:
+    return [
+        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
+    ]
+
+
+def _is_of(store_dir: Path, pid: int) -> bool:
+    """Whether a process is one of this store's, or has ended: each has a name of ours, or was told its directory."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+    return not line or line.startswith(b"mstore: ") or os.fsencode(store_dir) in line

@@ -8,8 +8,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from mstore.errors import Degraded, StorageError, StoreFull
+from mstore.persistence.files import archive_note_path, recovery_note_path
 from mstore.persistence.owned_files import OwnedFiles
-from mstore.persistence.recovery import Report
+from mstore.persistence.recovery import Report, keep_details
+from mstore.workers import protected_note
 from mstore.workers.archiving import Archiving
 from mstore.workers.exports import Exports
 from mstore.workers.filewatch import FileWatch
@@ -17,6 +19,7 @@ from mstore.workers.freeing import Freeing
 from mstore.workers.orders import Orders
 from mstore.workers.protecting import Protecting
 from mstore.workers.retention import Retention
+from mstore.workers.run_notes import Note, RunNotes
 from mstore.workers.snapshots import Answer, Snapshots
 from mstore.workers.timers import Timers
 
@@ -44,6 +47,16 @@ class Housekeeping:
         self.filewatch = FileWatch(persister, files, self.snapshots, report.newest.unsound)
         self.snapshots.on_taken = self.filewatch.snapshot_taken
         self.exports = Exports(persister)
+        store_dir, details = persister.spec.directory, report.details()
+        self._notes = RunNotes(
+            files,
+            self._timers,
+            [
+                Note(protected_note.path_of(store_dir), self.protecting.note),
+                Note(archive_note_path(store_dir), self.archiving.note, lambda: self.archiving.reads),
+                Note(recovery_note_path(store_dir), lambda: keep_details(files, store_dir, details)),
+            ],
+        )
         self._marking: asyncio.TimerHandle | None = None
         self._marked_seq = 0
         self._stopped = False
@@ -55,11 +68,13 @@ class Housekeeping:
         self.snapshots.start()
         self.filewatch.start()
         self.exports.start()
+        self._notes.start()
 
     async def stop(self, *, snapshot: bool = True) -> None:
         """End the timers; a last snapshot, so that the next start need not replay the log. Not when memory is kept,
         unless it holds what no file does."""
         self._stopped = True
+        self._notes.look()
         self.filewatch.stop()
         self.retention.stop()
         self._timers.stop()

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mstore import faults
+from mstore.errors import MstoreError
 from mstore.ipc.messages import tags
 from mstore.log import set_up_logging
 from mstore.workers import ingest, persister, query, snapshot
@@ -45,6 +46,7 @@ from mstore.workers.process import (
     run_worker,
     set_name,
 )
+from mstore.workers.scarce import told, told_of_start
 from mstore.workers.spec import WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def serve(sock: socket.socket, owner_pid: int, name: str, store_dir: Path, apart
                 whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
                 answer = _start(json.loads(order), descriptors) if whole else "the order was cut short"
             except OSError as error:
-                answer = str(error)
+                answer = told_of_start(error)
             for fd in descriptors:
                 os.close(fd)
             sock.send(json.dumps(answer).encode())
@@ -172,8 +174,13 @@ def _become(order: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
         sys.stdout.flush()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else EXIT_FAILED
-    except BaseException:
-        log.exception("%s ends after an unexpected error", order["main"])
+    except MstoreError as error:
+        log.error("%s: %s", order["main"], error)
+    except BaseException as error:
+        if why := told(error):
+            log.error("%s cannot begin: %s", order["main"], why)
+        else:
+            log.exception("%s ends after an unexpected error", order["main"])
     finally:
         logging.shutdown()
         os._exit(code)
@@ -184,7 +191,10 @@ def _place(descriptors: Sequence[int], numbers: Sequence[int]) -> None:
     above = (
         max(*descriptors, *numbers) + 1
     )  # first out of the way: a number may be what another one has for now
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in descriptors]
+    try:
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in descriptors]
+    except OSError as error:  # EINVAL, where `above` itself is over the limit
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
     for fd, number in zip(moved, numbers, strict=True):
         os.dup2(fd, number)
     _keep_only({0, 1, 2, *numbers})

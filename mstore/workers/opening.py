@@ -104,7 +104,7 @@ def fill(
     control.applied = report.next_seq - 1
     report.notes += take_notes(files, spec.directory)
     with contextlib.suppress(StorageError):  # a full disk is no reason not to start
-        keep_details(files, spec.directory, report)
+        keep_details(files, spec.directory, report.details())
     return report
 
 

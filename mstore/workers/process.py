@@ -19,6 +19,7 @@ from mstore import faults
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
 from mstore.workers import stacks
+from mstore.workers.scarce import told
 from mstore.workers.spec import WorkerSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -112,8 +113,11 @@ def run_worker(main: Callable[[WorkerSpec], Coroutine[Any, Any, None]], argument
     except MstoreError as error:
         log.error("%s: %s", type(error).__name__, error)
         os._exit(EXIT_FAILED)
-    except Exception:
-        log.exception("%s ends after an unexpected error", name)
+    except Exception as error:
+        if why := told(error):
+            log.error("it cannot go on: %s", why)
+        else:
+            log.exception("%s ends after an unexpected error", name)
         os._exit(EXIT_FAILED)
     # Mappings with live views cannot be closed; leave them to the kernel instead of to interpreter shutdown.
     logging.shutdown()

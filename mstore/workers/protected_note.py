@@ -56,6 +56,8 @@ def read(directory: Path, instance: int, protection: Protection) -> str:
         protection.forget()
         for record in holds_protection(memoryview(records)):
             protection.apply(record)
+    except FileNotFoundError:
+        return f"{path_of(directory)} was removed by somebody just before the store, or its persister, ended"
     except (OSError, ValueError, KeyError, TypeError, CorruptRecord) as error:
         return f"{path_of(directory)} cannot be read: {error}"
     return ""

@@ -87,9 +87,10 @@ class Protecting:
             persister.log_first(records)
             faults.hit("protect.written")
             persister.store.apply_block(records)
-            self._note()
+            self.note()
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Leave the table in DIR/run for a start over this memory."""
         persister = self._persister
         protected_note.write(
             self._files, persister.spec.directory, persister.spec.instance, persister.store.protection
@@ -99,7 +100,7 @@ class Protecting:
     def _look(self) -> None:
         """Now and then: who is protected no longer, what waits for the log, whether the provider's process lives."""
         if self._persister.store.protection.expire():
-            self._note()
+            self.note()
         for source in list(self._wanted):
             self._take(source, self._wanted[source])
         self._ask_providers()

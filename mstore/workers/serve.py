@@ -9,15 +9,14 @@ from pathlib import Path
 
 import uvloop
 
-from mstore import paths
 from mstore.log import set_up_logging
 from mstore.persistence import files, store_lock
-from mstore.workers import stacks
+from mstore.workers import scarce, stacks
 from mstore.workers.births import Nursery, reap_all
 from mstore.workers.ownership import inode_of, is_still
 from mstore.workers.process import hold_standard_descriptors, set_name
 from mstore.workers.settings import Settings
-from mstore.workers.startup import check_platform, prepare_dir, raise_descriptor_limit
+from mstore.workers.startup import check_platform, prepare_dir
 from mstore.workers.supervisor import Supervisor
 from mstore.workers.systemd import Service
 
@@ -43,20 +42,19 @@ def serve(
     hold_standard_descriptors()
     set_up_logging("supervisor")
     service = Service.from_environment(os.environ)
-    raise_descriptor_limit()
+    scarce.raise_limits()
     workers = ingest_workers, query_workers
     settings = Settings(config_path, workers, keep_memory=keep_memory, strict=strict, store_dir=store_dir)
     for warning in settings.current.warnings:
         log.warning("%s", warning)
+    scarce.refuse_too_few(*settings.current.worker_counts(os.cpu_count() or 1))
     store_dir = prepare_dir(store_dir)
-    for which in paths.SOCKETS:
-        paths.socket_path(store_dir, which)  # says so before anything is made when a path is too long
     nursery = Nursery.fork("nursery", store_dir)  # before the lock: it is only for those who use DIR
     try:
         return _run_locked(store_dir, settings, service, nursery)
     finally:
         nursery.close()
-        reap_all(_ORPHANS_S_MAX)
+        reap_all(_ORPHANS_S_MAX, store_dir)
 
 
 def _run_locked(store_dir: Path, settings: Settings, service: Service, nursery: Nursery) -> int:

@@ -1,10 +1,8 @@
-"""What happens before a store starts: the platform, its directory, its limits."""
+"""What happens before a store starts: the platform, its directory."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import stat
 import sys
 from pathlib import Path
@@ -24,7 +22,10 @@ def check_platform() -> None:
 
 
 def prepare_dir(store_dir: Path) -> Path:
-    """DIR and DIR/run, 0750; the real path."""
+    """DIR and DIR/run, 0750; the real path. raises StorageError; ConfigError, before anything is made: it is too long"""
+    real = Path(os.path.realpath(store_dir))
+    for which in paths.SOCKETS:
+        paths.socket_path(real, which)
     try:
         if not store_dir.is_dir():
             store_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -36,7 +37,7 @@ def prepare_dir(store_dir: Path) -> Path:
             f"cannot use the directory {store_dir}: {error.strerror}; choose another with --dir or $MSTORE_DIR",
             path=str(store_dir), errno=error.errno or 0,
         ) from error  # fmt: skip
-    return store_dir.resolve()
+    return real
 
 
 def prepare_run(store_dir: Path) -> None:
@@ -46,11 +47,3 @@ def prepare_run(store_dir: Path) -> None:
     if stat.S_IMODE(run.stat().st_mode) != 0o750:
         run.chmod(0o750)
     give_to_group(run, store_dir)
-
-
-def raise_descriptor_limit() -> None:
-    """As many descriptors as the system allows; workers inherit it. The usual 1024 is less than a site's collectors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

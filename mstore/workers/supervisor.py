@@ -30,6 +30,7 @@ from mstore.workers.heartbeat import Heartbeat
 from mstore.workers.incarnation import Incarnation
 from mstore.workers.process import SUPERVISORS_SIGNALS
 from mstore.workers.questions import Questions
+from mstore.workers.scarce import told_of_start
 from mstore.workers.settings import Settings
 from mstore.workers.spec import WorkerSpec
 from mstore.workers.supervisor_state import RestartPolicy, Verdict
@@ -173,7 +174,7 @@ class Supervisor:
             child.spawn(self._nursery, spec, inherited, self._died)
             faults.hit("supervisor.spawned")
         except OSError as error:
-            self._give_up(f"cannot start {child.name}: {error}")
+            self._give_up(f"cannot start {child.name}: {told_of_start(error)}")
             return
         if child.kind != "persister":
             loop = asyncio.get_running_loop()
@@ -203,11 +204,15 @@ class Supervisor:
             self._ground_lost = True
             self._give_up(why)
             return
-        self._ground.mend()
+        self._mend()
         self._bury()
+        asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
+
+    def _mend(self) -> None:
+        """Of DIR/run, what somebody removed."""
+        self._ground.mend()
         if self.life is not None:
             lives.mend(self.life, self.store_dir)
-        asyncio.get_running_loop().call_later(LOOK_S, self._look_around)
 
     def _summary(self) -> str:
         counts = Counter(child.kind for child in self.children)
@@ -326,6 +331,7 @@ class Supervisor:
         keep  over the same memory, if it can be adopted
         """
         self.renewing = True
+        self._mend_before_the_end(keep=keep)
         self._door.shut("ingest", "query")
         try:
             await ending
@@ -341,6 +347,11 @@ class Supervisor:
             self._give_up(f"the store cannot be started again: {error}")
             if not isinstance(error, (MstoreError, OSError)):
                 raise
+
+    def _mend_before_the_end(self, *, keep: bool) -> None:
+        """Who takes the memory over finds it by what is in DIR/run, and that may have been removed since the last look."""
+        if keep and not self._ground_lost and not self._ground.lost():
+            self._mend()
 
     def _release(self, *, keep: bool = False) -> None:
         self.questions.fail_all("the store was stopped or renewed before it was done")
@@ -432,6 +443,7 @@ class Supervisor:
         self._door.close()
         async with self._changing:
             keep, shelved = self._keeps_memory(), False
+            self._mend_before_the_end(keep=keep)
             try:
                 if self.control is not None:
                     self.control.state = layout.STATE_STOPPING

@@ -202,6 +202,29 @@ def test_stop_restart_reload_and_snapshot_say_what_they_did(serve: Serve, now: i
         assert "`mstore serve` starts one" in bad(*command, directory=directory)
 
 
+@pytest.mark.parametrize("command", ["restart", "stop"])
+def test_a_command_whose_supervisor_is_killed_meanwhile_says_so_at_once_and_leaves_its_successor_alone(
+    serve: Serve, now: int, command: str
+) -> None:
+    server = serve(CONFIG)
+    server.send_text(lines_of(now).encode())
+    first = server.worker_pid("ingest")
+    os.kill(server.worker_pid("query"), signal.SIGSTOP)  # so the order takes its seconds
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "mstore", command, "--dir", str(server.directory)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: not Path(f"/proc/{first}").exists(), "the order to be under way")
+    server.kill()
+    server.start()
+    instance = server.info()["instance"]
+    answer, complaint = asked.communicate(timeout=60)
+    assert (asked.returncode, answer) == (1, "")
+    assert complaint.count("\n") == 1
+    assert "supervisor ended before it answered" in complaint
+    assert server.info()["instance"] == instance
+
+
 def test_check_of_a_running_a_stopped_and_a_copied_store_finds_it_sound_and_changes_nothing(
     serve: Serve, now: int, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import mstore
+from mstore import limits
 from mstore.errors import StoreFull
-from tests.stores import Server, SmallServer, read_all, until
+from mstore.shm.segment import name_prefix
+from tests.stores import PREFIXES, Server, SmallServer, read_all, until
 
 Serve = Callable[..., Server]
 STEP = 60
@@ -165,6 +169,36 @@ def test_at_the_cap_new_series_are_refused_then_the_oldest_go_then_all_wait_and_
     server.kill()
     server.start()
     check_slots()
+
+
+@pytest.mark.parametrize("n_ingest", [1, 5])
+def test_a_store_serves_with_the_descriptors_that_it_says_it_needs(short_dir: Path, n_ingest: int) -> None:
+    """And with one less it does not begin."""
+    needed = limits.DESCRIPTORS_MIN + limits.DESCRIPTORS_A_QUERY_WORKER
+    needed += n_ingest * limits.DESCRIPTORS_AN_INGEST_WORKER
+    command = [sys.executable, "-m", "mstore", "serve", "--dir", str(short_dir), "--query-workers", "1"]
+    command += ["--ingest-workers", str(n_ingest)]
+
+    def start(n: int) -> subprocess.Popen[str]:
+        whole = ["bash", "-c", f'ulimit -n {n}; exec "$@"', "bash", *command]
+        return subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    out, complaint = start(needed - 1).communicate(timeout=60)
+    assert out == ""
+    assert complaint.count("\n") == 1
+    assert f"need {needed}" in complaint
+    assert not list(short_dir.iterdir()), "nothing is made"
+    process = start(needed)
+    PREFIXES.add(name_prefix(short_dir))
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"mstore ready {short_dir}\n"
+    with mstore.connect(short_dir) as client:
+        assert client.write("m,cluster=c,hostname=h value=1\n").written == 1
+        assert client.control("snapshot")["seq"] >= 0
+    process.terminate()
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "ERROR" not in complaint
 
 
 def test_an_ingest_worker_at_its_limit_of_descriptors_lets_connections_wait(serve: Serve, now: int) -> None:

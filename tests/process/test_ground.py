@@ -54,8 +54,53 @@ def test_sockets_and_note_that_a_cleaner_removed_are_made_again_and_nobody_loses
     with mstore.attach(server.directory) as store:
         assert store.children("c") == ["early", "late"]
     assert {path.name for path in run.iterdir()} >= MADE
-    assert len(lines_with(server, "was removed by somebody and is made again")) == 4
+    assert len(lines_with(server, "was removed by somebody and is made again")) == 6
     assert server.stop() == 0
+
+
+NOTES = {"archive.json", "protected", "recovery.json"}
+"""Of the persister, in DIR/run of a store with an archive."""
+ARCHIVE = '[archive]\nmode = "archive"\n'
+
+
+def test_notes_that_a_cleaner_removed_are_made_again_and_the_archive_stays_known(
+    serve: Serve, now: int
+) -> None:
+    server = serve(ARCHIVE)
+    run = server.directory / "run"
+    before = {name: (run / name).read_text() for name in NOTES - {"recovery.json"}}
+    recovered = server.info()["last_recovery"]
+    shutil.rmtree(run)
+    until(lambda: {path.name for path in run.glob("*")} >= MADE | NOTES, "what was there")
+    assert {name: (run / name).read_text() for name in before} == before
+    found = server.info()["last_recovery"]
+    assert found.pop("at_s") == pytest.approx(recovered.pop("at_s"), abs=1)
+    assert found == recovered
+    (server.directory / "mstore.toml").write_text("")
+    with server.client() as client:
+        client.control("reload")
+    until(lambda: not (run / "archive.json").exists(), "the note of no archive to go")
+
+
+@pytest.mark.parametrize("how", ["restart", "stop and start"])
+def test_memory_is_taken_over_although_a_cleaner_has_just_removed_all_that_names_it(
+    serve: Serve, now: int, how: str
+) -> None:
+    server = serve("keep_memory = true\n")
+    write(server, now, "h")
+    with server.client() as client:
+        client.protect("c", "h")
+        shutil.rmtree(server.directory / "run")
+        if how == "restart":
+            client.control("restart")
+        else:
+            assert server.stop() == 0
+            server.start()
+    assert len(lines_with(server, "persister: memory adopted")) == 1
+    assert not lines_with(server, "died")
+    with server.client() as client:
+        assert client.protected() == {"c": ["h"]}
+        client.control("stop", "free")
 
 
 @pytest.mark.parametrize("what", ["lock replaced", "directory removed"])

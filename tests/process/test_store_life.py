@@ -142,16 +142,24 @@ def test_a_directory_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
 
 
-def test_a_socket_path_over_the_systems_limit_is_an_error_that_names_the_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("directory", ["d" * 120, "short"], ids=["long", "link to a long one"])
+def test_a_socket_path_over_the_systems_limit_is_an_error_that_names_the_limit_and_nothing_is_made(
+    tmp_path: Path, directory: str
+) -> None:
+    (tmp_path / ("l" * 120)).mkdir()
+    (tmp_path / "short").symlink_to(tmp_path / ("l" * 120))
+    before = sorted(tmp_path.rglob("*"))
     result = subprocess.run(
-        [sys.executable, "-m", "mstore", "serve", "--dir", str(tmp_path / ("d" * 120))],
+        [sys.executable, "-m", "mstore", "serve", "--dir", directory],
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=tmp_path,
     )
     assert result.returncode != 0
     assert "107" in result.stderr
     assert "Traceback" not in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_bad_configuration_is_refused_before_anything_is_made(short_dir: Path) -> None:

@@ -142,7 +142,69 @@ def test_a_fork_that_is_refused_is_told_with_the_reason() -> None:
         except OSError as error:
             print(error)
     """)
-    assert lines == ["[Errno 11] Resource temporarily unavailable"]
+    assert len(lines) == 1
+    assert "too many processes and threads" in lines[0]
+    assert "ulimit -u" in lines[0]
+
+
+def test_a_nursery_that_cannot_be_forked_is_told_with_the_limit() -> None:
+    lines = owner("""
+        from mstore.errors import MstoreError
+
+        def refused():
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        os.fork = refused
+        try:
+            Nursery.fork("nursery", Path("/some/dir"))
+        except MstoreError as error:
+            print(error)
+    """)
+    assert len(lines) == 1
+    assert lines[0].startswith("cannot start the process nursery: too many processes and threads")
+
+
+def test_a_process_for_which_descriptors_do_not_suffice_says_so_in_one_line() -> None:
+    lines = owner("""
+        import resource
+        told, telling = os.pipe()
+        os.dup2(telling, 2)
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        resource.prlimit(int(children()[0]), resource.RLIMIT_NOFILE, (30, 30))
+        print(wait(one.start("ingest", "no JSON", {100 + k: 0 for k in range(12)})))
+        print(os.read(told, 99_999).decode(), end="")
+    """)
+    assert len(lines) == 2
+    assert lines[0] == "4"
+    assert "ingest cannot begin: too many open files: the limit is 30" in lines[1]
+
+
+def test_the_end_waits_for_the_store_s_own_orphans_and_not_for_those_of_others() -> None:
+    """As the first process of a container, which is given the orphans of everybody."""
+    lines = owner("""
+        def orphan(name):  # of somebody who ended at once
+            command = ["bash", "-c", 'exec -a "$0" sleep "$1" >/dev/null & echo $!', name, "600"]
+            pid = int(subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout)
+            while not Path(f"/proc/{pid}/cmdline").read_text().startswith(name):
+                time.sleep(0.01)
+            return pid
+
+        import subprocess, threading
+        one = Nursery.fork("nursery", Path("/some/dir"))
+        one.close()
+        foreign = orphan("foreign")
+        births.reap_all(600, Path("/some/dir"))
+        print(Path(f"/proc/{foreign}").exists())
+        own = [orphan("mstore: helpers"), orphan("python -m mstore.workers.providers /some/dir")]
+        for pid in own:
+            threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+        births.reap_all(600, Path("/some/dir"))
+        print([Path(f"/proc/{pid}").exists() for pid in own])
+        os.kill(foreign, signal.SIGKILL)
+        os.waitpid(foreign, 0)
+        births.reap_all(600, Path("/some/dir"))  # nobody is left
+    """)
+    assert lines == ["True", "[False, False]"]
 
 
 def test_orphans_are_buried_and_those_that_somebody_watches_are_left() -> None:
@@ -241,7 +303,9 @@ def test_a_fork_that_is_refused_leaves_no_descriptor_in_the_nursery() -> None:
                 print(error)
         print(n_open() - before)
     """)
-    assert lines == ["[Errno 11] Resource temporarily unavailable"] * 3 + ["0"]
+    assert len(lines) == 4
+    assert all("too many processes and threads" in line for line in lines[:3])
+    assert lines[3] == "0"
 
 
 def test_the_death_of_the_process_between_costs_a_nursery_and_nothing_else() -> None:

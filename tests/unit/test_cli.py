@@ -403,6 +403,28 @@ def test_csv_has_every_value_as_it_is_stored(run: Run, client: FakeClient) -> No
     assert query(run, "--format", "csv")[1] == f"time,core0,core1\n{START_S},0.1,2.0\n{START_S + 60},,3.0\n"
 
 
+def test_hosts_that_write_at_different_seconds_have_their_rows_in_the_order_of_time(
+    run: Run, client: FakeClient
+) -> None:
+    def answer(_cluster: str, host: str, *_: object) -> Series:
+        start = START_S + 30 * (host == "n1")
+        values = np.array([1.5, np.nan, 2.5]) + (host == "n2")
+        return Series(values, start, 60, cluster="fritz", host=host, metric="mem_bw")
+
+    client.answer = answer
+    status, out, _ = run("query", "fritz", "n[1-2]", "mem_bw", "--format", "csv")
+    assert status == 0
+    assert out.splitlines() == [
+        "time,n1,n2",
+        f"{START_S},,2.5",
+        f"{START_S + 30},1.5,",
+        f"{START_S + 60},,",
+        f"{START_S + 90},,",
+        f"{START_S + 120},,3.5",
+        f"{START_S + 150},2.5,",
+    ]
+
+
 def test_json_is_valid_and_missing_is_null(run: Run, client: FakeClient) -> None:
     client.answer = series([0.1, float("nan")])
     assert json.loads(query(run, "--format", "json")[1]) == [
