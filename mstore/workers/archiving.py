@@ -6,7 +6,8 @@
 
 A pass archives what retention does not serve any more: nothing can be added to that, so each sample is archived once.
 When it fails, memory keeps the data, up to its cap, and it is tried again after a while that doubles; how far behind it
-is, is counted and logged. Nothing here waits for anything: what a pass looks at in the archive, the helper looks at.
+is, is counted and logged. Nothing here waits for a file system that hangs: helpers look at the archive. Until they have
+said how far it is, retention frees nothing, and what comes late is noted as if all up to now were archived.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from mstore import clock, limits
 from mstore.archive.leavers import LeaversFile
-from mstore.archive.manifest import NOTHING_S, manifests
+from mstore.archive.manifest import NOTHING_S
 from mstore.archive.switch import Setup, write_setup
 from mstore.config.archive import Archive
 from mstore.errors import ArchiveError, Degraded, MstoreError, StorageError
@@ -48,6 +49,10 @@ _LOOK_EVERY_S = 1.0
 _FIRST_S_MAX = 60.0
 """After a start: a store that is restarted more often than its interval is archived, too."""
 _RETRY_S_MIN, _RETRY_S_MAX = 5.0, 600.0
+_KNOWN_S_MAX = 2.0
+"""That a start waits for the manifests, which takes milliseconds where nothing hangs."""
+_READ_AGAIN_S = 60.0
+"""After the manifests could not be read."""
 _FREE_SERIES = 2048
 _FREE_PAUSE_S = 0.002
 
@@ -87,6 +92,11 @@ class Archiving(Leaving):
         self._archived: dict[int, int] = {}
         """By index of the metric, of those that were asked about."""
         self._by_name: dict[str, dict[str, int]] = {}
+        self._known_of: Path | None = None
+        """The archive of which the manifests were read; None: they are still to be."""
+        self._unread = False
+        self._reading: Path | None = None
+        self._read = asyncio.Event()
         self._leavers = LeaversFile(files, persister.spec.directory, limits.LEAVERS_BYTES_MAX)
         self.departure = Departure(persister, self._leavers)
         self._task: asyncio.Task[None] | None = None
@@ -132,12 +142,11 @@ class Archiving(Leaving):
         config = self._persister.config.archive
         self._config = config
         self._due_at_s = min(self._due_at_s, clock.monotonic_s() + min(_FIRST_S_MAX, config.interval_s))
-        root = archive_root(self._persister.spec.directory, config)
         try:
             self.note()
-            self._read_manifests(root)
         except StorageError as error:
             log.error("the archive: %s", error)
+        self._ask_how_far()
         if not self._looking:
             self._look()
 
@@ -149,29 +158,80 @@ class Archiving(Leaving):
     def note(self) -> None:
         """Leave in DIR/run where the archive is, or nothing where there is none. raises StorageError"""
         store_dir, config = self._persister.spec.directory, self._config
-        setup = Setup(
-            archive_root(store_dir, config), config.writes, config.compression_level, config.max_bytes
-        )
+        setup = Setup(self._root, config.writes, config.compression_level, config.max_bytes)
         write_setup(self._files, store_dir, setup if config.reads else None)
 
-    def _read_manifests(self, root: Path) -> None:
-        """How far each metric is archived, as the files say."""
-        self._by_name = {}
-        if not self._config.reads:
-            self._know({})
+    # --- how far it is
+
+    async def until_known(self) -> None:
+        """Whoever asks from now on is told of what left memory early; not when the archive takes longer to say so."""
+        if self._unread or self._reading is not None:
+            try:
+                await asyncio.wait_for(self._read.wait(), _KNOWN_S_MAX)
+            except TimeoutError:
+                log.error(
+                    "the archive at %s does not say how far it is: is its file system there? Until it does, memory keeps"
+                    " everything, and answers may lack what left it early",
+                    self._root,
+                )
+
+    @property
+    def _root(self) -> Path:
+        return archive_root(self._persister.spec.directory, self._config)
+
+    def _ask_how_far(self) -> None:
+        """Read the manifests, of another directory than before perhaps."""
+        if self._stopped:
             return
-        found, wrong = manifests(self._files, root)
-        for text in wrong:
+        if self._known_of != self._root or not self._config.reads:
+            self._known_of = None
+            self._by_name = {}
+            self.departure.late_before_s = NOTHING_S
+            if self._config.writes:
+                self.departure.late_before_s = clock.now_s() + 1 + self._longest_step_s()
+            self._know({})
+        self._unread = self._config.reads
+        if self._reading not in (None, self._root) and self._helper is not None:
+            self._helper.kill()
+        if self._unread:
+            self._begin_work()
+
+    async def _read_manifests(self) -> None:
+        """How far each metric is archived, as the files say."""
+        spec, root = self._persister.spec, self._root
+        job = {
+            "store_dir": spec.store_dir, "root": str(root), "lock_inode": spec.lock_inode, "parent_pid": os.getpid(),
+        }  # fmt: skip
+        self._unread, self._reading = False, root
+        self._helper = self._persister.helper("archived", "the reader of the archive's manifests")
+        try:
+            found = await self._helper.run(job, lambda _line: None)
+        except StorageError as error:
+            if not (self._unread or self._stopped):  # else it was ended, and another directory is read next
+                log.error("the archive: %s; it is tried again later", error)
+                self._timers.later(_READ_AGAIN_S, self._ask_how_far)
+            return
+        finally:
+            self._helper = self._reading = None
+            self._read.set()
+        if self._unread or root != self._root:
+            return
+        for text in found["wrong"]:
             log.error("the archive: %s", text)
-        self._know({one.cluster: one.archived_to for one in found})
-        if any(one.early for one in found) or self._leavers.n_bytes:
+        self._known_of = root
+        self._by_name = {}
+        self._know(found["archived_to"])
+        if found["early"] or self._leavers.n_bytes:
             self._persister.control.left += 1
 
     def _know(self, by_name: dict[str, dict[str, int]]) -> None:
         self._by_name.update(by_name)
         self._archived = {}
         reached = [to_s for one in self._by_name.values() for to_s in one.values()]
-        self.departure.late_before_s = max(reached, default=NOTHING_S)
+        late_before_s = max(reached, default=NOTHING_S)
+        if self._known_of is None:
+            late_before_s = max(late_before_s, self.departure.late_before_s)
+        self.departure.late_before_s = late_before_s
 
     def _look(self) -> None:
         self._looking = (
@@ -204,6 +264,9 @@ class Archiving(Leaving):
 
     def _begin(self, order: _Order, answer: Answer) -> None:
         self._waiting.append((order, answer))
+        self._begin_work()
+
+    def _begin_work(self) -> None:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._work())
 
@@ -219,7 +282,10 @@ class Archiving(Leaving):
     # --- how
 
     async def _work(self) -> None:
-        while self._waiting and not self._stopped:
+        while (self._unread or self._waiting) and not self._stopped:
+            if self._unread:
+                await self._read_manifests()
+                continue
             order, answer = self._waiting.pop(0)
             details: dict[str, Any] = {}
             failure: MstoreError | None = None
@@ -242,8 +308,7 @@ class Archiving(Leaving):
 
     async def _archive(self, order: _Order) -> dict[str, Any]:
         """One pass; its counts. raises ArchiveError, StorageError"""
-        persister, began_s = self._persister, clock.monotonic_s()
-        root = archive_root(persister.spec.directory, self._config)
+        persister, began_s, root = self._persister, clock.monotonic_s(), self._root
         complete = self._leavers.close()
         self.departure.pass_begins()
         # What is stored from here on at a time that this pass archives may be too late for it.
@@ -275,7 +340,7 @@ class Archiving(Leaving):
         finally:
             self._helper = None
             persister.slot.set("archive_permille", 0)
-            moved = archive_root(persister.spec.directory, self._config) != root or not self._config.writes
+            moved = self._root != root or not self._config.writes
             self.departure.pass_ends(done=bool(done.get("leavers_done")) and not moved)
         if moved:  # nobody looks there any more: memory must keep what only the old directory has
             raise ArchiveError(

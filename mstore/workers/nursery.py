@@ -36,7 +36,7 @@ from mstore import faults
 from mstore.errors import MstoreError
 from mstore.ipc.messages import tags
 from mstore.log import set_up_logging
-from mstore.workers import ingest, persister, query, snapshot
+from mstore.workers import archived, ingest, persister, query, snapshot
 from mstore.workers.births import DESCRIPTORS_MAX, GO, ORDER_BYTES_MAX, SOCKET_FD, Nursery
 from mstore.workers.process import (
     EXIT_FAILED,
@@ -78,6 +78,7 @@ MAINS: dict[str, Callable[[str], int]] = {
     "snapshot": snapshot.main,
     "export": _export,
     "archive": _archive,
+    "archived": archived.main,
 }
 """What a forked process may become: it is given its argument, and its exit status is what comes back, if it does."""
 

@@ -423,6 +423,7 @@ class Persister:
         loop.add_reader(self._notify_fd, self.commit_failed)
         faults.hit("persister.opened")
         self.housekeeping.start()
+        await self.housekeeping.archiving.until_known()
         self._wake_workers()
         self._count_log()  # what the files gave is in memory already, before anything is written
         self.slot.state = WORKER_READY

@@ -394,6 +394,42 @@ def test_a_pass_into_a_directory_that_a_reload_leaves_counts_for_nothing(
         assert f"there is no archive at {tmp_path / 'new'}" in found.why
 
 
+def test_an_archive_whose_file_system_hangs_holds_up_neither_a_start_nor_a_reload_nor_a_stop(
+    serve: Serve, root: Path, now: int, tmp_path: Path
+) -> None:
+    """A pipe in place of a manifest: who opens it to read waits until somebody writes."""
+    server = serve(LONG)
+    with server.client(timeout=300) as client:
+        written(client, now, hosts=1)
+        client.archive()
+        before = asked(client.query, now)
+    assert server.stop() == 0
+    manifest = next(root.glob("_manifest/*.json"))
+    content = manifest.read_bytes()
+    manifest.unlink()
+    os.mkfifo(manifest)
+    server.start()
+    assert "does not say how far it is" in server.log_text()
+    with server.client(timeout=20) as client:
+        assert asked(client.query, now) == before
+        assert client.write(f"load,cluster=fritz,hostname=f0 value=1 {now}\n").durable
+        client.control("reload")
+        (server.directory / "mstore.toml").write_text(LONG + f'directory = "{tmp_path / "other"}"\n')
+        client.control("reload")  # what hangs is given up
+        assert client.archive()["failed"] == []
+        (server.directory / "mstore.toml").write_text(LONG)
+        client.control("reload")
+        # Older than what the archive is complete to, which nobody knows now: it is noted as late.
+        assert client.write(f"load,cluster=fritz,hostname=f0 value=2 {now}\n").durable
+    assert server.stop() == 0
+    manifest.unlink()
+    manifest.write_bytes(content)
+    server.start()
+    with server.client(timeout=300) as client:
+        assert client.archive(delete=True)["rows"] == 1
+        same_rows_once(root)
+
+
 def _helper_of(server: Server) -> int:
     """Process id of the archive helper; 0 while there is none."""
     persister = server.worker_pid("persister")
