@@ -237,19 +237,40 @@ def test_a_client_that_writes_all_along_sees_no_refusal_over_a_restart(manage: A
         except BaseException as error:
             failures.append(error)
 
-    writer = threading.Thread(target=write)
-    writer.start()
+    knocks: list[bool] = []
+    """Of each connection that was made: whether the store was up."""
+    up = threading.Event()
+    up.set()
+
+    def knock() -> None:
+        # The client would try again by itself: this one does not.
+        try:
+            while not stop.wait(0.005):
+                for name in manager.names:
+                    with socket.socket(socket.AF_UNIX) as sock:
+                        sock.connect(str(manager.directory / "run" / f"{name}.sock"))
+                    knocks.append(up.is_set())
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=target) for target in (write, knock)]
+    for thread in threads:
+        thread.start()
     try:
         until(lambda: len(hosts) > 20, "some writes")
+        up.clear()
         assert manager.stop() == 0
+        until(lambda: knocks.count(False) > 20, "connections without a store")
         manager.start()
         manager.hears("STOPPING")
         manager.hears("READY")
+        up.set()
         n = len(hosts)
         until(lambda: len(hosts) > n + 20, "writes after the restart")
     finally:
         stop.set()
-        writer.join(60)
+        for thread in threads:
+            thread.join(60)
     assert failures == []
     with manager.client() as client:
         assert client.children("c") == hosts
