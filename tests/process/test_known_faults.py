@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -72,6 +73,11 @@ def power_off(server: Server) -> None:
     until(lambda: not processes_of(server.directory), "the children to end")
     for name in stale(name_prefix(server.directory)):
         unlink(name)
+
+
+def remove_log(server: Server) -> None:
+    for path in (server.directory / "wal").iterdir():
+        path.unlink()
 
 
 def grid(now: int, ago_s: int) -> int:
@@ -217,8 +223,7 @@ def test_d07_what_was_replayed_is_in_the_next_snapshot(serve: Serve, now: int) -
     server.start()
     snapshot(server)
     power_off(server)
-    for path in (server.directory / "wal").iterdir():
-        path.unlink()
+    remove_log(server)
     server.start()
     assert_written(server, "m", range(start, start + 500, STEP_S))
 
@@ -272,8 +277,7 @@ def test_d10_late_samples_and_overwritten_ones_are_in_the_next_snapshot(serve: S
     assert b"rejected=0" in server.send_text(lines("m", range(start, start + 50, STEP_S), other).encode())
     snapshot(server)
     power_off(server)
-    for path in (server.directory / "wal").iterdir():
-        path.unlink()
+    remove_log(server)
     server.start()
     assert_written(server, "m", recent)
     assert_written(server, "m", range(start + 50, start + 200, STEP_S))
@@ -315,15 +319,49 @@ def test_d12_one_damaged_file_is_told_and_stops_nothing(serve: Serve, now: int) 
     assert "damaged" in server.log_text()
 
 
-def test_d13_what_a_chunk_holds_within_retention_survives_restarts(serve: Serve, now: int) -> None:
-    """A chunk that began before the retention period is not loaded again, with all that is younger in it."""
-    server = serve(f'default_step = {STEP_S}\nretention = "1h"\ningest_workers = 1\nquery_workers = 1\n')
-    times = range(grid(now, 3000), grid(now, 0), STEP_S)  # most chunks began more than an hour ago
+CHUNK_BEGAN_S = 5000
+"""Ago: longer than an hour, and less than the 5120 s that a chunk has."""
+
+
+def begun_too_early(serve: Serve, now: int) -> tuple[Server, range]:
+    """A store without retention and the times of its samples: one chunk of each host, begun more than an hour ago."""
+    server = serve(PLAIN)
+    times = range(grid(now, CHUNK_BEGAN_S), grid(now, 0), STEP_S)
     assert b"rejected=0" in server.send_text(lines("m", times, by_time).encode())
+    with server.client() as client:
+        assert client.sizes("c")[0].chunks == HOSTS
+    return server, times
+
+
+def keep(server: Server, retention: str) -> None:
+    """From the next start or reload on."""
+    config = server.directory / "mstore.toml"
+    config.write_text(re.sub('retention = "[^"]*"', f'retention = "{retention}"', config.read_text()))
+
+
+def within_the_hour(times: range) -> range:
+    """What a retention of an hour serves for some minutes more."""
+    return times[-(3600 - 300) // STEP_S :]
+
+
+@pytest.mark.parametrize("files", ["log", "snapshot", "snapshot alone, and old"])
+def test_d13_what_a_chunk_holds_within_retention_survives_restarts(
+    serve: Serve, now: int, files: str
+) -> None:
+    """A chunk that began before the retention period is not loaded again, with all that is younger in it."""
+    server, times = begun_too_early(serve, now)
+    if files != "log":
+        snapshot(server)
+    keep(server, "1h")
     for _ in range(2):
-        assert server.stop() == 0
+        power_off(server)
+        if files == "snapshot alone, and old":
+            remove_log(server)
+            for path in (server.directory / "snapshots").iterdir():
+                os.utime(path, (now - 86_400, now - 86_400))
         server.start()
-        assert_written(server, "m", times)
+        assert not server.info()["last_recovery"]["adopted"]
+        assert_written(server, "m", within_the_hour(times))
 
 
 def test_d14_no_memory_cap_means_none(serve: Serve, now: int) -> None:
@@ -381,16 +419,42 @@ def test_d15_a_log_that_grows_is_cut_only_behind_snapshots(serve: Serve, now: in
 
 def test_d17_what_began_too_early_but_ended_in_time_is_kept(serve: Serve, now: int) -> None:
     """Files are removed by when they begin, though their end is still within the retention period."""
-    server = serve(f'default_step = {STEP_S}\nretention = "40s"\ningest_workers = 1\nquery_workers = 1\n')
-    times = range(grid(now, 20), grid(now, 0), STEP_S)  # in a chunk of 5120 s
-    assert b"rejected=0" in server.send_text(lines("m", times, by_time).encode())
+    server, times = begun_too_early(serve, now)
+    keep(server, "1h")
+    with server.client() as client:
+        client.control("reload")
     until(lambda: server.info()["counters"]["retention_passes"] >= 1, "a retention pass")
     snapshot(server)
+    keep(server, "1d")  # so that everything that was kept is served
     power_off(server)
-    config = server.directory / "mstore.toml"
-    config.write_text(config.read_text().replace('"40s"', '"1d"'))
+    remove_log(server)
     server.start()
     assert_written(server, "m", times)
+
+
+def test_d17_the_log_of_a_host_that_is_gone_is_read_no_more(serve: Serve, now: int) -> None:
+    """Logs of hosts that have vanished are kept, and replayed by every start for good."""
+    server = serve('retention = "5s"\ningest_workers = 1\nquery_workers = 1\n[metrics.event]\nstep = 0\n')
+    gone = "".join(f"event,cluster=c,hostname=gone{host} value=1\n" for host in range(500))
+    busy = "event,cluster=c,hostname=busy value=1\n"
+    with server.client() as client:
+        assert client.write(gone).written == 500
+        power_off(server)
+        server.start()
+        assert server.info()["last_recovery"]["samples_from_log"] == 500
+        until(lambda: client.info()["counters"]["series_removed"] >= 500, "all removals", 60)
+        assert client.write(busy).written == 1
+        snapshot(server)
+        assert client.write(busy).written == 1
+    for _ in range(2):
+        power_off(server)
+        server.start()
+        found = server.info()
+        assert found["last_recovery"]["samples_from_log"] == 1
+        assert found["last_recovery"]["samples_from_snapshots"] <= 1
+        assert found["counts"]["live_series"] == 1
+        with server.client() as client:
+            assert client.children("c") == ["busy"]
 
 
 def test_d17b_restarts_move_no_sample_and_round_no_value(serve: Serve, now: int) -> None:
