@@ -6,21 +6,27 @@ Named D1 .. D17c for data and P6 .. P8 for operation; what each is about is told
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
+import random
 import re
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mstore
+from mstore.client.sync import Client
 from mstore.shm.segment import name_prefix, stale, unlink
-from tests.stores import Server, until
+from tests.stores import Server, read_all, until
 from tests.torture.kill_writers import exchange
 from tests.torture.kills import processes_of
 from tests.torture.machine import Machine, scatter
@@ -287,10 +293,21 @@ def test_d10_late_samples_and_overwritten_ones_are_in_the_next_snapshot(serve: S
 def test_d11_a_flood_is_held_back_and_never_dropped(serve: Serve, now: int) -> None:
     """The log's queue is full, so records are dropped, with a warning for every ten thousandth."""
     server = serve(PLAIN + 'ring_bytes = "4MiB"\n')
-    start = grid(now, 50_000)
-    times = range(start, start + 4000 * STEP_S, STEP_S)
+    start = grid(now, 400_000)
+    times = range(start, start + 30_000 * STEP_S, STEP_S)  # some 6 MB of records
+    assert b"rejected=0" in server.send_text(lines("m", times[:1], by_time).encode())
     text = f"# mstore ack=memory\n{lines('m', times, by_time)}".encode()
-    assert server.send_text(text).startswith(f"written={len(times) * HOSTS} rejected=0".encode())
+    persister = server.worker_pid("persister")
+    os.kill(persister, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(server.send_text, text)
+            until(lambda: server.info()["counters"]["ring_full_waits"] or reply.done(), "a full ring")
+            assert not reply.done(), "the sender is held"
+            os.kill(persister, signal.SIGCONT)
+            assert reply.result().startswith(f"written={len(times) * HOSTS} rejected=0".encode())
+    finally:
+        os.kill(persister, signal.SIGCONT)
     power_off(server)
     server.start()
     assert_written(server, "m", times)
@@ -519,28 +536,32 @@ def test_d17c_what_was_taken_before_a_stop_is_kept_and_nothing_else_is_acknowled
     assert "Traceback" not in server.log_text()
 
 
-def test_p06_a_series_that_is_removed_while_it_is_written_loses_nothing(serve: Serve) -> None:
+def test_p06_a_series_that_is_removed_while_it_is_written_loses_nothing(serve: Serve, seed: int) -> None:
     """A batch keeps the place of its series; when that is pruned meanwhile, the rest goes where nobody looks."""
     server = serve('retention = "5s"\n[metrics.event]\nstep = 0\n')
-    last: dict[str, float] = {}
+    rng = random.Random(seed)
+    due = [(0.0, batch) for batch in range(2000)]  # when its 20 names come, or come back
+    began = time.monotonic()
+    n_batches = n_behind = 0
     with server.client() as client:
-        # Each name comes back about when its retention period is over and it is taken out.
-        for turn in range(40):
-            text = ""
-            for k in range(20):
-                name, value = f"h{(turn % 7) * 20 + k}", float(turn * 20 + k)
-                text += f"event,cluster=c,hostname={name} value={value}\n"
-                last[name] = value
+        while n_behind < 1000:
+            at, batch = heapq.heappop(due)
+            time.sleep(max(0.0, at - (time.monotonic() - began)))
+            # A name that is not written goes after 10 to 20 s: within retention and two passes, or a bit later.
+            heapq.heappush(due, (time.monotonic() - began + rng.uniform(10, 20), batch))
+            n_batches += 1
+            value, names = float(n_batches), [f"h{batch}.{k}" for k in range(20)]
+            text = "".join(f"event,cluster=c,hostname={name} value={value}\n" for name in names)
             assert client.write(text).written == 20
             now = int(time.time())
-            for k in (0, 19):
-                name = f"h{(turn % 7) * 20 + k}"
-                found = client.query("c", name, "event", now - 3, now + 1)
+            asked = [mstore.Question("c", name, "event", now - 3, now + 1) for name in names]
+            for name, found in zip(names, client.query_many(asked), strict=True):
                 assert isinstance(found, mstore.Series)
-                assert last[name] in found.values.tolist(), (turn, name)
-            time.sleep(0.3)
-    counters = server.info()["counters"]
-    assert counters["stale_samples"] == 0
+                assert value in found.values.tolist(), (n_batches, name)
+            if n_behind or client.info()["counters"]["series_removed"] > 1000:
+                n_behind += 1
+            assert time.monotonic() - began < 90, "series that come back late enough to be removed before"
+    assert server.info()["counters"]["stale_samples"] == 0
 
 
 def test_p07_a_store_that_reads_its_files_back_says_so_and_refuses_no_connection(
@@ -548,15 +569,46 @@ def test_p07_a_store_that_reads_its_files_back_says_so_and_refuses_no_connection
 ) -> None:
     """A restart decodes record by record for minutes, and its port is closed meanwhile."""
     server = serve(PLAIN)
-    start = grid(now, 90_000)
-    times = range(start, start + 2000 * STEP_S, STEP_S)
-    assert b"rejected=0" in server.send_text(lines("m", times, by_time).encode())
-    os.kill(server.worker_pid("persister"), signal.SIGKILL)
-    reply = b""
-    while not reply:  # a worker that died with the persister closes without one; no connection is refused
-        reply = server.send_text(lines("after", range(times[-1], times[-1] + 1), by_time).encode())
+    n_series, first = 20_000, grid(now, 90_000)
+    times = range(first, first + 500 * STEP_S, STEP_S)
+    with server.client() as client, client.writer() as writer:
+        handles = writer.open([mstore.SeriesPath("c", f"h{host}", "m") for host in range(n_series)])
+        values_of = np.array([[by_time(host, t) for host in range(n_series)] for t in times], np.float32)
+        writer.write(handles, list(times), values_of)
+        assert writer.flush().written == values_of.size
+    power_off(server)
+    server.begin()
+    persister = until(lambda: processes_of(server.directory).get("persister"), "the persister")
+    with Client(server.directory) as client, server.connect("ingest") as sender:
+        sender.sendall(lines("after", times[-1:], by_time).encode())
+        sender.shutdown(socket.SHUT_WR)
+        found: dict[str, Any] = {}
+        while not found:  # it reads for some milliseconds, then it is stopped and looked at
+            time.sleep(0.005)
+            os.kill(persister, signal.SIGSTOP)
+            try:
+                told = client.info(starting=True)
+                assert told["state"] in ("starting", "replaying")
+                found = told["recovery"]
+                if found and found["phase"] != "log":
+                    found = {}
+                if found:
+                    server.connect("ingest").close()
+                    sender.settimeout(0.3)
+                    with pytest.raises(TimeoutError):
+                        sender.recv(1)
+            finally:
+                os.kill(persister, signal.SIGCONT)
+        assert found["all_bytes"] > values_of.nbytes > found["done_bytes"]
+        assert found["percent"] < 100
+        server.ready()
+        sender.settimeout(30)
+        reply = read_all(sender)
+        assert client.info(starting=True)["recovery"] == {}
     assert reply.startswith(b"written=50 rejected=0"), reply
+    assert not server.info()["last_recovery"]["adopted"]
     assert_written(server, "m", times)
+    assert_written(server, "after", times[-1:])
 
 
 def test_p07_reading_back_takes_no_python_for_each_sample() -> None:
