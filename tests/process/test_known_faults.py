@@ -1,6 +1,8 @@
 """Faults that stores of this kind are known for, one test each: a real store is put where they would show.
 
-Named D1 .. D17c for data and P6 .. P8 for operation; what each is about is told in the first line of its test.
+Named D1 .. D17c for data and P6 .. P8 for operation; what each is about is told in the first line of its test. D16, a
+provider of protected hosts that nobody can speak to, is in test_life.py: test_d16_... Wrong answers, D18 to D29, are in
+test_known_faults_answers.py.
 """
 
 from __future__ import annotations
