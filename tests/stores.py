@@ -40,6 +40,12 @@ class Server:
         self.log = directory / "server.log"
 
     def start(self) -> Server:
+        self.begin()
+        self.ready()
+        return self
+
+    def begin(self) -> None:
+        """Start it and wait for nothing."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mstore", "serve", *self.arguments],
@@ -47,9 +53,11 @@ class Server:
                 stderr=log,
                 text=True,
             )
+
+    def ready(self) -> None:
+        """Wait until it says that it is."""
         line = self._first_line()
         assert line == f"mstore ready {self.directory}\n", f"{line!r}; its log says:\n{self.log_text()}"
-        return self
 
     def start_and_kill_after(self, seconds: float) -> None:
         """Start it and kill it again, however far it has come by then."""

@@ -15,7 +15,7 @@
          keys that are refused                 unit/test_config_cockpit.py::test_every_key_that_is_not_followed_is_told_...
     D29  chunks that move the grid             test_rules_grid.py::test_samples_on_both_sides_of_every_chunk_border_are_...
 
-What goes wrong in each is told in the first line of its test. D1 .. D17c: test_known_faults.py.
+What goes wrong in each is told in the first line of its test. D1 .. D17c: test_known_faults.py, which says where D16 is.
 """
 
 from __future__ import annotations

@@ -197,18 +197,27 @@ def test_a_file_names_protected_hosts_and_what_it_said_last_holds_when_it_is_gon
 
 
 @pytest.mark.parametrize("shape", [lambda hosts: hosts, lambda hosts: {"usedNodes": hosts}])
-def test_cluster_cockpit_names_protected_hosts_in_either_shape_for_a_token(
+def test_d16_cluster_cockpit_names_protected_hosts_in_either_shape_for_a_token(
     serve: Serve, tmp_path: Path, shape: Callable[[Any], Any]
 ) -> None:
+    """No token is sent, and the answer has another shape than is expected: retention fails and never frees anything."""
     (tmp_path / "token").write_text("abc.def\n")
     with backend(says(shape({"c": ["a"]}))) as (url, asked):
         server = serve(
-            SHORT + f'[protect]\nurl = "{url}"\ntoken_file = "{tmp_path / "token"}"\ninterval = "5s"\n'
+            SHORT
+            + f'[protect]\nurl = "{url}"\ntoken_file = "{tmp_path / "token"}"\ninterval = "5s"\n'
+            + "[metrics.m]\n[metrics.event]\nstep = 0\n"  # chunks without a step end with their newest sample
         )
         with server.client() as client:
             until(lambda: client.info()["counters"]["protected_hosts"] == 1, "the answer")
+            for host in ("a", "x"):
+                assert client.write(f"event,cluster=c,hostname={host} value=1\n").written == 1
             grow_old(client, "a", "x")
             assert (present(client, "a"), present(client, "x")) == (5, 0)
+            until(
+                lambda: client.info()["counters"]["chunks_freed"] == 1, "retention to free the other host's"
+            )
+            assert present(client, "a", "event") == 1
     path, authorization = asked[0]
     assert authorization == "Bearer abc.def"
     assert int(path.rpartition("=")[2]) == pytest.approx(time.time() - 6 - 7, abs=30)

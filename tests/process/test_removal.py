@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tests.process.test_known_faults import power_off
 from tests.stores import Server, until
 
 Serve = Callable[..., Server]
@@ -50,16 +51,17 @@ def test_idle_series_are_removed_and_their_slots_used_again_also_after_a_kill(se
             thread.join()
     assert set(written) == {1}
     assert server.info()["counters"]["stale_samples"] == 0
-    server.kill()
     (server.directory / "mstore.toml").write_text(CONFIG.replace('"5s"', '"1h"'))
-    server.start()
-    counts = server.info()["counts"]
-    assert counts["live_series"] == 451
-    with server.client() as client:
-        assert len(client.children("c")) == len(client.paths(2)) == 451
-        now = int(time.time())
-        assert len(client.query("c", "a300", "event", now - 300, now + 1)) == 0
-        assert client.query("c", "b399", "event", now - 300, now + 1).values.tolist() == [399.0]
+    for end in (Server.kill, power_off):  # memory is taken over, files are read
+        end(server)
+        server.start()
+        assert server.info()["last_recovery"]["adopted"] == (end is Server.kill)
+        assert server.info()["counts"]["live_series"] == 451
+        with server.client() as client:
+            assert len(client.children("c")) == len(client.paths(2)) == 451
+            now = int(time.time())
+            assert len(client.query("c", "a300", "event", now - 300, now + 1)) == 0
+            assert client.query("c", "b399", "event", now - 300, now + 1).values.tolist() == [399.0]
 
 
 def test_what_is_older_than_retention_is_not_served_though_its_chunk_is_there(serve: Serve) -> None:
@@ -78,8 +80,9 @@ def test_what_is_older_than_retention_is_not_served_though_its_chunk_is_there(se
 
         until(clipped, "the first slots to become too old", 20)
         until(lambda: not client.query("c", "h", "m", now - 6, now).valid.any(), "all to become too old", 20)
-    server.kill()
     (server.directory / "mstore.toml").write_text('retention = "1h"\ndefault_step = 1\n')
-    server.start()
-    with server.client() as client:  # never freed, so a longer retention shows it again
-        assert client.query("c", "h", "m", now - 6, now).values.tolist() == [0, 1, 2, 3, 4, 5]
+    for end in (Server.kill, power_off):
+        end(server)
+        server.start()
+        with server.client() as client:  # never freed, so a longer retention shows it again
+            assert client.query("c", "h", "m", now - 6, now).values.tolist() == [0, 1, 2, 3, 4, 5]

@@ -6,11 +6,17 @@ import random
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 import mstore
+from tests.process.test_known_faults import power_off
 from tests.stores import Server
 
 Serve = Callable[..., Server]
+End = Callable[[Server], None]
+ENDS = pytest.mark.parametrize(
+    "end", [Server.kill, power_off], ids=["memory is taken over", "files are read"]
+)
 
 STEP = 60
 
@@ -25,8 +31,9 @@ def text_of(samples: list[tuple[int, int]], host: str = "h") -> str:
     return "".join(f"m,cluster=c,hostname={host} value={value} {t}\n" for t, value in samples)
 
 
+@ENDS
 def test_samples_on_both_sides_of_every_chunk_border_are_kept_in_any_order_of_arrival(
-    serve: Serve, now: int, seed: int
+    serve: Serve, now: int, seed: int, end: End
 ) -> None:
     server = serve('retention = "0"\nunknown_metrics = "register"\n')
     t0 = now - 3000 * STEP
@@ -49,8 +56,9 @@ def test_samples_on_both_sides_of_every_chunk_border_are_kept_in_any_order_of_ar
         assert (series.start, len(series)) == (t0 - 2000 * STEP, 4000)
         assert client.query("c", "h", "m", t0 + 511 * STEP, t0 + 513 * STEP).values.tolist() == [511, 512]
         assert client.query("c", "h", "m", t0 - 513 * STEP, t0 - 511 * STEP).values.tolist() == [-513, -512]
-    server.kill()
+    end(server)
     server.start()
+    assert server.info()["last_recovery"]["adopted"] == (end is Server.kill)
     with server.client() as client:
         assert stored(client, t0 - 2000 * STEP, t0 + 2000 * STEP) == wanted
         # The anchor is not derived again: what comes after the replay falls into the same slots.
@@ -86,8 +94,9 @@ def assert_whole_from_its_era_on(server: Server, host: str, samples: list[tuple[
     return starts
 
 
+@ENDS
 def test_a_collector_whose_phase_moved_loses_nothing_once_its_new_grid_has_begun_also_after_a_kill(
-    serve: Serve, now: int, seed: int
+    serve: Serve, now: int, seed: int, end: End
 ) -> None:
     rng = random.Random(seed)
     server = serve('retention = "0"\nunknown_metrics = "register"\n')
@@ -100,8 +109,9 @@ def test_a_collector_whose_phase_moved_loses_nothing_once_its_new_grid_has_begun
     starts = {
         host: assert_whole_from_its_era_on(server, host, samples[:1400]) for host, samples in hosts.items()
     }
-    server.kill()
+    end(server)
     server.start()
+    assert server.info()["last_recovery"]["adopted"] == (end is Server.kill)
     for host, samples in hosts.items():
         assert assert_whole_from_its_era_on(server, host, samples[:1400]) == starts[host]
         with server.client() as client:
