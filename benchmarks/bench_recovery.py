@@ -24,8 +24,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import Report, Result, machine, memcpy_bytes_per_s
+from benchmarks.common import Report, Result
 from benchmarks.grid_values import grid_values, same_bits
+from benchmarks.references import (
+    drop_from_page_cache,
+    first_touch,
+    machine,
+    memcpy_bytes_per_s,
+    memory_file,
+    quiet_disk,
+)
 from mstore.apply.pool import Pool
 from mstore.apply.store import Store
 from mstore.kernels._gather import Gatherer
@@ -39,7 +47,6 @@ from mstore.persistence.snapshot import SnapshotInfo, write_snapshot
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
-from mstore.shm.segment import SHM_DIR
 from tests.samples_rig import row, scatter
 
 T0 = 1_700_000_000
@@ -55,12 +62,7 @@ Records: TypeAlias = "Callable[[NDArray[np.int64], int, NDArray[np.float32]], li
 """(slots, time, a value each) -> records of one sample each."""
 
 
-def memory_file() -> int:
-    """A nameless file where segments lie: by the options that /dev/shm is mounted with."""
-    return os.open(SHM_DIR, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-
-
-def path(i: int) -> tuple[str, str, str]:
+def path_of(i: int) -> tuple[str, str, str]:
     """(cluster, host, metric) of series i."""
     return f"c{i % (2 * METRICS) // METRICS}", f"node{i // METRICS:05}", f"metric_{i % METRICS:03}"
 
@@ -91,7 +93,7 @@ class Memory:
         """(references uint64[n], log records) of series of two clusters, METRICS a host, named as collectors do."""
         refs, records = [], []
         for first in range(0, n_series, 4096):
-            names = [path(i) for i in range(first, min(first + 4096, n_series))]
+            names = [path_of(i) for i in range(first, min(first + 4096, n_series))]
             keys = [f"{metric},cluster={cluster},hostname={host}".encode() for cluster, host, metric in names]
             offsets = np.cumsum([0] + [len(key) for key in keys]).astype(np.int64).tobytes()
             times = np.full(len(keys), T0, np.int64).tobytes()
@@ -112,7 +114,7 @@ class Memory:
             expected = grid_values(numbers, slots)
             expected[(slots < 0) | (slots >= held[:, None])] = np.nan
             for i, wanted in zip(numbers.tolist(), expected, strict=True):
-                ref = self.directory.find_series_path(*path(i))
+                ref = self.directory.find_series_path(*path_of(i))
                 assert ref >= 0, f"series {i} is not there"
                 found = gatherer.grid(ref, T0 - STEP_S, T0 + (most + 1) * STEP_S, len(slots))
                 assert not isinstance(found, int), f"series {i}: status {found}"
@@ -171,15 +173,6 @@ def log_in(directory: Path) -> Iterator[Wal]:
         wal.close()
 
 
-def drop(directory: Path) -> None:
-    """Take the files out of the page cache."""
-    for path in (*snapshot_dir(directory).iterdir(), *wal_dir(directory).iterdir()):
-        fd = os.open(path, os.O_RDONLY)
-        os.fdatasync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
-
-
 def read_bytes_per_s(directory: Path) -> float:
     """Of the snapshot's files, in reads of 256 KiB, one after the other."""
     done, began = 0, time.perf_counter()
@@ -189,21 +182,6 @@ def read_bytes_per_s(directory: Path) -> float:
             while n := file.readinto(buffer):
                 done += n
     return done / (time.perf_counter() - began)
-
-
-def first_touch_bytes_per_s(n_bytes: int) -> float:
-    """Copying into shared memory that nobody has touched."""
-    source = np.ones(16 * MIB, np.uint8)
-    fd = memory_file()
-    os.ftruncate(fd, n_bytes)
-    mapped = mmap.mmap(fd, n_bytes)
-    target = np.frombuffer(mapped, np.uint8)
-    began = time.perf_counter()
-    for at in range(0, n_bytes - len(source) + 1, len(source)):
-        target[at : at + len(source)] = source
-    took = time.perf_counter() - began
-    os.close(fd)
-    return n_bytes / took
 
 
 @dataclass
@@ -227,15 +205,15 @@ def bench_snapshot(report: Report, directory: Path, sizes: Sizes, cold: bool) ->
         info = snapshot(report, memory, directory, seq)
     memory.close()
     if cold:
-        drop(directory)
+        drop_from_page_cache(snapshot_dir(directory), wal_dir(directory))
     read = read_bytes_per_s(directory)
-    copy, touch = memcpy_bytes_per_s(sizes.copied_bytes // 4), first_touch_bytes_per_s(sizes.copied_bytes)
+    copy, (_, touch) = memcpy_bytes_per_s(sizes.copied_bytes // 4), first_touch(sizes.copied_bytes)
     report.add(
         Result(f"reading the snapshot's files, {'cold' if cold else 'in the page cache'}", read / 1e9, "GB/s",
-               reference=f"memcpy {copy / 1e9:.1f} GB/s, into untouched memory {touch / 1e9:.2f} GB/s"),
+               reference=f"{read / copy:.2f} of memcpy {copy / 1e9:.1f} GB/s; {touch}"),
     )  # fmt: skip
     if cold:
-        drop(directory)
+        drop_from_page_cache(snapshot_dir(directory), wal_dir(directory))
     load(report, directory, sizes, samples_bytes, info, read)
 
 
@@ -248,7 +226,7 @@ def snapshot(report: Report, memory: Memory, directory: Path, seq: int) -> Snaps
     took = time.perf_counter() - began
     report.add(
         Result("snapshot, not paced", info.n_slots / took, "samples/s",
-               reference=f"{info.n_bytes / MIB:.0f} MiB in {took:.2f} s"),
+               reference=f"{info.n_bytes / MIB:.0f} MiB in {took:.2f} s; {quiet_disk(directory)}"),
     )  # fmt: skip
     return info
 
@@ -305,12 +283,12 @@ def bench_replay(report: Report, sizes: Sizes) -> None:
         with tempfile.TemporaryDirectory(prefix="mstore-bench-") as folder:
             directory = Path(folder)
             defined, n_bytes = write_log(directory, sizes.replayed_series, ticks, records)
-            read_s = reading_s(directory)
+            read_s, disk = reading_s(directory), quiet_disk(directory)
             samples_s, cpu_s, all_s = replay(directory, sizes.replayed_series, ticks, defined)
         report.add(
             Result(f"log replay, {name}", ticks * sizes.replayed_series / samples_s, "samples/s", budget,
                    reference=f"all equal; {n_bytes / MIB:.1f} MiB in {samples_s:.2f} s (CPU {cpu_s:.2f} s), {all_s:.2f} s"
-                   f" with definitions and the end made durable; reading the files alone {read_s:.2f} s"),
+                   f" with definitions and the end made durable; reading the files alone {read_s:.2f} s, {disk}"),
         )  # fmt: skip
 
 
@@ -367,9 +345,9 @@ def write_log(directory: Path, n_series: int, ticks: int, records: Records) -> t
     return sum(map(len, definitions)), n_bytes
 
 
-def run(report: Report, *, small: bool = False, cold: bool = False, directory: Path | None = None) -> None:
+def run(report: Report, *, small: bool = False, cold: bool = False) -> None:
     sizes = Sizes(2000, 1, 0.1, 2000, 12, 32 * MIB) if small else Sizes()
-    with tempfile.TemporaryDirectory(prefix="mstore-bench-", dir=directory) as folder:
+    with tempfile.TemporaryDirectory(prefix="mstore-bench-") as folder:
         bench_snapshot(report, Path(folder), sizes, cold)
     bench_replay(report, sizes)
 

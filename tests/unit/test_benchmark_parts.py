@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_others, bench_recovery
+import mstore
+from benchmarks import bench_others, bench_recovery, bench_restart, references
 from benchmarks.bench_follow import Following, account, cases, check, waits_ms
 from benchmarks.follower import Received
 from benchmarks.grid_values import grid_values, same_bits
 from benchmarks.load import HWTHREADS, Load
 from benchmarks.other_stores import VictoriaMetrics, exported, private_bytes, selected
+from benchmarks.references import machine
 from mstore.client.following import FollowBatch
+from mstore.frames import Series
+from mstore.shm.segment import huge_pages
 from tests.samples_rig import row
 
 T0 = 1_725_620_400
@@ -216,7 +220,7 @@ def loaded() -> Iterator[bench_recovery.Memory]:
 
 
 def apply(memory: bench_recovery.Memory, i: int, slot: int, value: float) -> None:
-    ref = memory.directory.find_series_path(*bench_recovery.path(i))
+    ref = memory.directory.find_series_path(*bench_recovery.path_of(i))
     t = bench_recovery.T0 + slot * bench_recovery.STEP_S
     memory.store.apply_block(row(ref & 0xFFFF_FFFF, t, [value]))
 
@@ -260,3 +264,67 @@ def test_every_slot_of_every_series_has_bits_of_its_own() -> None:
     assert len(np.unique(values)) > 0.98 * values.size, "of 2^23 possible ones"
     assert not any(same_bits(values[i], values[j]) for i in range(20) for j in range(i))
     assert ((values >= 1) & (values < 2)).all()
+
+
+# --- references
+
+
+def test_the_line_of_the_machine_says_how_shared_memory_is_mounted() -> None:
+    assert machine().endswith(f", /dev/shm huge={huge_pages()}")
+
+
+def test_first_touch_is_told_of_large_pages_where_the_mount_gives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "huge_pages", lambda: "never")
+    per_s, text = references.first_touch(32 << 20)
+    assert per_s > 0
+    assert text.endswith("GB/s by pages of 4 KiB")
+    monkeypatch.setattr(references, "huge_pages", lambda: "advise")
+    per_s, text = references.first_touch(32 << 20)
+    assert text.endswith(f"{per_s / 1e9:.2f} by 2 MiB")
+
+
+def test_a_bare_listener_takes_all_connections_and_leaves_nothing(tmp_path: Path) -> None:
+    assert 0 <= references.bare_listener_cpu_s(20, 0.2) < 1
+
+
+# --- restarts
+
+
+class Held:
+    """A client of a store that holds what it is told to."""
+
+    def __init__(self, start: int, values: np.ndarray) -> None:
+        self.start, self.values = start, values
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def query(self, *_: object, **__: object) -> list[Series]:
+        return [Series(row, self.start, 60, type_id=str(i)) for i, row in enumerate(self.values)]
+
+
+def test_a_restart_that_changes_a_bit_a_time_or_a_series_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = grid_values(np.arange(3), np.arange(-1, 5))
+    whole[:, [0, -1]] = np.nan
+    flipped, swapped = whole.copy(), whole[[1, 0, 2]]
+    flipped.view(np.uint32)[2, 3] ^= 1
+
+    def compare(values: np.ndarray, start: int = T0 - 60) -> int:
+        monkeypatch.setattr(mstore, "connect", lambda *_, **__: Held(start, values))
+        return bench_restart.compare(tmp_path, 3, T0, 4, np.random.default_rng(1))
+
+    assert compare(whole) == 3
+    for values in (flipped, swapped):
+        with pytest.raises(AssertionError, match="what is read is not what was written"):
+            compare(values)
+    with pytest.raises(AssertionError, match="other times"):
+        compare(whole, T0)
+    with pytest.raises(AssertionError, match="others"):
+        compare(whole[:2])
