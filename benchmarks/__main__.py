@@ -6,7 +6,7 @@ read      series and job views, attached and over the socket
 answers   ten kinds of questions over a store of fritz's size, alone and under load
 acks      acknowledgements during a snapshot and a retention pass
 follow    what followers cost ingest, how long a sample takes to them, what they miss
-restart   away for how long over kept memory
+restart   away for how long over kept memory, and without it
 recovery  cold start from snapshots, replay of the log
 
 others    VictoriaMetrics and InfluxDB beside it; only when it is named, since it wants their programs
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
@@ -29,17 +30,20 @@ from benchmarks import (
     bench_recovery,
     bench_restart,
 )
-from benchmarks.common import Report, machine, memcpy_bytes_per_s
+from benchmarks.common import Report
+from benchmarks.references import machine, memcpy_bytes_per_s
 
-PARTS = {
+PARTS: dict[str, Callable[[Report, argparse.Namespace], None]] = {
     "ingest": lambda report, options: bench_ingest.run(report, options.seed),
     "memory": lambda report, _: bench_memory.run(report),
     "read": lambda report, _: bench_read.run(report),
     "answers": lambda report, _: bench_answers.run(report),
     "acks": lambda report, _: bench_acks.run(report),
     "follow": lambda report, options: bench_follow.run(report, options.seed),
-    "restart": lambda report, options: bench_restart.run(report, largest_gb=options.largest),
-    "recovery": lambda report, _: bench_recovery.run(report),
+    "restart": lambda report, options: bench_restart.run(
+        report, largest_gb=options.largest, cold=options.cold
+    ),
+    "recovery": lambda report, options: bench_recovery.run(report, cold=options.cold),
     "others": lambda report, options: bench_others.run(
         report, options.seed, options.victoria_metrics, options.influxd
     ),
@@ -59,6 +63,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--largest", type=float, default=0.0, metavar="GB", help="restart: also a store of this size"
+    )
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="restart, recovery: files are out of the page cache when they are read",
     )
     for program in bench_others.PROGRAMS:
         parser.add_argument(

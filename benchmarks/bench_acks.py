@@ -1,4 +1,6 @@
-"""How long does a durable acknowledgement take while the store does something else?
+"""How long does a durable acknowledgement take: of one small write to an idle store, and of many while it does other work?
+
+First one writer sends a line at a time, each after a pause: what the group commit adds to the disk's own time is in that.
 
 Lines of a store of fritz's size come at half the rate that it can take, and every frame's way is timed: from when it is
 ready to be sent until it is acknowledged as on disk. First nothing else goes on, then a snapshot, then a retention pass
@@ -9,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 import mstore
-from benchmarks.common import Report, Result, Store, quiet_fdatasync_ms, store
+from benchmarks.common import Report, Result, Store, store
+from benchmarks.references import quiet_disk, quiet_fdatasync_ms
 from benchmarks.stamped_frames import StampedFrames
 from mstore.client.aio import connect_async
 
@@ -30,7 +34,11 @@ CONFIG = (
 )
 PER_QUIET, FLOOR_MS = 3, 10
 """The budget: so many times the quiet p99, or this if that is more."""
+COMMIT_MS_MAX = 2
+"""The budget of a single small write to an idle store, p50."""
 BLOCK = 1024
+PAUSE_S = 0.002
+"""Between two small writes: everything sleeps again."""
 
 
 @dataclass
@@ -39,6 +47,7 @@ class Sizes:
     frame_lines: int = 8192
     quiet_s: float = 6.0
     in_flight: int = 8
+    n_single: int = 1000
 
     @property
     def n_series(self) -> int:
@@ -113,6 +122,29 @@ class Sender:
         )
 
 
+def bench_single(report: Report, sizes: Sizes) -> None:
+    """From when a frame of one line is about to be sent until it is acknowledged as on disk; nothing else goes on."""
+    took = []
+    with store(CONFIG.format(KEPT_S)) as running:
+        disk = quiet_fdatasync_ms(running.directory)
+        with mstore.connect(running.directory) as client:
+            client.write(line(0))
+            second = int(time.time()) - sizes.n_single
+            for k in range(sizes.n_single):
+                time.sleep(PAUSE_S)
+                text = f"{line(0)} {second + k}\n".encode()
+                began = time.perf_counter()
+                result = client.write(text)
+                took.append(1e3 * (time.perf_counter() - began))
+                assert result.written == 1, result
+    for share, alone, budget in ((50, disk[0], COMMIT_MS_MAX), (99, disk[1], None)):
+        found = float(np.percentile(took, share))
+        report.add(
+            Result(f"p{share} of a durable acknowledgement, one line, idle store", found, "ms", budget, at_least=False,
+                   reference=f"{found / alone:.1f} x quiet fdatasync p{share} {alone:.2f} ms; {sizes.n_single:,} writes"),
+        )  # fmt: skip
+
+
 def fill(running: Store, sizes: Sizes) -> int:
     """A chunk of every series, which ended OLD_S ago; the second of its end.
 
@@ -174,7 +206,7 @@ async def measure(
         for _ in range(sizes.n_frames):  # every key is known from here on
             await sender.one()
         per_s = await sender.most(sizes.quiet_s / 3) / 2
-        meanwhile = {
+        meanwhile: dict[str, Callable[[], Awaitable[tuple[float, float]]]] = {
             "quiet": lambda: quiet(sizes.quiet_s),
             "snapshot": lambda: snapshot(operator),
             "retention": lambda: retention_pass(operator, running, sizes.n_series),
@@ -206,11 +238,12 @@ def verify(running: Store, sizes: Sizes, last: int) -> None:
 
 
 def run(report: Report, *, small: bool = False) -> None:
-    sizes = Sizes(n_frames=40, frame_lines=64, quiet_s=0.5) if small else Sizes()
+    sizes = Sizes(n_frames=40, frame_lines=64, quiet_s=0.5, n_single=50) if small else Sizes()
+    bench_single(report, sizes)
     frames = frames_of(sizes)
     with store(CONFIG.format(KEPT_S)) as running:
         last = fill(running, sizes)
-        disk = quiet_fdatasync_ms(running.directory)
+        disk = quiet_disk(running.directory)
         per_s, found = asyncio.run(measure(running, frames, sizes))
         verify(running, sizes, last)
     p99 = {name: float(np.percentile(took, 99)) for name, took in found.items()}
@@ -218,7 +251,7 @@ def run(report: Report, *, small: bool = False) -> None:
     load = f"{sizes.n_series:,} series, {per_s * sizes.frame_lines / 1e6:.2f} M lines/s in frames of {sizes.frame_lines}"
     report.add(
         Result("p99 of a durable acknowledgement, half load, quiet", p99["quiet"], "ms",
-               reference=f"{load}; quiet fdatasync p50 {disk[0]:.2f} p99 {disk[1]:.2f} ms"),
+               reference=f"{load}; {disk}"),
         *(
             Result(f"  the same during a {what}", p99[name], "ms", budget, at_least=False,
                    reference=f"{p99[name] / p99['quiet']:.2f} of the quiet one; {len(found[name]):,} frames")

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 import mstore
-from benchmarks.common import Report, Result, Store, bare_socket_bytes_per_s, quiet_fdatasync_ms, store
+from benchmarks.common import Report, Result, Store, store
 from benchmarks.load import CLUSTER, HWTHREADS, METRIC, STEP_S, Load
+from benchmarks.references import bare_socket_bytes_per_s, quiet_disk
 from mstore import paths
 
 TICKS = 90
@@ -23,6 +24,8 @@ ROUNDS = 3
 RANDOM_TICKS = 12
 WINDOW = 8
 COLUMN_TIMES = 8
+RAW_BYTES = 4
+"""Of an f32 value."""
 
 
 @dataclass
@@ -42,6 +45,7 @@ def verify(directory: str, load: Load, first: int, stop: int) -> None:
             found = reader.query(
                 CLUSTER, f"f{host:04d}", METRIC, start, start + (stop - first) * STEP_S, type="hwthread"
             )
+            assert isinstance(found, list)
             values = np.array([series.values for series in found])
             wanted = expected[host * HWTHREADS : (host + 1) * HWTHREADS]
             if len(found) != HWTHREADS or not np.array_equal(values, wanted):
@@ -84,6 +88,11 @@ def beside_bare_socket(data: bytes, n_bytes: int, took: float) -> str:
     return f"{100 * n_bytes / took / bare:.2g}% of a bare socket, {bare / 1e9:.2f} GB/s"
 
 
+def beside_bare(running: Store, data: bytes, n_bytes: int, took: float) -> str:
+    """The same, and what the store's disk takes alone: of what is acknowledged as durable."""
+    return f"{beside_bare_socket(data, n_bytes, took)}; {quiet_disk(running.directory)}"
+
+
 def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
     """First sight, steady order by client and as plain text in turn, random order; all `durable`."""
     now = int(time.time()) // STEP_S * STEP_S
@@ -94,7 +103,7 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
     with store() as running:
         text = load.tick(0)
         took = send(running, text)
-        beside = beside_bare_socket(text, len(text), took)
+        beside = beside_bare(running, text, len(text), took)
         report.add(
             Result("first sight of series", load.n_series / took, "series/s", 300_000, reference=beside)
         )
@@ -106,7 +115,7 @@ def bench_lines(report: Report, sizes: Sizes, seed: int) -> None:
         took = send(running, shuffled)
         verify(str(running.directory), load, 1 + n_steady, n_ticks)
         rate = load.n_series * sizes.random_ticks / took
-        beside = beside_bare_socket(shuffled, len(shuffled), took)
+        beside = beside_bare(running, shuffled, len(shuffled), took)
         report.add(Result("lines, random order, durable", rate, "lines/s", 4e6, reference=beside))
 
 
@@ -123,15 +132,20 @@ def bench_steady(report: Report, sizes: Sizes, load: Load, running: Store) -> No
     verify(str(running.directory), load, 1, first)
     bare = bare_socket_bytes_per_s(text)
     line_bytes = len(text) / n_lines
-    p50, p99 = quiet_fdatasync_ms(running.directory)
-    disk = f"quiet fdatasync p50 {p50:.2f} ms p99 {p99:.2f} ms; lines of {line_bytes:.0f} bytes"
+    disk = quiet_disk(running.directory)
     for way, found in rates.items():
         name = f"lines, steady order, durable, {way}"
         share = 100 * max(found) * line_bytes / bare
         bare_text = f"bare socket {bare / 1e9:.2f} GB/s"
         report.add(
-            Result(f"{name} (best of {ROUNDS})", max(found), "lines/s", 15e6, reference=disk),
-            Result(f"{name} (median)", float(np.median(found)), "lines/s"),
+            Result(
+                f"{name} (best of {ROUNDS})",
+                max(found),
+                "lines/s",
+                15e6,
+                reference=f"{disk}; lines of {line_bytes:.0f} bytes",
+            ),
+            Result(f"{name} (median)", float(np.median(found)), "lines/s", reference=disk),
             Result("  best as a share of the bare socket's speed", share, "%", 18, reference=bare_text),
         )
 
@@ -147,8 +161,10 @@ def bench_log_bytes(report: Report, sizes: Sizes, seed: int) -> None:
             client.write(load.tick(k))
         grown = client.info()["counters"]["wal_bytes"] - before
         verify(str(running.directory), load, 0, 11)
+        log_bytes = grown / (10 * load.n_series)
+        beside = f"{log_bytes / RAW_BYTES:.3f} x a bare f32 value; with a time of 8 bytes each it has {RAW_BYTES + 8}"
         report.add(
-            Result("log, steady f32 stream", grown / (10 * load.n_series), "bytes/sample", 5, at_least=False)
+            Result("log, steady f32 stream", log_bytes, "bytes/sample", 5, at_least=False, reference=beside)
         )
 
 
@@ -166,9 +182,11 @@ def bench_levels(report: Report, sizes: Sizes, seed: int) -> None:
         verify(str(running.directory), load, 0, 1 + sizes.ticks)
         n = load.n_series * sizes.ticks
         report.add(
-            Result("lines, steady order, memory", n / best["memory"], "lines/s"),
-            Result("durable as a share of memory", 100 * best["memory"] / best["durable"], "%", 85),
-        )
+            Result("lines, steady order, memory", n / best["memory"], "lines/s",
+                   reference=beside_bare_socket(text, len(text), best["memory"])),
+            Result("durable as a share of memory", 100 * best["memory"] / best["durable"], "%", 85,
+                   reference=beside_bare(running, text, len(text), best["durable"])),
+        )  # fmt: skip
 
 
 def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
@@ -202,12 +220,14 @@ def bench_columns(report: Report, sizes: Sizes, seed: int) -> None:
                     found = reader.query(
                         CLUSTER, f"f{host:04d}", METRIC, t0, t0 + (1 + ticks) * STEP_S, type="hwthread"
                     )
+                    assert isinstance(found, list)
                     stored = np.array([series.values for series in found]).T
                     assert np.array_equal(stored, values[:, host * HWTHREADS : (host + 1) * HWTHREADS])
+            disk = quiet_disk(running.directory)
         name = f"columnar frames, durable, {width} time{'s' * (width > 1)} a frame"
         # Each frame: a handle a series, a time a row, a value each.
         n_bytes = 4 * n * ticks + 4 * n * -(-ticks // width) + 8 * ticks
-        beside = beside_bare_socket(values[:40].tobytes(), n_bytes, took)
+        beside = f"{beside_bare_socket(values[:40].tobytes(), n_bytes, took)}; {disk}"
         report.add(Result(name, n * ticks / took, "samples/s", 40e6, reference=beside))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import socket
 import subprocess
 import sys
@@ -12,13 +10,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 import mstore
 from benchmarks.common import Report, Result, store
+from benchmarks.references import bare_listener_cpu_s, bare_start_s, cpu_s, open_files_max
 from mstore import paths
 
 STEP_S = 60
+RAW_BYTES = 4
+"""Of an f32 value."""
+SHORT = 16
 SERVER_ONLY = ("uvloop", "psutil", "crc32c", "mstore.workers", "mstore.persistence", "mstore.apply")
 
 
@@ -54,31 +55,37 @@ def bench_full_chunks(report: Report, n_series: int, n_chunks: int) -> None:
         used = shm_bytes(running.directory)
     samples = n_series * n
     assert written == samples, (written, samples)
+    beside = f"{used / samples / RAW_BYTES:.3f} x bare f32 values; {n_series} series x {n} samples"
     report.add(Result("memory, full chunks of f32, everything", used / samples, "bytes/sample", 4.4, at_least=False,
-                      reference=f"{n_series} series x {n} samples"))  # fmt: skip
+                      reference=beside))  # fmt: skip
 
 
 def bench_short_series(report: Report, n_series: int) -> None:
-    """Bytes a series of 16 samples sent as text, one level each: all segments, rings and tables included."""
+    """Bytes a series of SHORT samples sent as text, one level each: all segments, rings and tables included."""
     t0 = int(time.time()) // STEP_S * STEP_S - 20 * STEP_S
     heads = [
         f"job_reads,cluster=fritz,hostname=oss{i % 16:02d},type=job,type-id={4_000_000 + i},unit=1/s value="
         for i in range(n_series)
     ]
     with store() as running, mstore.connect(running.directory) as client:
-        for k in range(16):
+        for k in range(SHORT):
             result = client.write("".join([f"{head}{k}.5 {t0 + k * STEP_S}\n" for head in heads]))
             assert result.written == n_series, result
         used = shm_bytes(running.directory)
-    report.add(Result("memory, series of 16 samples, everything", used / n_series, "bytes/series", 512, at_least=False,
-                      reference=f"{n_series} series"))  # fmt: skip
+    bare = SHORT * RAW_BYTES + sum(len(head) - len(" value=") for head in heads) / n_series
+    beside = f"{used / n_series / bare:.1f} x the bare values and the text of the key, {bare:.0f} bytes; {n_series} series"
+    report.add(Result(f"memory, series of {SHORT} samples, everything", used / n_series, "bytes/series", 512,
+                      at_least=False, reference=beside))  # fmt: skip
 
 
 def bench_idle(report: Report, seconds: float = 10.0, n_connections: int = 1000) -> None:
     """CPU time of all processes of a store that holds data and many connections, over some idle seconds."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, n_connections + 500)), hard))
-    with store() as running, mstore.connect(running.directory) as client, contextlib.ExitStack() as stack:
+    with (
+        open_files_max(n_connections + 500),
+        store() as running,
+        mstore.connect(running.directory) as client,
+        contextlib.ExitStack() as stack,
+    ):
         client.write("a,cluster=c,hostname=h value=1\n")
         for k in range(n_connections):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -86,34 +93,16 @@ def bench_idle(report: Report, seconds: float = 10.0, n_connections: int = 1000)
         while client.info()["counters"]["connections_open"] < n_connections:
             time.sleep(0.01)
         time.sleep(2)
-        processes = [psutil.Process(pid) for pid in running.pids()]
-
-        def cpu_s() -> float:
-            return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-        before = cpu_s()
-        time.sleep(seconds)
-        used = cpu_s() - before
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        used = cpu_s(running.pids(), seconds)
+    bare = 100 * bare_listener_cpu_s(n_connections, seconds) / seconds
     report.add(Result("idle, all processes", 100 * used / seconds, "% of a core", 0.2, at_least=False,
-                      reference=f"{n_connections:,} connections"))  # fmt: skip
+                      reference=f"a bare uvloop process {bare:.2g}%; {n_connections:,} connections each"))  # fmt: skip
 
 
 def bench_import(report: Report) -> None:
     """`import mstore` beside the start of the bare interpreter; no server-only package may come with it."""
-
-    def best(code: str) -> float:
-        took = []
-        for _ in range(7):
-            began = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-            )
-            took.append(time.perf_counter() - began)
-        return min(took)
-
-    bare = best("pass")
-    whole = best("import mstore; mstore.connect")
+    bare = bare_start_s("pass", 7)
+    whole = bare_start_s("import mstore; mstore.connect", 7)
     code = "import mstore, sys; mstore.connect; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -121,7 +110,7 @@ def bench_import(report: Report) -> None:
     extra = [name for name in SERVER_ONLY if name in loaded]
     assert not extra, f"import mstore loads {extra}"
     report.add(Result("import mstore, with connect", 1e3 * (whole - bare), "ms", 150, at_least=False,
-                      reference=f"bare interpreter {1e3 * bare:.0f} ms"))  # fmt: skip
+                      reference=f"{(whole - bare) / bare:.2f} x a bare interpreter, {1e3 * bare:.0f} ms"))  # fmt: skip
 
 
 def run(report: Report, *, small: bool = False) -> None:

@@ -3,7 +3,8 @@
 The store lies in nameless files in /dev/shm, made anew for every load; the files in --dir. Beside every figure
 stand the machine's own: memcpy into memory touched for the first time, and reading the same file through 256 KiB reads.
 `--cold` drops the files from the page cache first (posix_fadvise), so that the disk is read. The log alone is replayed
-twice: samples in random order, as SCATTER records, and in runs, as steady collectors make them.
+twice: samples in random order, as SCATTER records, and in runs, as steady collectors make them. After each load every
+series is looked up by its name and read, outside the clock: times and bits of all samples are what was written.
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import Report, Result, machine, memcpy_bytes_per_s
+from benchmarks.common import Report, Result
+from benchmarks.grid_values import grid_values, same_bits
+from benchmarks.references import (
+    drop_from_page_cache,
+    first_touch,
+    machine,
+    memcpy_bytes_per_s,
+    memory_file,
+    quiet_disk,
+)
 from mstore.apply.pool import Pool
 from mstore.apply.store import Store
+from mstore.kernels._gather import Gatherer
 from mstore.kernels._samples import Samples
 from mstore.kernels._segment import Segment
 from mstore.limits import KIB, MIB
@@ -36,7 +47,6 @@ from mstore.persistence.snapshot import SnapshotInfo, write_snapshot
 from mstore.persistence.wal import Wal
 from mstore.shm import layout
 from mstore.shm.directory import DirectoryReader, DirectoryWriter, create_directory, directory_bytes
-from mstore.shm.segment import SHM_DIR
 from tests.samples_rig import row, scatter
 
 T0 = 1_700_000_000
@@ -48,13 +58,13 @@ BLOCK_BYTES = 1 * MIB
 """What a persister takes out of a ring at a time."""
 SNAPSHOT_SAMPLES_PER_S = 200e6
 REPLAY_RANDOM_PER_S, REPLAY_RUNS_PER_S = 15e6, 50e6
-Records: TypeAlias = "Callable[[NDArray[np.int64], int], list[bytes]]"
-"""(slots, time) -> records of one sample each."""
+Records: TypeAlias = "Callable[[NDArray[np.int64], int, NDArray[np.float32]], list[bytes]]"
+"""(slots, time, a value each) -> records of one sample each."""
 
 
-def memory_file() -> int:
-    """A nameless file where segments lie: by the options that /dev/shm is mounted with."""
-    return os.open(SHM_DIR, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+def path_of(i: int) -> tuple[str, str, str]:
+    """(cluster, host, metric) of series i."""
+    return f"c{i % (2 * METRICS) // METRICS}", f"node{i // METRICS:05}", f"metric_{i % METRICS:03}"
 
 
 class Memory:
@@ -79,14 +89,12 @@ class Memory:
         for fd in self._fds:
             os.close(fd)
 
-    def intern(self, n_series: int) -> tuple[np.ndarray, list[bytes]]:
+    def intern(self, n_series: int) -> tuple[NDArray[np.uint64], list[bytes]]:
         """(references uint64[n], log records) of series of two clusters, METRICS a host, named as collectors do."""
         refs, records = [], []
         for first in range(0, n_series, 4096):
-            keys = [
-                f"metric_{i % METRICS:03},cluster=c{i % (2 * METRICS) // METRICS},hostname=node{i // METRICS:05}".encode()
-                for i in range(first, min(first + 4096, n_series))
-            ]
+            names = [path_of(i) for i in range(first, min(first + 4096, n_series))]
+            keys = [f"{metric},cluster={cluster},hostname={host}".encode() for cluster, host, metric in names]
             offsets = np.cumsum([0] + [len(key) for key in keys]).astype(np.int64).tobytes()
             times = np.full(len(keys), T0, np.int64).tobytes()
             found, _, _, log = self.directory.intern(b"".join(keys), offsets, times, b"")
@@ -95,9 +103,29 @@ class Memory:
             records.append(log)
         return np.concatenate(refs), records
 
+    def compare(self, n_samples: NDArray[np.int64]) -> None:
+        """Series i holds grid_values of its first n_samples[i] slots and nothing around them, by name, time and bits."""
+        gatherer = Gatherer(self.directory, self.samples_segment)
+        most = int(n_samples.max())
+        slots = np.arange(-1, most + 1)
+        for first in range(0, len(n_samples), 1024):
+            held = n_samples[first : first + 1024]
+            numbers = np.arange(first, first + len(held))
+            expected = grid_values(numbers, slots)
+            expected[(slots < 0) | (slots >= held[:, None])] = np.nan
+            for i, wanted in zip(numbers.tolist(), expected, strict=True):
+                ref = self.directory.find_series_path(*path_of(i))
+                assert ref >= 0, f"series {i} is not there"
+                found = gatherer.grid(ref, T0 - STEP_S, T0 + (most + 1) * STEP_S, len(slots))
+                assert not isinstance(found, int), f"series {i}: status {found}"
+                values, start_s, step_s = found[:3]
+                assert (start_s, step_s) == (T0 - STEP_S, STEP_S), f"series {i} is of other times"
+                assert same_bits(values, wanted), f"series {i}: what was loaded is not what was written"
 
-def columns(refs: np.ndarray, t: int, values: np.ndarray) -> bytes:
-    """COLUMN records: COLUMN_SAMPLES of each series."""
+
+def columns(refs: NDArray[np.uint64], first: int, n: int) -> bytes:
+    """COLUMN records: chunk n of each of these series, the first of which is series `first`."""
+    slots = np.arange(n * COLUMN_SAMPLES, (n + 1) * COLUMN_SAMPLES)
     dtype = np.dtype([("head", layout.RUN), ("dt", "<i8"), ("values", "<f4", (COLUMN_SAMPLES,))])
     made = np.zeros(len(refs), dtype)
     head = made["head"]
@@ -105,10 +133,10 @@ def columns(refs: np.ndarray, t: int, values: np.ndarray) -> bytes:
         layout.REC_COLUMN,
         layout.TYPE_F32,
         COLUMN_SAMPLES,
-        t,
+        T0 + n * COLUMN_SAMPLES * STEP_S,
     )
     head["slot"], head["generation"] = refs & 0xFFFF_FFFF, refs >> 32
-    made["dt"], made["values"] = STEP_S, values
+    made["dt"], made["values"] = STEP_S, grid_values(np.arange(first, first + len(refs)), slots)
     return made.tobytes()
 
 
@@ -118,15 +146,13 @@ def fill(memory: Memory, wal: Wal, n_series: int, n_chunks: int, logged_share: f
     refs, records = memory.intern(n_series)
     for block in records:
         wal.append(CATALOG, 0, 0, block)
-    rng = np.random.default_rng(1)
-    values = rng.random(COLUMN_SAMPLES, np.float32)
     for n in range(n_chunks):
         for first in range(0, n_series, 1024):
-            memory.store.apply_block(columns(refs[first : first + 1024], T0 + n * 512 * STEP_S, values + n))
+            memory.store.apply_block(columns(refs[first : first + 1024], first, n))
     before = wal.written
     behind = refs[: int(n_series * logged_share)]
     for first in range(0, len(behind), 512):
-        block = columns(behind[first : first + 512], T0 + n_chunks * 512 * STEP_S, values)
+        block = columns(behind[first : first + 512], first, n_chunks)
         seq = wal.write(CATALOG, 0, 0, block)
         memory.store.apply_block(block)
         wal.note(seq, CATALOG, 0)
@@ -147,15 +173,6 @@ def log_in(directory: Path) -> Iterator[Wal]:
         wal.close()
 
 
-def drop(directory: Path) -> None:
-    """Take the files out of the page cache."""
-    for path in (*snapshot_dir(directory).iterdir(), *wal_dir(directory).iterdir()):
-        fd = os.open(path, os.O_RDONLY)
-        os.fdatasync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
-
-
 def read_bytes_per_s(directory: Path) -> float:
     """Of the snapshot's files, in reads of 256 KiB, one after the other."""
     done, began = 0, time.perf_counter()
@@ -165,21 +182,6 @@ def read_bytes_per_s(directory: Path) -> float:
             while n := file.readinto(buffer):
                 done += n
     return done / (time.perf_counter() - began)
-
-
-def first_touch_bytes_per_s(n_bytes: int) -> float:
-    """Copying into shared memory that nobody has touched."""
-    source = np.ones(16 * MIB, np.uint8)
-    fd = memory_file()
-    os.ftruncate(fd, n_bytes)
-    mapped = mmap.mmap(fd, n_bytes)
-    target = np.frombuffer(mapped, np.uint8)
-    began = time.perf_counter()
-    for at in range(0, n_bytes - len(source) + 1, len(source)):
-        target[at : at + len(source)] = source
-    took = time.perf_counter() - began
-    os.close(fd)
-    return n_bytes / took
 
 
 @dataclass
@@ -203,15 +205,15 @@ def bench_snapshot(report: Report, directory: Path, sizes: Sizes, cold: bool) ->
         info = snapshot(report, memory, directory, seq)
     memory.close()
     if cold:
-        drop(directory)
+        drop_from_page_cache(snapshot_dir(directory), wal_dir(directory))
     read = read_bytes_per_s(directory)
-    copy, touch = memcpy_bytes_per_s(sizes.copied_bytes // 4), first_touch_bytes_per_s(sizes.copied_bytes)
+    copy, (_, touch) = memcpy_bytes_per_s(sizes.copied_bytes // 4), first_touch(sizes.copied_bytes)
     report.add(
         Result(f"reading the snapshot's files, {'cold' if cold else 'in the page cache'}", read / 1e9, "GB/s",
-               reference=f"memcpy {copy / 1e9:.1f} GB/s, into untouched memory {touch / 1e9:.2f} GB/s"),
+               reference=f"{read / copy:.2f} of memcpy {copy / 1e9:.1f} GB/s; {touch}"),
     )  # fmt: skip
     if cold:
-        drop(directory)
+        drop_from_page_cache(snapshot_dir(directory), wal_dir(directory))
     load(report, directory, sizes, samples_bytes, info, read)
 
 
@@ -224,7 +226,7 @@ def snapshot(report: Report, memory: Memory, directory: Path, seq: int) -> Snaps
     took = time.perf_counter() - began
     report.add(
         Result("snapshot, not paced", info.n_slots / took, "samples/s",
-               reference=f"{info.n_bytes / MIB:.0f} MiB in {took:.2f} s"),
+               reference=f"{info.n_bytes / MIB:.0f} MiB in {took:.2f} s; {quiet_disk(directory)}"),
     )  # fmt: skip
     return info
 
@@ -243,6 +245,9 @@ def load(
     took, cpu_s = time.perf_counter() - began, time.thread_time() - began_cpu_s
     memory.directory.publish()
     assert found.loaded.n_samples == info.n_slots
+    n_samples = np.full(sizes.n_series, sizes.n_chunks * COLUMN_SAMPLES)
+    n_samples[: int(sizes.n_series * sizes.logged_share)] += COLUMN_SAMPLES
+    memory.compare(n_samples)
     chunks_s = marks["chunks"] - marks["definitions"]
     n_bytes = sum(path.stat().st_size for path in snapshot_dir(directory).glob("*.chunks"))
     # The disk itself is a bound: half of its speed is enough.
@@ -251,7 +256,7 @@ def load(
     n_all = found.loaded.n_samples + found.n_samples_replayed
     report.add(
         Result("cold start, chunks of snapshots", found.loaded.n_samples / chunks_s, "samples/s", budget,
-               reference=f"{share:.2f} of reading the files; {n_bytes / chunks_s / 1e9:.2f} GB/s"),
+               reference=f"all equal; {share:.2f} of reading the files; {n_bytes / chunks_s / 1e9:.2f} GB/s"),
         Result("  with definitions, log and all", n_all / took, "samples/s",
                reference=f"{sizes.n_series:,} series in {took:.2f} s, loading thread busy {cpu_s:.2f} s"),
     )  # fmt: skip
@@ -261,14 +266,14 @@ def load(
 def bench_replay(report: Report, sizes: Sizes) -> None:
     """The log alone, tick by tick, in blocks as large as those of a persister that is behind."""
     rng = np.random.default_rng(2)
-    values = rng.random(sizes.replayed_series, np.float32)
 
-    def runs(slots: NDArray[np.int64], t: int) -> list[bytes]:
+    def runs(slots: NDArray[np.int64], t: int, values: NDArray[np.float32]) -> list[bytes]:
         return [row(int(slots[i]), t, values[i : i + RUN]) for i in range(0, len(slots), RUN)]
 
-    def shuffled(slots: NDArray[np.int64], t: int) -> list[bytes]:
+    def shuffled(slots: NDArray[np.int64], t: int, values: NDArray[np.float32]) -> list[bytes]:
+        order = rng.permutation(len(slots))
         refs = np.ones((len(slots), 2), "<u4")
-        refs[:, 0] = rng.permutation(slots)
+        refs[:, 0], values = slots[order], values[order]
         return [scatter(refs[i : i + RUN], t, values[i : i + RUN]) for i in range(0, len(slots), RUN)]
 
     for name, records, ticks, budget in (
@@ -278,12 +283,12 @@ def bench_replay(report: Report, sizes: Sizes) -> None:
         with tempfile.TemporaryDirectory(prefix="mstore-bench-") as folder:
             directory = Path(folder)
             defined, n_bytes = write_log(directory, sizes.replayed_series, ticks, records)
-            read_s = reading_s(directory)
+            read_s, disk = reading_s(directory), quiet_disk(directory)
             samples_s, cpu_s, all_s = replay(directory, sizes.replayed_series, ticks, defined)
         report.add(
             Result(f"log replay, {name}", ticks * sizes.replayed_series / samples_s, "samples/s", budget,
-                   reference=f"{n_bytes / MIB:.1f} MiB in {samples_s:.2f} s (CPU {cpu_s:.2f} s), {all_s:.2f} s with"
-                   f" definitions and the end made durable; reading the files alone {read_s:.2f} s"),
+                   reference=f"all equal; {n_bytes / MIB:.1f} MiB in {samples_s:.2f} s (CPU {cpu_s:.2f} s), {all_s:.2f} s"
+                   f" with definitions and the end made durable; reading the files alone {read_s:.2f} s, {disk}"),
         )  # fmt: skip
 
 
@@ -307,6 +312,8 @@ def replay(directory: Path, n_series: int, ticks: int, defined: int) -> tuple[fl
     found = memory.pool.recover(lambda target: recover(Files(), directory, target, progress=progress))
     took = time.perf_counter() - began
     assert found.n_samples_replayed == ticks * n_series
+    memory.directory.publish()
+    memory.compare(np.full(n_series, ticks))
     memory.close()
     _, start, start_cpu = next(mark for mark in marks if mark[0] >= defined)
     _, stop, stop_cpu = marks[-1]
@@ -326,7 +333,8 @@ def write_log(directory: Path, n_series: int, ticks: int, records: Records) -> t
             wal.append(CATALOG, 0, 0, block)
         waiting: list[bytes] = []
         for tick in range(ticks):
-            for record in records(slots, T0 + tick * STEP_S):
+            values = grid_values(np.arange(n_series), np.array([tick]))[:, 0]
+            for record in records(slots, T0 + tick * STEP_S, values):
                 if sum(map(len, waiting)) + len(record) > BLOCK_BYTES:
                     wal.append(CATALOG, 0, 0, b"".join(waiting))
                     waiting.clear()
@@ -337,9 +345,9 @@ def write_log(directory: Path, n_series: int, ticks: int, records: Records) -> t
     return sum(map(len, definitions)), n_bytes
 
 
-def run(report: Report, *, small: bool = False, cold: bool = False, directory: Path | None = None) -> None:
+def run(report: Report, *, small: bool = False, cold: bool = False) -> None:
     sizes = Sizes(2000, 1, 0.1, 2000, 12, 32 * MIB) if small else Sizes()
-    with tempfile.TemporaryDirectory(prefix="mstore-bench-", dir=directory) as folder:
+    with tempfile.TemporaryDirectory(prefix="mstore-bench-") as folder:
         bench_snapshot(report, Path(folder), sizes, cold)
     bench_replay(report, sizes)
 

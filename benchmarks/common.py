@@ -1,22 +1,19 @@
-"""What every end-to-end benchmark needs: a store of its own, reference speeds of this machine, and one table of results."""
+"""What every end-to-end benchmark needs: a store of its own, and one table of results."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from benchmarks.references import machine
 
 READY_S_MAX = 60.0
 
@@ -67,61 +64,6 @@ def store(
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def bare_socket_bytes_per_s(data: bytes, rounds: int = 3) -> float:
-    """The speed at which these bytes cross a Unix socket between two processes that do nothing else; best of `rounds`."""
-    best = 0.0
-    for _ in range(rounds):
-        ours, theirs = socket.socketpair()
-        for one in (ours, theirs):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            buffer = bytearray(1 << 20)
-            while theirs.recv_into(buffer):
-                pass
-            theirs.sendall(b"x")
-            os._exit(0)
-        theirs.close()
-        began = time.perf_counter()
-        ours.sendall(data)
-        ours.shutdown(socket.SHUT_WR)
-        ours.recv(1)
-        best = max(best, len(data) / (time.perf_counter() - began))
-        ours.close()
-        os.waitpid(pid, 0)
-    return best
-
-
-def memcpy_bytes_per_s(n_bytes: int = 256 << 20) -> float:
-    source, target = np.ones(n_bytes, dtype=np.uint8), np.zeros(n_bytes, dtype=np.uint8)
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        target[:] = source
-        best = min(best, time.perf_counter() - began)
-    return n_bytes / best
-
-
-def quiet_fdatasync_ms(directory: Path, n: int = 200) -> tuple[float, float]:
-    """p50 and p99, in milliseconds, of fdatasync after 4 KiB on the disk of `directory`, nothing else running."""
-    path = directory / "fdatasync.tmp"
-    fd = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-        os.pwrite(fd, bytes(n * 4096), 0)
-        os.fsync(fd)
-        took = []
-        for i in range(n):
-            os.pwrite(fd, b"x" * 4096, i * 4096)
-            began = time.perf_counter()
-            os.fdatasync(fd)
-            took.append((time.perf_counter() - began) * 1e3)
-    finally:
-        os.close(fd)
-        path.unlink()
-    return float(np.percentile(took, 50)), float(np.percentile(took, 99))
-
-
 @dataclass
 class Result:
     """One line of the table."""
@@ -164,13 +106,6 @@ class Report:
         return json.dumps(
             {"machine": machine(), "results": [vars(result) for result in self.results]}, indent=1
         )
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
-    system = f"Linux {platform.release()}, Python {platform.python_version()}"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {model}, {system}"
 
 
 def number(value: float) -> str:

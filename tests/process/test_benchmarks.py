@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ def test_the_ingest_benchmark_reads_back_what_it_sent() -> None:
     )
     assert len(report.results) >= 8
     assert all(result.value > 0 for result in report.results)
+    assert all(result.reference for result in report.results)
+    durable = [result for result in report.results if not re.search("memory$|^log|^  best", result.name)]
+    assert all("quiet fdatasync p50" in result.reference for result in durable)
 
 
 def test_the_memory_benchmark_counts_every_segment() -> None:
@@ -34,6 +38,7 @@ def test_the_memory_benchmark_counts_every_segment() -> None:
     bench_memory.run(report, small=True)
     by_name = {result.name: result for result in report.results}
     assert len(by_name) == 4
+    assert all(" x " in one.reference or "bare" in one.reference for one in report.results)
     # Small stores pay for the rings and tables of large ones: more than the payload, less than everything.
     assert 4 < by_name["memory, full chunks of f32, everything"].value < 200
 
@@ -58,10 +63,12 @@ def test_the_benchmark_of_acknowledgements_sees_a_snapshot_and_a_pass_that_frees
 ):
     report = Report()
     bench_acks.run(report, small=True)
-    quiet, snapshot, retention = report.results
+    p50, p99, quiet, snapshot, retention = report.results
     assert all(result.value > 0 for result in report.results)
+    assert (p50.budget, p50.at_least, p99.budget) == (2, False, None)
+    assert p50.value <= p99.value
     assert snapshot.budget == retention.budget == max(3 * quiet.value, 10)
-    assert [result.at_least for result in report.results[1:]] == [False, False]
+    assert [result.at_least for result in (snapshot, retention)] == [False, False]
 
 
 def test_the_benchmark_of_followers_accounts_for_every_sample_of_each() -> None:
@@ -72,11 +79,15 @@ def test_the_benchmark_of_followers_accounts_for_every_sample_of_each() -> None:
     assert [result.budget for result in report.results[4:]] == [100.0] * 3
 
 
-def test_the_restart_benchmark_compares_answers_before_and_after() -> None:
+@pytest.mark.parametrize("cold", [False, True])
+def test_the_restart_benchmark_compares_every_series_after_each_way_of_being_away(cold: bool) -> None:
     report = Report()
-    bench_restart.run(report, small=True)
-    assert len(report.results) == 3
+    bench_restart.run(report, small=True, cold=cold)
+    assert [result.budget for result in report.results] == [1.0, 1.0, 1.0, None]
     assert all(result.value > 0 for result in report.results)
+    assert all("times and bits of 2,000 series equal" in result.reference for result in report.results)
+    assert all("quiet fdatasync p50" in result.reference for result in report.results)
+    assert ("files not in the page cache" in report.results[3].reference) == cold
 
 
 def test_the_recovery_benchmark_reads_back_all_that_was_written() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import subprocess
@@ -13,12 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_others
+import mstore
+from benchmarks import bench_others, bench_recovery, bench_restart, references
 from benchmarks.bench_follow import Following, account, cases, check, waits_ms
 from benchmarks.follower import Received
+from benchmarks.grid_values import grid_values, same_bits
 from benchmarks.load import HWTHREADS, Load
 from benchmarks.other_stores import VictoriaMetrics, exported, private_bytes, selected
+from benchmarks.references import machine
 from mstore.client.following import FollowBatch
+from mstore.frames import Series
+from mstore.shm.segment import huge_pages
+from tests.samples_rig import row
 
 T0 = 1_725_620_400
 
@@ -197,3 +204,127 @@ def test_every_body_is_sent_once_on_some_stream(taker: VictoriaMetrics) -> None:
 def test_a_store_that_refuses_lines_ends_the_comparison(taker: VictoriaMetrics) -> None:
     with pytest.raises(AssertionError, match="status 400: partial write"):
         taker.write([b"good\n", b"bad\n", b"good\n"])
+
+
+# --- recovery
+
+
+@contextlib.contextmanager
+def loaded() -> Iterator[bench_recovery.Memory]:
+    """Three series, a chunk each, as the recovery benchmark writes them."""
+    memory = bench_recovery.Memory(100, 1 << 20)
+    refs, _ = memory.intern(3)
+    memory.store.apply_block(bench_recovery.columns(refs, 0, 0))
+    yield memory
+    memory.close()
+
+
+def apply(memory: bench_recovery.Memory, i: int, slot: int, value: float) -> None:
+    ref = memory.directory.find_series_path(*bench_recovery.path_of(i))
+    t = bench_recovery.T0 + slot * bench_recovery.STEP_S
+    memory.store.apply_block(row(ref & 0xFFFF_FFFF, t, [value]))
+
+
+def test_what_was_written_and_nothing_else_is_what_a_load_is_held_against() -> None:
+    with loaded() as memory:
+        memory.compare(np.array([512, 512, 512]))
+        with pytest.raises(AssertionError, match="series 1: what was loaded is not"):
+            memory.compare(np.array([512, 511, 512]))
+        with pytest.raises(AssertionError, match="series 3 is not there"):
+            memory.compare(np.full(4, 512))
+
+
+@pytest.mark.parametrize("slot", [0, 300, 511])
+def test_a_load_with_one_bit_changed_is_noticed(slot: int) -> None:
+    value = grid_values(np.array([2]), np.array([slot]))
+    changed = (value.view(np.uint32) ^ np.uint32(1)).view(np.float32)
+    with loaded() as memory:
+        apply(memory, 2, slot, float(changed[0, 0]))
+        with pytest.raises(AssertionError, match="series 2: what was loaded is not"):
+            memory.compare(np.full(3, 512))
+
+
+@pytest.mark.parametrize("slot", [-1, 512])
+def test_a_load_with_a_sample_beside_those_that_were_written_is_noticed(slot: int) -> None:
+    with loaded() as memory:
+        apply(memory, 0, slot, 1.5)
+        with pytest.raises(AssertionError, match="series 0: what was loaded is not"):
+            memory.compare(np.full(3, 512))
+
+
+def test_a_load_with_times_a_step_later_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded() as memory:
+        monkeypatch.setattr(bench_recovery, "T0", bench_recovery.T0 - 1)
+        with pytest.raises(AssertionError, match="series 0 is of other times"):
+            memory.compare(np.full(3, 512))
+
+
+def test_every_slot_of_every_series_has_bits_of_its_own() -> None:
+    values = grid_values(np.arange(200), np.arange(600))
+    assert len(np.unique(values)) > 0.98 * values.size, "of 2^23 possible ones"
+    assert not any(same_bits(values[i], values[j]) for i in range(20) for j in range(i))
+    assert ((values >= 1) & (values < 2)).all()
+
+
+# --- references
+
+
+def test_the_line_of_the_machine_says_how_shared_memory_is_mounted() -> None:
+    assert machine().endswith(f", /dev/shm huge={huge_pages()}")
+
+
+def test_first_touch_is_told_of_large_pages_where_the_mount_gives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "huge_pages", lambda: "never")
+    per_s, text = references.first_touch(32 << 20)
+    assert per_s > 0
+    assert text.endswith("GB/s by pages of 4 KiB")
+    monkeypatch.setattr(references, "huge_pages", lambda: "advise")
+    per_s, text = references.first_touch(32 << 20)
+    assert text.endswith(f"{per_s / 1e9:.2f} by 2 MiB")
+
+
+def test_a_bare_listener_takes_all_connections_and_leaves_nothing(tmp_path: Path) -> None:
+    assert 0 <= references.bare_listener_cpu_s(20, 0.2) < 1
+
+
+# --- restarts
+
+
+class Held:
+    """A client of a store that holds what it is told to."""
+
+    def __init__(self, start: int, values: np.ndarray) -> None:
+        self.start, self.values = start, values
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def query(self, *_: object, **__: object) -> list[Series]:
+        return [Series(row, self.start, 60, type_id=str(i)) for i, row in enumerate(self.values)]
+
+
+def test_a_restart_that_changes_a_bit_a_time_or_a_series_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = grid_values(np.arange(3), np.arange(-1, 5))
+    whole[:, [0, -1]] = np.nan
+    flipped, swapped = whole.copy(), whole[[1, 0, 2]]
+    flipped.view(np.uint32)[2, 3] ^= 1
+
+    def compare(values: np.ndarray, start: int = T0 - 60) -> int:
+        monkeypatch.setattr(mstore, "connect", lambda *_, **__: Held(start, values))
+        return bench_restart.compare(tmp_path, 3, T0, 4, np.random.default_rng(1))
+
+    assert compare(whole) == 3
+    for values in (flipped, swapped):
+        with pytest.raises(AssertionError, match="what is read is not what was written"):
+            compare(values)
+    with pytest.raises(AssertionError, match="other times"):
+        compare(whole, T0)
+    with pytest.raises(AssertionError, match="others"):
+        compare(whole[:2])
