@@ -217,7 +217,7 @@ def _memory(found: dict[str, Any]) -> list[str]:
     total = sum(sizes["allocated_bytes"] for sizes in segments.values())
     rows.append(["in all", "", render.size(total), ""])
     lines = render.table(("segment", "used", "allocated", "reserved"), rows, "<>>>")
-    if found.get("memory", {}).get("huge_pages") in ("never", "deny") and total >= _WORTH_LARGE_PAGES_BYTES:
+    if found.get("memory", {}).get("huge_pages") == "never" and total >= _WORTH_LARGE_PAGES_BYTES:
         lines.append(
             "in pages of 4 KiB: /dev/shm mounted with huge=advise would give large ones (docs/operations.md)"
         )

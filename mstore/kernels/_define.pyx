@@ -255,7 +255,7 @@ cdef class Definer(DirectoryReader):
         """
         cdef uint64_t n = <uint64_t>1 << log2, mask = 2 * n - 1, i, j, home, word, used = 0
         for i in range(n):
-            self.expect_entry(table, self.read_slot(table, i + AHEAD))  # beyond the end: zeros
+            self.expect_entry(table, self.read_slot(table, i + AHEAD))  # beyond the end: zeros, or copies
             word = self.read_slot(table, i)
             if word < 2:
                 continue

@@ -7,7 +7,7 @@ position on has been applied to it.
 
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from mstore.kernels._backing cimport ms_back_or_nothing
+from mstore.kernels._backing cimport ms_back
 from mstore.kernels._define cimport metric_def, span
 from mstore.kernels._directory cimport *
 from mstore.kernels._intern cimport entry_bytes, pending_key
@@ -54,7 +54,7 @@ def create(Segment segment, int fd, list sizes, uint32_t max_series, uint64_t se
 
 
 cdef int commit_first(Segment segment, int fd, uint64_t at, uint64_t n) except -1:
-    if fd >= 0 and ms_back_or_nothing(fd, segment.base, at, at, n):
+    if fd >= 0 and ms_back(fd, segment.base, at, at, n):  # nothing is given back: the file goes as a whole
         raise MemoryError("no room for an empty directory")
     return 0
 

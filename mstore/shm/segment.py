@@ -77,15 +77,14 @@ def name_prefix(store_dir: Path) -> str:
 
 
 def huge_pages(mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """What /dev/shm was mounted with: "advise", "within_size" or "always" give pages of 2 MiB, "never" and "deny" none."""
+    """What /dev/shm was mounted with: "advise", "within_size" or "always" give pages of 2 MiB, "never" none."""
     found = "never"
     with contextlib.suppress(OSError):
         for line in mounts.read_text().splitlines():
-            before, _, after = line.partition(
-                " - "
-            )  # ... mount point, options - type, source, options of the file system
+            # .. mount point, options .. - type, source (it may be empty), options of the file system
+            before, _, after = line.partition(" - ")
             if before.split()[4] == str(SHM_DIR):  # the last one mounted there hides the others
-                options = dict(one.partition("=")[::2] for one in after.split()[2].split(","))
+                options = dict(one.partition("=")[::2] for one in after.split()[-1].split(","))
                 found = options.get("huge", "never")
     return found
 
@@ -105,7 +104,7 @@ class Mapping:
     """One segment, mapped once in this process.
 
     name      of the file in /dev/shm
-    fd        kept open for posix_fallocate while the mapping is writable; -1 when it is read-only
+    fd        kept open to give it more memory while the mapping is writable; -1 when it is read-only
     buffer    the whole segment as bytes; read-only when the mapping is
     segment   the same for kernels
     """

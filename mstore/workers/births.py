@@ -201,7 +201,7 @@ def reap(watched: Collection[int]) -> None:
             os.waitpid(dead.si_pid, 0)
 
 
-def reap_all(timeout_s: float, store_dir: Path) -> None:
+def reap_all(timeout_s: float) -> None:
     """Wait for the last children: orphans that are dying with whoever started them. Who ends after this ends alone.
 
     The first process of a container is also given the orphans of others, who end when they like: nobody waits for these.
@@ -211,21 +211,23 @@ def reap_all(timeout_s: float, store_dir: Path) -> None:
         while True:
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
                 continue
-            if clock.monotonic_s() >= deadline_s or not any(_is_of(store_dir, pid) for pid in _children()):
+            if clock.monotonic_s() >= deadline_s or not any(map(_is_ours, _children())):
                 return
             time.sleep(_LOOK_S)
 
 
 def _children() -> list[int]:
-    return [
-        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
-    ]
+    found: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # of a thread that has just ended
+            found += map(int, path.read_text().split())
+    return found
 
 
-def _is_of(store_dir: Path, pid: int) -> bool:
-    """Whether a process is one of this store's, or has ended: each has a name of ours, or was told its directory."""
+def _is_ours(pid: int) -> bool:
+    """Whether a process is a store's, or has ended: it was given a name (process.set_name), or runs a module of ours."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return True
-    return not line or line.startswith(b"mstore: ") or os.fsencode(store_dir) in line
+    return not line or line.startswith(b"mstore: ") or b"mstore.workers." in line

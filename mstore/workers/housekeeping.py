@@ -52,7 +52,12 @@ class Housekeeping:
             files,
             self._timers,
             [
-                Note(protected_note.path_of(store_dir), self.protecting.note),
+                Note(
+                    protected_note.path_of(store_dir),
+                    lambda: protected_note.write(
+                        files, store_dir, persister.spec.instance, persister.store.protection
+                    ),
+                ),
                 Note(archive_note_path(store_dir), self.archiving.note, lambda: self.archiving.reads),
                 Note(recovery_note_path(store_dir), lambda: keep_details(files, store_dir, details)),
             ],

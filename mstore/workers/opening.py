@@ -100,7 +100,7 @@ def fill(
     directory.publish()
     directory.hide_empty_levels()
     pool.protection.expire()
-    protected_note.write(files, spec.directory, spec.instance, pool.protection)
+    protected_note.write_if_possible(files, spec.directory, spec.instance, pool.protection)
     control.applied = report.next_seq - 1
     report.notes += take_notes(files, spec.directory)
     with contextlib.suppress(StorageError):  # a full disk is no reason not to start

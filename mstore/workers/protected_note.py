@@ -27,7 +27,7 @@ def path_of(directory: Path) -> Path:
 
 
 def write(files: Files, directory: Path, instance: int, protection: Protection) -> None:
-    """Replace the note. When that is not possible there is none: an older one would be wrong."""
+    """Replace the note. raises StorageError: then there is none, since an older one would be wrong"""
     records = b"".join(protection.records())
     head = json.dumps({"instance": instance, "bytes": len(records)}).encode() + b"\n"
     path = path_of(directory)
@@ -40,10 +40,18 @@ def write(files: Files, directory: Path, instance: int, protection: Protection) 
         finally:
             files.close(fd)
         files.rename(tmp, path)
-    except StorageError as error:
-        log.warning("memory could not be kept now, for DIR/run/protected cannot be written: %s", error)
+    except StorageError:
         with contextlib.suppress(StorageError):
             files.unlink(path)
+        raise
+
+
+def write_if_possible(files: Files, directory: Path, instance: int, protection: Protection) -> None:
+    """As write(); without the note everything goes on, but a start over this memory reads the files instead."""
+    try:
+        write(files, directory, instance, protection)
+    except StorageError as error:
+        log.warning("memory could not be kept now, for DIR/run/protected cannot be written: %s", error)
 
 
 def read(directory: Path, instance: int, protection: Protection) -> str:

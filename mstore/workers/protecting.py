@@ -87,12 +87,11 @@ class Protecting:
             persister.log_first(records)
             faults.hit("protect.written")
             persister.store.apply_block(records)
-            self.note()
+            self._note()
 
-    def note(self) -> None:
-        """Leave the table in DIR/run for a start over this memory."""
+    def _note(self) -> None:
         persister = self._persister
-        protected_note.write(
+        protected_note.write_if_possible(
             self._files, persister.spec.directory, persister.spec.instance, persister.store.protection
         )
         persister.slot.set("protected_hosts", len(persister.store.protection))
@@ -100,7 +99,7 @@ class Protecting:
     def _look(self) -> None:
         """Now and then: who is protected no longer, what waits for the log, whether the provider's process lives."""
         if self._persister.store.protection.expire():
-            self.note()
+            self._note()
         for source in list(self._wanted):
             self._take(source, self._wanted[source])
         self._ask_providers()

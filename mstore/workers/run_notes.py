@@ -24,7 +24,7 @@ LOOK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """write() makes it as it is to be now; it may raise StorageError."""
+    """write() makes it as it is to be now, or raises StorageError."""
 
     path: Path
     write: Callable[[], None]
@@ -39,7 +39,7 @@ class RunNotes:
         self._files = files
         self._timers = timers
         self._notes = notes
-        self._failed = False
+        self._failing: set[Path] = set()
 
     def start(self) -> None:
         self.look()
@@ -47,17 +47,19 @@ class RunNotes:
 
     def look(self) -> None:
         """What cannot be made is tried again at the next look, and said once."""
-        try:
-            for note in self._notes:
-                if note.wanted() and note.path.parent.is_dir() and not self._is_there(note):
-                    note.write()
-                    if self._is_there(note):
-                        log.warning("%s was removed by somebody and is made again", note.path)
-            self._failed = False
-        except StorageError as error:
-            if not self._failed:
-                log.error("a note in DIR/run cannot be made again: %s", error)
-            self._failed = True
+        for note in self._notes:
+            try:
+                if note.wanted() and note.path.parent.is_dir() and self._files.status(note.path) is None:
+                    self._make(note)
+                self._failing.discard(note.path)
+            except StorageError as error:
+                if note.path not in self._failing:
+                    log.error("%s is missing and cannot be made: %s", note.path, error)
+                self._failing.add(note.path)
 
-    def _is_there(self, note: Note) -> bool:
-        return self._files.status(note.path) is not None
+    def _make(self, note: Note) -> None:
+        note.write()
+        if note.path in self._failing:  # who knows whether it was ever there
+            log.info("%s could not be made before and is there now", note.path)
+        else:
+            log.warning("%s was removed by somebody and is made again", note.path)

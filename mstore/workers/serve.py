@@ -54,7 +54,7 @@ def serve(
         return _run_locked(store_dir, settings, service, nursery)
     finally:
         nursery.close()
-        reap_all(_ORPHANS_S_MAX, store_dir)
+        reap_all(_ORPHANS_S_MAX)
 
 
 def _run_locked(store_dir: Path, settings: Settings, service: Service, nursery: Nursery) -> int:

@@ -322,6 +322,7 @@ class Supervisor:
             if self.life is not life or self._stopping.is_set():
                 return  # a restart, or a stop, came first
             self._notifier.status("starting again: the persister died")
+            self._mend_before_the_end(keep=keep)
             await self._begin_again(kill_all(self.children), keep=keep)
 
     async def _begin_again(self, ending: Coroutine[Any, Any, None], *, keep: bool) -> None:
@@ -331,7 +332,6 @@ class Supervisor:
         keep  over the same memory, if it can be adopted
         """
         self.renewing = True
-        self._mend_before_the_end(keep=keep)
         self._door.shut("ingest", "query")
         try:
             await ending
@@ -349,7 +349,10 @@ class Supervisor:
                 raise
 
     def _mend_before_the_end(self, *, keep: bool) -> None:
-        """Who takes the memory over finds it by what is in DIR/run, and that may have been removed since the last look."""
+        """Who takes the memory over finds it by what is in DIR/run, and that may have been removed since the last look.
+
+        So may the names of the memory itself: whether it can be kept is to be asked after this.
+        """
         if keep and not self._ground_lost and not self._ground.lost():
             self._mend()
 
@@ -406,6 +409,7 @@ class Supervisor:
         async with self._changing:
             self._refuse_if_stopping()
             newer = self._settings.for_restart(self._n_series())
+            self._mend_before_the_end(keep=keep)
             if keep and self.life is not None and (reason := lives.misfit(self.life, newer)):
                 log.info("the memory is made anew: %s", reason)
                 keep = False
@@ -442,8 +446,8 @@ class Supervisor:
         self._stopping.set()
         self._door.close()
         async with self._changing:
+            self._mend_before_the_end(keep=self._keeps_memory())
             keep, shelved = self._keeps_memory(), False
-            self._mend_before_the_end(keep=keep)
             try:
                 if self.control is not None:
                     self.control.state = layout.STATE_STOPPING

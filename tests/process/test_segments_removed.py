@@ -82,14 +82,18 @@ def test_segments_without_names_are_said_and_handed_to_workers_that_are_replaced
     mstore.attach(server.directory).close()
 
 
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed before", "not yet"])
 def test_memory_without_names_is_not_kept_at_a_stop_a_snapshot_is_taken_instead(
-    serve: Serve, now: int
+    serve: Serve, now: int, noticed: bool
 ) -> None:
     server = serve(CONFIG + "keep_memory = true\n")
     first_s = (now - 1000) // 10 * 10
     write(server, first_s, 7)
     remove_segments(server)
-    until(lambda: "removed by somebody from /dev/shm" in server.log_text(), "the supervisor to notice", 20)
+    if noticed:
+        until(
+            lambda: "removed by somebody from /dev/shm" in server.log_text(), "the supervisor to notice", 20
+        )
     assert server.stop() == 0
     assert list((server.directory / "snapshots").glob("*.snapshot"))
     assert not list((server.directory / "run").glob("kept.json"))
@@ -98,6 +102,19 @@ def test_memory_without_names_is_not_kept_at_a_stop_a_snapshot_is_taken_instead(
     with server.client() as client:
         client.control("stop", "free")
     assert server.wait() == 0
+
+
+def test_a_restart_that_comes_before_the_missing_names_are_noticed_writes_a_snapshot_first(
+    serve: Serve, now: int
+) -> None:
+    server = serve(CONFIG)
+    first_s = (now - 1000) // 10 * 10
+    write(server, first_s, 7)
+    remove_segments(server)
+    with server.client() as client:
+        client.control("restart")
+    assert list((server.directory / "snapshots").glob("*.snapshot"))
+    assert values(server, first_s, 1) == [7]
 
 
 def test_a_persister_that_dies_over_memory_without_names_is_followed_by_one_that_reads_the_files(

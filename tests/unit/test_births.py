@@ -7,6 +7,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+from mstore.workers import births
+
 OWNER = """
     import errno, json, os, signal, sys, time
     from pathlib import Path
@@ -193,18 +197,25 @@ def test_the_end_waits_for_the_store_s_own_orphans_and_not_for_those_of_others()
         one = Nursery.fork("nursery", Path("/some/dir"))
         one.close()
         foreign = orphan("foreign")
-        births.reap_all(600, Path("/some/dir"))
+        births.reap_all(600)
         print(Path(f"/proc/{foreign}").exists())
         own = [orphan("mstore: helpers"), orphan("python -m mstore.workers.providers /some/dir")]
         for pid in own:
             threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
-        births.reap_all(600, Path("/some/dir"))
+        births.reap_all(600)
         print([Path(f"/proc/{pid}").exists() for pid in own])
         os.kill(foreign, signal.SIGKILL)
         os.waitpid(foreign, 0)
-        births.reap_all(600, Path("/some/dir"))  # nobody is left
+        births.reap_all(600)  # nobody is left
     """)
     assert lines == ["True", "[False, False]"]
+
+
+def test_a_thread_that_ends_while_children_are_listed_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda *_: [tmp_path / "children"])  # in /proc it has just gone
+    assert births._children() == []
 
 
 def test_orphans_are_buried_and_those_that_somebody_watches_are_left() -> None:

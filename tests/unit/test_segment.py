@@ -49,6 +49,9 @@ def test_the_pages_of_dev_shm_are_those_of_the_mount_that_is_seen(tmp_path: Path
     second = "30 25 0:27 / /dev/shm rw shared:2 master:1 - tmpfs tmpfs rw,size=24683656k,huge=within_size,inode64\n"
     mounts.write_text(first + second)
     assert segment.huge_pages(mounts) == "within_size"
+    without_source = "31 30 0:28 / /dev/shm rw - tmpfs  rw,huge=advise\n"
+    mounts.write_text(first + second + without_source)
+    assert segment.huge_pages(mounts) == "advise"
 
 
 def test_what_the_creator_writes_an_attacher_reads(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -444,11 +445,14 @@ def big(directory: Path) -> tuple[Path, dict[Key, bytes]]:
     return manifest.path_of(manifest.chunks()[1]), expected
 
 
-@pytest.fixture(params=["inline", "ahead"])
+@pytest.fixture(params=["inline", "ahead", "ahead, one by one", "ahead, by twos"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are read as they are taken, or by a thread ahead."""
-    if request.param == "ahead":
+    """Blocks are read as they are taken, or by a thread ahead that hands them over all at once, or some at a time."""
+    handful_bytes = {"ahead, one by one": 1, "ahead, by twos": 300_000}
+    if request.param != "inline":
         monkeypatch.setattr(read_ahead, "_INLINE_BYTES", 0)
+    if request.param in handful_bytes:
+        monkeypatch.setattr(read_ahead, "_HANDFUL_BYTES", handful_bytes[request.param])
 
 
 @pytest.mark.usefixtures("reading")
@@ -493,6 +497,22 @@ def test_a_file_of_several_blocks_gives_all_chunks_and_tells_its_progress(tmp_pa
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told[-1][0] == "chunks"
     assert told[-1][1] == told[-1][2]
+
+
+def test_who_stops_in_the_middle_leaves_no_thread_that_reads_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_INLINE_BYTES": 0, "_HANDFUL_BYTES": 1, "_AHEAD_HANDFULS": 1}.items():
+        monkeypatch.setattr(read_ahead, name, value)
+    big(tmp_path)
+    (seq, path), *_ = list_snapshots(Files(), snapshot_dir(tmp_path))
+    manifest = read_manifest(Files(), path, seq)
+    part = manifest.chunks()[1]
+    blocks = read_ahead.read_ahead(Files(), manifest.path_of(part), manifest.expect(part))
+    assert next(blocks).index == 0
+    assert [one.name for one in threading.enumerate()].count("mstore-read-ahead") == 1
+    blocks.close()
+    assert "mstore-read-ahead" not in [one.name for one in threading.enumerate()]
 
 
 def test_room_for_a_part_leaves_out_the_oldest(tmp_path: Path) -> None:
