@@ -103,9 +103,8 @@ class Session:
                 parts = [part for one in request_ids for part in self._parts(one, self.unanswered[one])]
                 yield Send(self.link, parts, until_s)
                 return
-            except (
-                LinkBroken
-            ):  # the last one has not arrived whole: an order, which goes alone, is nothing yet
+            except LinkBroken:
+                # The last one has not arrived whole; an order goes alone, so nobody has it.
                 self._failures += 1
             except Timeout as error:
                 raise self._late() from error
