@@ -26,7 +26,7 @@ _RATES = (
     ("samples out", "query_samples", render.si),
 )
 _WORTH_LARGE_PAGES_BYTES = 1 << 30
-"""Less is read as quickly through pages of 4 KiB, or nearly."""
+"""Of less, a start takes a fraction of a second with any pages."""
 # Worth a line only when they happened.
 _EVENTS = {
     "errors": "connections ended or requests refused with an error",

@@ -14,8 +14,8 @@ from mstore.persistence.snapshot_files import Block, Expected, read_blocks
 
 _AHEAD_HANDFULS = 3
 _HANDFUL_BYTES = 4 * MIB
-"""What is handed over at once. A thread that waits takes as long to wake as a block of 256 KiB takes to be put in place:
-handed over one by one, a snapshot comes back at a third of the speed."""
+"""What is handed over at once. Waking a thread takes about as long as putting a block of 256 KiB in place: one by one,
+benchmarks/bench_recovery.py takes a third longer."""
 _INLINE_BYTES = 1 * MIB
 """Files up to here are read without a thread beside."""
 
