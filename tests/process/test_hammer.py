@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import mstore
+from tests.process.test_known_faults import power_off
 from tests.stores import Server
 
 Serve = Callable[..., Server]
@@ -102,16 +103,74 @@ def test_writers_on_two_workers_and_readers_at_once_lose_and_tear_nothing(
     assert len(connections) == 2
 
 
+def batches_by_worker(server: Server) -> list[int]:
+    """How many batches each ingest worker has put into its ring: it enters and leaves its epoch once for each."""
+    workers = [one for one in server.info()["workers"] if one["kind"] == "ingest"]
+    return [one["epoch"] // 2 for one in sorted(workers, key=lambda one: int(one["index"]))]
+
+
 def test_a_write_sent_after_anothers_acknowledgement_wins_now_and_after_replay(
     serve: Serve, now: int
 ) -> None:
     server = serve(None, "--ingest-workers", "2")
+    rounds = 200
     with server.client(ack="memory") as first, server.client() as second:
-        for round_ in range(200):
+        for round_ in range(rounds):
             writer = (first, second)[round_ % 2]
             assert writer.write(f"m,cluster=c,hostname=h value={round_} {now}\n").written == 1
+        batches = batches_by_worker(server)
+        assert len(batches) == 2
+        assert min(batches) >= rounds // 2, f"both workers, in turn: {batches}"
         assert first.query("c", "h", "m", now, now + 60).values.tolist() == [199.0]
-    server.kill()
+    power_off(server)
     server.start()
     with server.client() as client:
         assert client.query("c", "h", "m", now, now + 60).values.tolist() == [199.0]
+
+
+CLIENTS = 4
+SLOTS = 60
+"""Few of them, so that clients meet all the time."""
+WRITES = 150
+
+
+def write_against_each_other(directory: str, client_number: int, t0: int, seed: int) -> None:
+    """Random slots of the same series as others write, a value nobody else has each time."""
+    rng = np.random.default_rng(seed)
+    with mstore.connect(directory, ack=("durable", "memory")[client_number % 2]) as client:
+        for n in range(WRITES):
+            value = client_number * WRITES + n
+            text = "".join(
+                f"m,cluster=c,hostname=h{host} value={value} {t0 + STEP_S * int(slot)}\n"
+                for host in range(4)
+                for slot in rng.choice(SLOTS, SLOTS // 3, replace=False)
+            )
+            result = client.write(text)
+            assert result.rejected == 0
+
+
+def test_what_clients_of_two_workers_write_against_each_other_is_the_same_after_a_power_cut(
+    serve: Serve, seed: int, now: int
+) -> None:
+    """Of values sent at once any may win, but the log must say the same as the memory that was asked."""
+    server = serve("[metrics.m]\nstep = 10\n", "--ingest-workers", "2")
+    t0 = now // STEP_S * STEP_S - SLOTS * STEP_S
+    writers = [
+        role("write_against_each_other", str(server.directory), number, t0, seed + number)
+        for number in range(CLIENTS)
+    ]
+    assert [process.wait(120) for process in writers] == [0] * CLIENTS
+
+    def content() -> list[list[float]]:
+        with server.client() as client:
+            found = [client.query("c", f"h{host}", "m", t0, t0 + SLOTS * STEP_S) for host in range(4)]
+        return [series.values.tolist() for series in found]
+
+    live = content()
+    batches = batches_by_worker(server)
+    assert len(batches) == 2
+    assert min(batches) >= WRITES, batches
+    assert len({value // WRITES for values in live for value in values}) > 1, "clients met in the same series"
+    power_off(server)
+    server.start()
+    assert content() == live

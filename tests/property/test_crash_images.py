@@ -8,6 +8,7 @@ MSTORE_SEED repeats a run.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_a_seed_gives_the_same_workload_again() -> None:
 
 
 def test_workloads_do_everything_that_a_persister_does() -> None:
-    n_recycled = n_snapshots = n_failed = n_moved = n_dropped = n_segments = 0
+    n_recycled = n_snapshots = n_failed = n_moved = n_dropped = n_segments = n_met = 0
     for seed in range(40):
         disk, history, reports = record(seed)
         for kind, *rest in disk.journal:
@@ -66,9 +67,11 @@ def test_workloads_do_everything_that_a_persister_does() -> None:
             n_segments += kind == "rename" and str(rest[1]).endswith(WAL_SUFFIX)
             n_snapshots += kind == "rename" and str(rest[1]).endswith(".snapshot")
             n_failed += kind == "fail_sync"
+        sent = Counter(one[:3] for batch in history.sent for one in batch)
+        n_met += sum(n > 1 for n in sent.values())
         n_dropped += sum(bool(block.dropped) for life in history.lives for block in life)
         n_moved += sum(report.snapshot_seq > 0 for report in reports)
-    assert min(n_recycled, n_snapshots, n_failed, n_moved, n_dropped, n_segments) > 5
+    assert min(n_recycled, n_snapshots, n_failed, n_moved, n_dropped, n_segments, n_met) > 5
 
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -199,6 +202,32 @@ def names_a_segment_before_its_length_is_durable(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Spares, "_create", careless)
 
 
+def publishes_positions_of_a_ring_that_are_not_synced(patch: pytest.MonkeyPatch) -> None:
+    """The newest that is noted, with the sync of an older file."""
+    step = ReferenceCommitter.step
+
+    def hasty(self: ReferenceCommitter) -> bool:
+        if self._groups:
+            self._groups[0].positions = list(self._noted)
+        return step(self)
+
+    patch.setattr(ReferenceCommitter, "step", hasty)
+
+
+def acknowledges_one_ring_and_writes_the_other_first(patch: pytest.MonkeyPatch) -> None:
+    """Memory and log agree; but what is sent after the acknowledgement, through the other ring, comes before."""
+    drain_block = Life.drain_block
+
+    def late(self: Life, ring: int) -> None:
+        if ring == 0 and self.rng.random() < 0.5:
+            for batch in self.waiting[ring]:
+                self.disk.mark("applied", batch.number)
+        else:
+            drain_block(self, ring)
+
+    patch.setattr(Life, "drain_block", late)
+
+
 MISTAKES: list[Patch] = [
     skips_the_directory_sync,
     acknowledges_before_the_sync,
@@ -212,6 +241,8 @@ MISTAKES: list[Patch] = [
     removes_segments_before_their_copy_is_durable,
     syncs_a_failed_file_again,
     names_a_segment_before_its_length_is_durable,
+    publishes_positions_of_a_ring_that_are_not_synced,
+    acknowledges_one_ring_and_writes_the_other_first,
 ]
 
 

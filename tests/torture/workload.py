@@ -1,7 +1,8 @@
 """What a persister does in its life, in its order, on a recorded disk: the source of all crash images.
 
     persister, one thread                                     helper, between any two of its file operations
-      drain     write, apply, note                              the persister and the commit thread go on
+      send      samples into one of two rings
+    drain     a block of each ring: write, apply, note        the persister and the commit thread go on
       intern    definitions logged, then published
       evict     EVICT logged and noted, then applied            a snapshot: copy, fdatasync, wait, rename, fsync,
       free      FREE written, applied, noted                    then remove old ones, then the log is retired
@@ -31,7 +32,7 @@ from mstore.apply.refill import Refill
 from mstore.errors import Degraded, StorageError
 from mstore.kernels._expiry import RANGE
 from mstore.kernels._segment import Segment
-from mstore.kernels.reference_wal import ReferenceCommitter
+from mstore.kernels.reference_wal import RING_DURABLE, ReferenceCommitter
 from mstore.persistence import snapshot
 from mstore.persistence.blocks import BLOCK_HEADER_BYTES, CATALOG, SEGMENT_HEADER_BYTES, Payload
 from mstore.persistence.files import wal_dir
@@ -46,6 +47,10 @@ DIRECTORY = Path("/store")
 SEGMENT_BYTES = SEGMENT_HEADER_BYTES + 6 * (BLOCK_HEADER_BYTES + 200)
 START_S = 1_700_000_000
 SLICE_BYTES = 8192
+N_RINGS = 2
+
+Cell = tuple[int, int, int]
+"""(slot, generation, slot of the grid): where one sample goes, from whichever ring."""
 
 
 @dataclass(slots=True)
@@ -59,9 +64,23 @@ class Block:
     """(slot, generation, first chunk, last chunk)"""
 
 
+@dataclass(slots=True)
+class Batch:
+    """What one sender sent at once, and waits for: it lies in a ring up to `stop`."""
+
+    number: int
+    stop: int
+    payload: bytes
+    set: list[tuple[int, int, int, float]]
+
+
 @dataclass
 class History:
     """What must hold, life by life."""
+
+    sent: list[list[tuple[int, int, int, float]]] = field(default_factory=list)
+    """By number of a batch: what it sets, as in Block. The journal's marks say when it was sent, when it was applied
+    and written (acknowledged as `memory`), and when it was durable (acknowledged as `durable`)."""
 
     lives: list[list[Block]] = field(default_factory=list)
     """Blocks of sequence 1, 2, .. as the life of that number knew them; the last one grows."""
@@ -90,10 +109,17 @@ class Life:
         store = self.machine.store
         self.report = recover(disk, DIRECTORY, Refill(store))
         store.directory.publish()
-        self.control, self.ring = bytearray(8192), bytearray(8192)
+        self.control, self.rings = bytearray(8192), [bytearray(8192) for _ in range(N_RINGS)]
         dir_fd = disk.open_dir(wal_dir(DIRECTORY))
         self.committer = ReferenceCommitter(
-            self.control, [self.ring], [-1], -1, self.report.next_seq - 1, dir_fd, disk.fdatasync, disk.fsync
+            self.control,
+            self.rings,
+            [-1] * N_RINGS,
+            -1,
+            self.report.next_seq - 1,
+            dir_fd,
+            disk.fdatasync,
+            disk.fsync,
         )
         self.wal = Wal(
             disk,
@@ -110,7 +136,14 @@ class Life:
         self.blocks = before[: self.report.next_seq - 1]
         history.lives.append(self.blocks)
         disk.mark("life", len(history.lives) - 1)
-        self.position = 0
+        self.heads = [0] * N_RINGS
+        self.waiting: list[deque[Batch]] = [deque() for _ in range(N_RINGS)]
+        """Sent, not drained; oldest first, as in the ring."""
+        self.written: list[deque[Batch]] = [deque() for _ in range(N_RINGS)]
+        """Drained, not durable yet."""
+        self.failing = 0
+        self.times_s: deque[int] = deque(maxlen=3)
+        """Of the last batches: others send to the same slots."""
         self.unlogged: deque[Block] = deque()
         self.names = 0
         self.refs = [series.ref for slot in range(MAX_SERIES) if (series := self._series(slot)) is not None]
@@ -140,6 +173,13 @@ class Life:
         if durable > self.told:
             self.told = durable
             self.disk.mark("durable", durable)
+        if self.failing != (failing := int(self.committer.failed() != 0)):
+            self.failing = failing
+            self.disk.mark("failing", failing)
+        for ring, written in zip(self.rings, self.written, strict=True):
+            position = int.from_bytes(ring[RING_DURABLE : RING_DURABLE + 8], "little")
+            while written and written[0].stop <= position:
+                self.disk.mark("acknowledged", written.popleft().number)
 
     def write(self, ring: int, start: int, stop: int, block: Block) -> int:
         """A block may be found from the moment its write begins, so it is in the history before."""
@@ -167,25 +207,53 @@ class Life:
         self.log_the_unlogged()
         self.wal.note(self.write(CATALOG, 0, 0, block), CATALOG, 0)
 
-    def drain(self) -> None:
-        """One block of samples, as from a ring."""
-        self.log_the_unlogged()
-        chosen = [ref for ref in self.refs if self.rng.random() < 0.5] or self.refs[:1]
+    def send(self) -> None:
+        """Samples of some series at one time into one ring: often the slots that were sent before, by the other one."""
+        published = [ref for ref in self.refs if self._series(ref & 0xFFFF_FFFF) is not None]
+        chosen = [ref for ref in published if self.rng.random() < 0.5] or published[:1]
         if not chosen:
             return
-        self.tick += self.rng.choice((1, 1, 1, 200))
-        late = self.rng.random() < 0.2
-        t_s = START_S + (self.tick - (self.rng.randrange(800) if late else 0)) * STEP_S
+        if self.times_s and self.rng.random() < 0.5:
+            t_s = self.rng.choice(self.times_s)
+        else:
+            self.tick += self.rng.choice((1, 1, 1, 200))
+            late = self.rng.random() < 0.2
+            t_s = START_S + (self.tick - (self.rng.randrange(800) if late else 0)) * STEP_S
+        self.times_s.append(t_s)
         values = [float(np.float32(self.rng.random())) for _ in chosen]
-        block = Block(scatter(chosen, values, t_s))
-        for ref, value in zip(chosen, values, strict=True):
-            place = (t_s - self._anchor(ref)) // STEP_S
-            block.set.append((ref & 0xFFFF_FFFF, ref >> 32, place, value))
-        stop = self.position + len(block.payload)
-        seq = self.write(0, self.position, stop, block)
-        self.machine.store.apply_block(block.payload)
-        self.position = stop
-        self.wal.note(seq, 0, stop)
+        cells = [
+            (ref & 0xFFFF_FFFF, ref >> 32, (t_s - self._anchor(ref)) // STEP_S, value)
+            for ref, value in zip(chosen, values, strict=True)
+        ]
+        payload = scatter(chosen, values, t_s)
+        ring = self.rng.randrange(N_RINGS)
+        self.heads[ring] += len(payload)
+        self.waiting[ring].append(Batch(len(self.history.sent), self.heads[ring], payload, cells))
+        self.history.sent.append(cells)
+        self.disk.mark("sent", len(self.history.sent) - 1)
+
+    def drain(self) -> None:
+        """At most one block of each ring in turn."""
+        for ring in range(N_RINGS):
+            if self.waiting[ring]:
+                self.drain_block(ring)
+
+    def drain_block(self, ring: int) -> None:
+        """What lies in the ring, or the first of it."""
+        self.log_the_unlogged()
+        waiting = self.waiting[ring]
+        n = self.rng.choice((1, len(waiting)))
+        batches = [waiting[i] for i in range(n)]
+        payload = b"".join(batch.payload for batch in batches)
+        stop = batches[-1].stop
+        block = Block(payload, [one for batch in batches for one in batch.set])
+        seq = self.write(ring, stop - len(payload), stop, block)
+        self.machine.store.apply_block(payload)
+        for batch in batches:
+            waiting.popleft()
+            self.written[ring].append(batch)
+            self.disk.mark("applied", batch.number)
+        self.wal.note(seq, ring, stop)
 
     def intern(self) -> None:
         if len(self.refs) >= 12:
@@ -216,6 +284,8 @@ class Life:
         self.log_the_unlogged()
         if len(self.refs) < 4:
             return
+        while any(self.waiting):  # nothing on its way names it
+            self.drain()
         ref = self.refs.pop(self.rng.randrange(len(self.refs)))
         store = self.machine.store
         store.directory.remove_begin(ref & 0xFFFF_FFFF)
@@ -291,7 +361,9 @@ class Life:
 
     def go_on(self) -> None:
         if self.rng.random() < 0.4:
-            self.act(self.rng.choice(("drain", "drain", "commit", "commit", "intern", "free", "evict")))
+            self.act(
+                self.rng.choice(("send", "drain", "drain", "commit", "commit", "intern", "free", "evict"))
+            )
 
     # --- everything together
 
@@ -303,7 +375,7 @@ class Life:
 
     def step(self) -> None:
         actions = {
-            "drain": 40, "commit": 30, "intern": 8, "take_snapshot": 6, "free": 4, "evict": 3, "remove": 4,
+            "send": 40, "drain": 30, "commit": 30, "intern": 8, "take_snapshot": 6, "free": 4, "evict": 3, "remove": 4,
             "mark": 4, "poll": 4, "trouble": 6,
         }  # fmt: skip
         self.act(self.rng.choices(list(actions), list(actions.values()))[0])
