@@ -191,6 +191,7 @@ class IngestRig:
         assert self.slot.epoch % 2 == 0, "references are still held"
         self.drain()
         self.directory.writer.validate()
+        self.control.validate()
         return self.stored
 
     def counter(self, name: str) -> int:

@@ -260,6 +260,7 @@ class WorkerRig(Supervised):
         """Apply what the ring holds and make it durable, as far as the test lets it."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.life.doorbell_fd)
+        self.control.validate()
         start, head = self.ring.drained(), self.ring.head()
         if self.applying:
             while start < head:

@@ -272,6 +272,13 @@ class Control:
             for name, value in kept.items():
                 slot.set(name, value)
 
+    def validate(self) -> None:
+        """Check every rule; beside a busy store one may look broken for a moment. InvariantBroken names the first fault."""
+        from mstore.shm.control_check import check  # only tests and `mstore check` need it
+
+        if faults := check(self):
+            raise InvariantBroken(f"control: {faults[0]}", faults=faults[:20])
+
     def epochs(self) -> list[int]:
         """Every worker's epoch (odd = it may hold references), in order of the slots."""
         return [self.worker(number).epoch for number in range(WORKERS_MAX)]

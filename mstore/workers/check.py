@@ -1,7 +1,7 @@
 """`mstore check`: everything a store's files and memory must fulfil, what is wrong, and what it would cost.
 
 stopped   DIR/lock is taken; every byte of snapshots and log, and a rehearsal of a start (persistence/survey.py)
-running   directory, samples and rings as they are now; beside the writer every snapshot and the log up to the
+running   control, directory, samples and rings as they are now; beside the writer every snapshot and the log up to the
           block that is durable at that moment
 """
 
@@ -203,8 +203,13 @@ def _removed_segments(store_dir: Path) -> list[Fault]:
 
 
 def _memory_faults(reader: Attached, found: Survey) -> Iterator[str]:
-    """Broken rules of directory, samples and rings."""
+    """Broken rules of control, directory, samples and rings."""
     counts = reader.directory.counts()
+    try:
+        with _control(reader.store_dir) as control:
+            control.validate()
+    except InvariantBroken as error:
+        yield error.message
     try:
         reader.directory.validate()
         samples = reader.samples_mapping
@@ -250,10 +255,15 @@ class _Promised(NamedTuple):
     unprotected_seq: int
 
 
-def _promised(store_dir: Path) -> _Promised:
+@contextlib.contextmanager
+def _control(store_dir: Path) -> Iterator[Control]:
     instance, names = read_note(run_dir(store_dir) / "instance.json")
     with segment.attach(names["control"], layout.SEG_CONTROL, instance) as mapping:
-        control = Control(mapping)
+        yield Control(mapping)
+
+
+def _promised(store_dir: Path) -> _Promised:
+    with _control(store_dir) as control:
         totals = control.totals()
         snapshots = tuple(filter(None, (totals["newest_snapshot_seq"], totals["older_snapshot_seq"])))
         return _Promised(control.durable, totals["log_first_seq"], snapshots, totals["unprotected_seq"])

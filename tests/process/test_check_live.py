@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mstore
+from mstore.limits import WORKERS_MAX
+from mstore.paths import run_dir
+from mstore.shm import layout, segment
+from mstore.shm.control import Control
+from mstore.shm.note import read_note
 from tests.stores import Server, until
 
 Serve = Callable[..., Server]
@@ -63,3 +68,17 @@ def test_a_busy_store_is_sound_and_its_damaged_files_are_found_while_it_runs(ser
     finally:
         halt.set()
         writer.join()
+
+
+def test_a_broken_word_of_the_control_segment_is_told_by_a_check_beside_the_store(serve: Serve) -> None:
+    server = serve()
+    instance, names = read_note(run_dir(server.directory) / "instance.json")
+    with segment.attach(names["control"], layout.SEG_CONTROL, instance, writable=True) as mapping:
+        last = Control(mapping).worker(WORKERS_MAX - 1)
+        last.set("followers", 3)
+        done = check(server.directory)
+        last.set("followers", 0)
+        del last
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"control: worker slot {WORKERS_MAX - 1} is free, and counts {{'followers': 3}}" in done.stdout
+    assert check(server.directory).returncode == 0

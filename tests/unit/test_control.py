@@ -290,3 +290,68 @@ def test_epoch_without_a_claim_is_refused(mapping: InMemory) -> None:
     slot = control.Control(mapping).worker(0)
     with pytest.raises(AssertionError, match="claim"):
         slot.epoch_enter()
+
+
+# --- the rules
+
+
+def sound(mapping: InMemory) -> control.Control:
+    """A store that serves: two workers, a log that is ahead of what is durable."""
+    store = control.Control(mapping)
+    store.state = layout.STATE_READY
+    store.written, store.applied, store.durable = 10, 10, 8
+    store.worker(0).claim(layout.WORKER_PERSISTER, 0, 70)
+    store.worker(1).claim(layout.WORKER_INGEST, 0, 71)
+    store.worker(1).state = control.WORKER_READY
+    return store
+
+
+def test_a_control_segment_that_keeps_all_rules_is_valid(mapping: InMemory) -> None:
+    control.Control(mapping).validate()
+    store = sound(mapping)
+    store.validate()
+    worker = store.worker(1)
+    worker.claim(layout.WORKER_INGEST, 0, 72)
+    worker.epoch_enter()
+    worker.add("connections_open", 3)
+    control.Control(mapping.read_only()).validate()
+    worker.release()
+    store.validate()
+    store.worker(1).expect(layout.WORKER_QUERY, 3)
+    store.validate()
+
+
+def poke(mapping: InMemory, number: int, field: str, value: int) -> None:
+    at = layout.WORKERS + number * layout.WORKER.itemsize
+    np.frombuffer(mapping.memory, layout.WORKER, 1, at)[field] = value
+
+
+BROKEN = {
+    "state 9 is none": lambda store, _: setattr(store, "state", 9),
+    "flags 0x8, known are 0x7": lambda store, _: setattr(store, "flags", 8),
+    "block 11 is durable, and 10 the last one written": lambda store, _: setattr(store, "durable", 11),
+    "block 11 is applied, and 10 the last one written": lambda store, _: setattr(store, "applied", 11),
+    "worker slot 1: state 3 is none": lambda _, mapping: poke(mapping, 1, "state", 3),
+    "worker slot 1: kind 7 is none": lambda _, mapping: poke(mapping, 1, "kind", 7),
+    "worker slot 1 is taken by process 0": lambda _, mapping: poke(mapping, 1, "pid", 0),
+    "worker slot 0 is taken by process 70 since 0 ns": lambda _, mapping: poke(mapping, 0, "started_ns", 0),
+    "worker slots 1 and 5 are both of kind 3": lambda store, _: store.worker(5).claim(3, 0, 75),
+    "worker slot 6 is free, and its epoch 3": lambda _, mapping: poke(mapping, 6, "epoch", 3),
+    "worker slot 7 is free, and counts {'followers': 2}": lambda store, _: store.worker(7).set(
+        "followers", 2
+    ),
+}
+
+
+@pytest.mark.parametrize("told", BROKEN)
+def test_every_broken_rule_of_the_control_segment_is_named(mapping: InMemory, told: str) -> None:
+    store = sound(mapping)
+    BROKEN[told](store, mapping)
+    with pytest.raises(InvariantBroken, match=f"^control: {re.escape(told)}"):
+        store.validate()
+
+
+def test_who_takes_over_may_have_applied_more_than_its_predecessor_said_it_wrote(mapping: InMemory) -> None:
+    store = sound(mapping)
+    store.state, store.applied = layout.STATE_REPLAYING, 11
+    store.validate()
