@@ -162,7 +162,9 @@ def bench_log_bytes(report: Report, sizes: Sizes, seed: int) -> None:
         grown = client.info()["counters"]["wal_bytes"] - before
         verify(str(running.directory), load, 0, 11)
         log_bytes = grown / (10 * load.n_series)
-        beside = f"{log_bytes / RAW_BYTES:.3f} x a bare f32 value; with a time of 8 bytes each it has {RAW_BYTES + 8}"
+        beside = (
+            f"{log_bytes / RAW_BYTES:.3f} x a bare f32 value; with a time of 8 bytes it has {RAW_BYTES + 8}"
+        )
         report.add(
             Result("log, steady f32 stream", log_bytes, "bytes/sample", 5, at_least=False, reference=beside)
         )

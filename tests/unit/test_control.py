@@ -355,3 +355,6 @@ def test_who_takes_over_may_have_applied_more_than_its_predecessor_said_it_wrote
     store = sound(mapping)
     store.state, store.applied = layout.STATE_REPLAYING, 11
     store.validate()
+    store.state = layout.STATE_READY
+    with pytest.raises(InvariantBroken, match="block 11 is applied"):
+        store.validate()
