@@ -201,6 +201,7 @@ class Archiving(Leaving):
         spec, root = self._persister.spec, self._root
         job = {
             "store_dir": spec.store_dir, "root": str(root), "lock_inode": spec.lock_inode, "parent_pid": os.getpid(),
+            "max_bytes": 0 if self._config.writes else self._config.max_bytes,
         }  # fmt: skip
         self._unread, self._reading = False, root
         self._helper = self._persister.helper("archived", "the reader of the archive's manifests")
@@ -227,6 +228,9 @@ class Archiving(Leaving):
     def _know(self, by_name: dict[str, dict[str, int]]) -> None:
         self._by_name.update(by_name)
         self._archived = {}
+        if not self._config.writes:  # nobody would take the notes of late samples
+            self.departure.late_before_s = NOTHING_S
+            return
         reached = [to_s for one in self._by_name.values() for to_s in one.values()]
         late_before_s = max(reached, default=NOTHING_S)
         if self._known_of is None:

@@ -285,6 +285,57 @@ def test_the_oldest_days_go_when_the_archive_grows_beyond_its_bytes(
     assert "is deleted" in server.log_text()
 
 
+DELETE = """
+retention = "1h"
+unknown_metrics = "register"
+[metrics.event]
+step = 0
+retention = "5s"
+[archive]
+mode = "delete"
+interval = "10s"
+"""
+
+
+def test_in_mode_delete_nothing_is_archived_any_more_and_what_there_is_is_read_within_its_bytes(
+    serve: Serve, root: Path, now: int
+) -> None:
+    server = serve(LONG)
+    with server.client(timeout=300) as client:
+        written(client, now, hosts=3, hours=100)
+        before = asked(client.query, now)
+        assert client.archive(delete=True)["failed"] == []
+    n_rows = rows_in(root)
+    assert server.stop() == 0
+    config = server.directory / "mstore.toml"
+    config.write_text(DELETE)
+    server.start()
+    with server.client(timeout=300) as client:
+        assert asked(client.query, now) == before
+        stamp = int(time.time())
+        assert client.write("event,cluster=fritz,hostname=new value=1\n").written == 1
+        until(lambda: "new" not in client.children("fritz"), "a host whose samples have left memory", 90)
+        assert len(client.query("fritz", "new", "event", stamp - 60, stamp + 60)) == 0
+        assert rows_in(root) == n_rows
+        assert not list((server.directory / "leaving").glob("*")), "nobody would take them"
+        with pytest.raises(ArchiveError, match="has no archive"):
+            client.archive()
+        days = sorted(path.name for path in (root / "cluster=fritz").iterdir())
+        bound = sum(path.stat().st_size for path in root.rglob("*.parquet")) // 2
+        config.write_text(f"{DELETE}max_bytes = {bound}\n")
+        client.control("reload")
+        until(lambda: "is deleted" in server.log_text(), "the oldest days to go")
+        until(lambda: sum(path.stat().st_size for path in root.rglob("*.parquet")) <= bound, "few bytes")
+        left = sorted(path.name for path in (root / "cluster=fritz").iterdir())
+        assert left == days[-len(left) :]
+        oldest = client.query("fritz", "f1", "load", now - 100 * 3600, now - 90 * 3600)
+        assert isinstance(oldest, Series)
+        assert not oldest.valid.any()
+        recent = client.query("fritz", "f1", "load", now - 10 * 3600, now - 2 * 3600)
+        assert isinstance(recent, Series)
+        assert recent.valid.all()
+
+
 def test_a_store_without_an_archive_refuses_to_archive(serve: Serve) -> None:
     with serve("").client() as client, pytest.raises(mstore.MstoreError, match="has no archive"):
         client.archive()

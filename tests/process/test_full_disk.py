@@ -1,7 +1,7 @@
 """A store on a disk of its own that is really full: a small tmpfs, mounted for the test.
 
 Where the tests may not mount (no root), the same story is told to the simulated disk of tests/torture, which refuses
-allocations instead; the output says which of the two it was.
+allocations instead; the last lines of the test run say which of the two it was.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +39,13 @@ class SmallDisk:
         command = ["mount", "-t", "tmpfs", "-o", f"{how},size={n_bytes}", "tmpfs", str(self.path)]
         subprocess.run(command, check=True, capture_output=True)
 
-    def mount(self, n_bytes: int) -> bool:
+    def mount(self, n_bytes: int) -> str:
+        """Why it cannot be; empty when it is."""
         try:
             self._mount("rw", n_bytes)
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"no mount here, the simulated disk instead: {error}")
-            return False
-        print(f"a tmpfs of {n_bytes >> 20} MiB at {self.path}")
-        return True
+            return str(error)
+        return ""
 
     def fill(self) -> None:
         """To the last byte."""
@@ -111,9 +110,15 @@ def assert_all_there(server: Server, columns: Columns, first_s: int) -> None:
 
 
 def test_a_full_disk_holds_senders_back_and_loses_nothing_and_room_is_found_by_itself(
-    small_disk: SmallDisk, tmp_path: Path, now: int, seed: int
+    small_disk: SmallDisk, tmp_path: Path, now: int, seed: int, say: Callable[[str], None]
 ) -> None:
-    if not small_disk.mount(ROOM_FOR_ONE_SEGMENT):
+    refused = small_disk.mount(ROOM_FOR_ONE_SEGMENT)
+    say(
+        f"full disk: simulated, nothing may be mounted here: {refused}"
+        if refused
+        else "full disk: a real tmpfs"
+    )
+    if refused:
         assert held_back_until_there_is_room(seed) > 0
         return
     first_s = (now - 200_000) // STEP_S * STEP_S

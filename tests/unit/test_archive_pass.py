@@ -21,6 +21,7 @@ from mstore.archive.manifest import read_manifest
 from mstore.archive.passes import locked
 from mstore.errors import ArchiveError, StorageError
 from mstore.persistence.files import Files
+from mstore.shm import layout
 from tests import archive_rig
 from tests.archive_rig import Filled
 from tests.query_rig import T0, Store
@@ -169,6 +170,47 @@ def test_the_part_says_what_its_series_and_metrics_are(store: Store, tmp_path: P
         "u64",
         10,
     )
+
+
+def test_all_tables_are_compressed_by_zstd(store: Store, tmp_path: Path) -> None:
+    store.put(store.open("load"), T0, [1.0])
+    Filled(store, tmp_path).archive(FAR_S)
+    tables = sorted(tmp_path.rglob("*.parquet"))
+    assert len(tables) == 3
+    for path in tables:
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        assert {group.column(n).compression for n in range(group.num_columns)} == {"ZSTD"}, path
+
+
+def test_rows_name_the_level_above_theirs(store: Store, tmp_path: Path) -> None:
+    for levels in ((), ("socket", "1"), ("accelerator", "00:1", "nvlink", "2")):
+        store.put(store.open("load", "f1", *levels), T0, [1.0])
+    Filled(store, tmp_path).archive(FAR_S)
+    found = {
+        (row["scope"], row["scope_id"]): (row["parent_scope"], row["parent_scope_id"])
+        for row in read(tmp_path)
+    }
+    assert found == {
+        ("node", ""): (None, None),
+        ("socket", "1"): ("node", ""),
+        ("nvlink2", ""): ("accelerator", "00:1"),
+    }
+
+
+def test_lives_of_a_series_end_where_the_next_one_begins(store: Store, tmp_path: Path) -> None:
+    first = store.open("load", "f1")
+    store.put(first, T0, [1.0, 2.0], 60)
+    anchor_s = T0 + 1000
+    second, _ = store.writer.begin_era(first & 0xFFFF_FFFF, anchor_s, 10, anchor_s, layout.TYPE_F64)
+    store.writer.publish()
+    store.put(second, anchor_s + 5, [3.0, 4.0], 10)
+    Filled(store, tmp_path).archive(FAR_S)
+    path = names.part_path(tmp_path, "fritz", names.day_of(T0), 1, names.SERIES)
+    lives = sorted(pq.read_table(path, partitioning=None).to_pylist(), key=lambda row: row["first"])
+    assert [(row["frequency"], row["life_start"], row["life_end"]) for row in lives] == [
+        (60, None, anchor_s),
+        (10, anchor_s, None),
+    ]
 
 
 def test_a_metric_is_archived_up_to_its_own_time_and_no_further(store: Store, tmp_path: Path) -> None:
