@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mstore.client.aio import AsyncClient, connect_async
     from mstore.client.questions import Question
     from mstore.client.sync import Client, connect
+    from mstore.conversions import long_table, side_by_side
     from mstore.errors import MstoreError
     from mstore.frames import Series
     from mstore.jobs import Job
@@ -43,6 +44,8 @@ __all__ = [
     "connect_async",
     "default_dir",
     "errors",
+    "long_table",
+    "side_by_side",
 ]
 
 _HOMES = {
@@ -59,6 +62,8 @@ _HOMES = {
     "connect": "mstore.client.sync",
     "connect_async": "mstore.client.aio",
     "default_dir": "mstore.paths",
+    "long_table": "mstore.conversions",
+    "side_by_side": "mstore.conversions",
 }
 
 

@@ -6,8 +6,11 @@
              \\- to_polars()          DataFrame              time, value(s)        missing = null
               \\ to_xarray()          DataArray, Dataset     dimension: time       missing = NaN
 
-Times are those of the slots, or of the rows, in UTC to the millisecond. No copy is made of float values where the other
-library can take an array as it is.
+Times are those of the slots, or of the rows, in UTC to the millisecond. What pandas gets is a copy, because it may be
+written to. All others have the values where the Series has them, but for u64 that xarray makes floats of. The coverage of an
+aggregate is in none of them.
+
+Several series: side_by_side() is a pandas.DataFrame of a column each, long_table() a pyarrow.Table of a row a sample.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ _EXTRAS = {
     "textual": "top",
 }  # fmt: skip
 """Library -> the extra of mstore that installs it."""
+_LONG_NAMES = ("time", "cluster", "host", "level", "metric")
+"""Columns of long_table() before the values."""
 
 
 def library(name: str) -> Any:
@@ -51,25 +56,31 @@ class SeriesConversions:
     def to_pandas(self) -> Any:
         """pandas.Series named after the metric, or a DataFrame of a column each; the index is the time, in UTC.
 
+        Floats as they are, u64 as UInt64; names and unit are in `.attrs`.
         raises  MissingLibrary
         """
         pandas = library("pandas")
         series = cast("Series", self)
         index = pandas.DatetimeIndex(_stamps(series), tz="UTC", name="time")
         found = {name: _pandas_array(pandas, *column) for name, column in _columns(series).items()}
-        if series.columns:
-            return pandas.DataFrame(found, index=index)
-        answer = pandas.Series(found["value"], index=index, name=series.metric or "value")
+        answer = (
+            pandas.DataFrame(found, index=index, copy=True)
+            if series.columns
+            else pandas.Series(found["value"], index=index, name=series.metric or "value", copy=True)
+        )
         answer.attrs = _attributes(series)
         return answer
 
     def to_polars(self) -> Any:
-        """polars.DataFrame of time and value, or time and a column each. raises MissingLibrary"""
+        """polars.DataFrame of time and value, or time and a column each.
+
+        raises  MissingLibrary, InvalidRequest for a column that is called "time"
+        """
         polars = library("polars")
         series = cast("Series", self)
         time = polars.Series("time", _stamps(series)).dt.replace_time_zone("UTC")
         columns = [time]
-        for name, (values, valid) in _columns(series).items():
+        for name, (values, valid) in _beside_time(series).items():
             column = polars.Series(name, np.ascontiguousarray(values))
             columns.append(column.set(polars.Series(~valid), None) if not valid.all() else column)
         return polars.DataFrame(columns)
@@ -77,7 +88,8 @@ class SeriesConversions:
     def to_xarray(self) -> Any:
         """xarray.DataArray over time, or a Dataset of a variable each; names and unit are attributes.
 
-        Missing u64 are NaN, and all of them floats then. raises MissingLibrary
+        Where u64 are missing they are NaN, and all of them float64.
+        raises  MissingLibrary, InvalidRequest for a column that is called "time"
         """
         xarray = library("xarray")
         series = cast("Series", self)
@@ -87,17 +99,21 @@ class SeriesConversions:
                 values if values.dtype.kind == "f" or valid.all() else np.where(valid, values, np.nan),
                 coords, dims=["time"], name=series.metric or "value", attrs=_attributes(series),
             )
-            for name, (values, valid) in _columns(series).items()
+            for name, (values, valid) in _beside_time(series).items()
         }  # fmt: skip
         return xarray.Dataset(arrays, attrs=_attributes(series)) if series.columns else arrays["value"]
 
     def to_arrow(self) -> Any:
-        """pyarrow.RecordBatch of time (timestamp[ms, UTC]) and value, or a column each. raises MissingLibrary"""
+        """pyarrow.RecordBatch of time (timestamp[ms, UTC]) and value, or a column each.
+
+        Names and unit are in the schema's metadata.
+        raises  MissingLibrary, InvalidRequest for a column that is called "time"
+        """
         pyarrow = library("pyarrow")
         series = cast("Series", self)
         time = pyarrow.array(_stamps(series), pyarrow.timestamp("ms", "UTC"))
         arrays, names = [time], ["time"]
-        for name, (values, valid) in _columns(series).items():
+        for name, (values, valid) in _beside_time(series).items():
             arrays.append(pyarrow.array(np.ascontiguousarray(values), mask=~valid))
             names.append(name)
         schema = pyarrow.schema(
@@ -115,14 +131,19 @@ class SeriesConversions:
 
 
 def side_by_side(found: Sequence[Series]) -> Any:
-    """Several series as one pandas.DataFrame: a column each, named by what tells them apart, on the union of their times.
+    """Several series as one pandas.DataFrame: a column each, on the union of their times, in UTC.
 
+    Columns are named by what tells the series apart, a single one by its host. Where one has no slot at a time of
+    another, it is missing there: NaN, of u64 <NA>.
     raises  InvalidRequest for series of several columns, MissingLibrary
     """
     pandas = library("pandas")
     if any(series.columns for series in found):
         raise InvalidRequest("series of several columns do not fit side by side: convert them one by one")
-    return pandas.concat([series.to_pandas() for series in found], axis=1, keys=labels(found))
+    if not found:
+        return pandas.DataFrame(index=pandas.DatetimeIndex([], tz="UTC", name="time").as_unit("ms"))
+    names = labels(found) if len(found) > 1 else [found[0].host or "value"]
+    return pandas.concat([series.to_pandas() for series in found], axis=1, keys=names, sort=True)
 
 
 def long_table(found: Iterable[Series]) -> Any:
@@ -130,13 +151,17 @@ def long_table(found: Iterable[Series]) -> Any:
 
     Values are float64, or uint64 where all are. Series of several columns have these in the place of value, null where a
     row lacks one. The unit is in the schema's metadata where all have the same.
-    raises InvalidRequest for series whose columns differ, MissingLibrary
+    raises InvalidRequest for series whose columns differ or are called as one of these, MissingLibrary
     """
     pyarrow = library("pyarrow")
     parts = list(found)
     names = parts[0].columns if parts else ()
     if any(series.columns != names for series in parts):
         raise InvalidRequest("series of different columns have no table in common: convert them one by one")
+    if taken := set(names).intersection(_LONG_NAMES):
+        raise InvalidRequest(
+            f"a column of these series is called {min(taken)!r}, as one of the table is: take .column(name) of each"
+        )
     schema = _long_schema(pyarrow, parts, names or ("value",))
     tables = [_long_rows(pyarrow, series, schema) for series in parts]
     return pyarrow.concat_tables(tables) if tables else schema.empty_table()
@@ -144,7 +169,7 @@ def long_table(found: Iterable[Series]) -> Any:
 
 def _long_schema(pyarrow: Any, parts: Sequence[Series], names: Sequence[str]) -> Any:
     fields = [("time", pyarrow.timestamp("ms", "UTC"))]
-    fields += [(name, pyarrow.string()) for name in ("cluster", "host", "level", "metric")]
+    fields += [(name, pyarrow.string()) for name in _LONG_NAMES[1:]]
     for name in names:
         kinds = {_columns(series)[name][0].dtype.kind for series in parts}
         fields.append((name, pyarrow.uint64() if kinds == {"u"} else pyarrow.float64()))
@@ -194,6 +219,16 @@ def _columns(series: Series) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_]]
     if not series.columns:
         return {"value": (series.values, series.valid)}
     return {name: (series.values[name], series.valid[:, i]) for i, name in enumerate(series.columns)}
+
+
+def _beside_time(series: Series) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]:
+    """_columns() for where the times are a column, too. raises InvalidRequest if there would be two of that name"""
+    if "time" in series.columns:
+        raise InvalidRequest(
+            "a column of this series is called 'time', as the stamps are: take .column('time') alone, or to_pandas(), "
+            "which has the stamps as its index"
+        )
+    return _columns(series)
 
 
 def _attributes(series: Series) -> dict[str, str]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mstore.plurals import count
+
 if TYPE_CHECKING:
     from mstore.frames import Series
 
@@ -21,6 +23,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 72
 _PICTURE_WIDTH, _PICTURE_HEIGHT = 360, 48
 """Of the picture in a notebook, in pixels."""
+_LEFT = "text-align:left"
+"""Notebooks set tables flush right, unless each cell says otherwise."""
 
 
 class SeriesDisplay:
@@ -40,16 +44,20 @@ class SeriesDisplay:
     def _headline(self) -> str:
         """One line: what it is, of what, how much of it is there, and why there is nothing."""
         series = cast("Series", self)
-        kind = "rows" if series.stamped else f"slots of {series.step} s"
+        kind = (
+            count(len(series), "row")
+            if series.stamped
+            else f"{count(len(series), 'slot')} of {series.step} s"
+        )
         name = str(series.values.dtype.str[1:])
-        dtype = "columns" if series.columns else _DTYPE_NAMES.get(name, name)
+        dtype = count(len(series.columns), "column") if series.columns else _DTYPE_NAMES.get(name, name)
         present = int(np.count_nonzero(series.valid.any(axis=1) if series.columns else series.valid))
         text = f"Series {series.metric or '?'} of {series.path or '?'}: "
-        text += f"{len(series)} {kind}, {present} with a sample, {dtype}"
+        text += f"{kind}, {present:,} with a sample, {dtype}"
         if series.aggregation and series.n_series > 1:
             text += f", {series.aggregation} of {series.n_series} series"
             if n_partial := int(np.count_nonzero(series.partial)):
-                text += f" ({n_partial} slots of fewer)"
+                text += f" ({count(n_partial, 'slot')} of fewer)"
         return f"{text} ({series.why})" if series.why else text
 
     def _repr_html_(self) -> str:
@@ -68,7 +76,7 @@ class SeriesDisplay:
             )
             rows.append(("values", " · ".join(texts) + (f" {series.unit}" if series.unit else "")))
         body = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(text)}</td></tr>"
+            f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_LEFT}'>{escape(text)}</td></tr>"
             for name, text in rows
         )
         shown = picture(series.values, series.valid) if not series.columns and series.valid.any() else ""
@@ -114,30 +122,40 @@ def _bars(values: NDArray[Any], valid: NDArray[np.bool_], width: int) -> str:
 def picture(values: NDArray[Any], valid: NDArray[np.bool_]) -> str:
     """The course as an SVG: of each pixel column the span from its smallest to its largest sample, a gap where none is.
 
+    Neighbours are joined by a riser, so that they make a line and not a cloud of dots.
+
     values  numeric [n];  valid  bool[n], one of them true
     """
-    finite = valid & np.isfinite(values.astype(np.float64))
     numbers = values.astype(np.float64)
+    finite = valid & np.isfinite(numbers)
     low, high = (float(numbers[finite].min()), float(numbers[finite].max())) if finite.any() else (0.0, 0.0)
     span = high / 2 - low / 2 or 1.0
     n, width = len(values), min(len(values), _PICTURE_WIDTH)
     edges = np.linspace(0, n, width + 1).astype(np.int64)
     bar = _PICTURE_WIDTH / width
     marks = []
+    before: tuple[float, float] | None = None
     for i in range(width):
         part = numbers[edges[i] : edges[i + 1]][finite[edges[i] : edges[i + 1]]]
         if not len(part):
+            before = None
             continue
-        top, bottom = (
-            (float(edge) / 2 - low / 2) / span * (_PICTURE_HEIGHT - 2) for edge in (part.max(), part.min())
+        bottom, top = (
+            (float(edge) / 2 - low / 2) / span * (_PICTURE_HEIGHT - 2) for edge in (part.min(), part.max())
         )
-        marks.append(
-            f"M{i * bar:.1f} {_PICTURE_HEIGHT - 1 - top:.1f}h{bar:.1f}V{_PICTURE_HEIGHT - bottom:.1f}h-{bar:.1f}z"
-        )
+        marks.append(_box(i * bar, bar, bottom, top))
+        if before is not None and (before[1] < bottom or before[0] > top):
+            marks.append(_box(i * bar, 1, min(top, before[1]), max(bottom, before[0])))
+        before = bottom, top
     return (
         f"<svg width='{_PICTURE_WIDTH}' height='{_PICTURE_HEIGHT}' role='img' aria-label='course'>"
         f"<path d='{''.join(marks)}' fill='#3b6ea5'/></svg>"
     )
+
+
+def _box(left: float, width: float, bottom: float, top: float) -> str:
+    """A filled box of an SVG's path, a pixel high at least; heights are counted from the picture's lower edge."""
+    return f"M{left:.1f} {_PICTURE_HEIGHT - 1 - top:.1f}h{width:.1f}V{_PICTURE_HEIGHT - bottom:.1f}h-{width:.1f}z"
 
 
 def _clock(seconds: int) -> str:

@@ -278,11 +278,14 @@ def test_the_pages_examples_run_one_after_the_other(serve: Serve, short_dir: Pat
     assert printed[0].startswith("2 [3. 3.")
     assert "240 6.0" in printed
     assert "f0201 1 2.0 GB/s" in printed
-    assert printed[-4:] == [
+    assert printed[-7:] == [
         "['f0201', 'f0202']",
         "('cpu_load', 'flops_any', 'mem_bw') ('power', 'numa')",
         "failed",
         "['fritz']",
+        "datetime64[ms, UTC] float32 cpu_load",
+        "(12, 1)",
+        "['time', 'cluster', 'host', 'level', 'metric', 'value']",
     ]
 
 
