@@ -52,3 +52,12 @@ def test_memory_volume_and_patience_are_those_of_the_store() -> None:
     assert f"-v mstore:{directory[1]} " in TEXT
     assert "STOPSIGNAL SIGTERM" in TEXT
     assert "USER mstore" in TEXT, "not as root"
+
+
+def test_it_installs_extras_that_there_are_and_what_an_archive_needs() -> None:
+    (listed,) = re.findall(r"^ARG EXTRAS=(\S+)$", TEXT, re.MULTILINE)
+    assert '"/src[$EXTRAS]"' in TEXT.split("\nFROM ")[1], "what is built is what is copied"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"archive", "cli", "top"} == set(listed.split(",")) <= extras.keys()
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert f"EXTRAS={listed}," in page, "the page builds upon the same list"

@@ -18,12 +18,14 @@ from mstore.workers import door, heartbeat
 from mstore.workers.family import STOP_S_MAX
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+DOCS = DEPLOY.parent / "docs"
+DROP_INS = sorted(DEPLOY.glob("*.conf"))
 SOCKETS = ["mstore-ingest.socket", "mstore-query.socket"]
 DIRECTORY = Path("/var/lib/mstore")
 
 
 def unit(name: str) -> configparser.ConfigParser:
-    """A unit file. Keys are told apart by case as systemd does; none may come twice."""
+    """A unit file or a drop-in. Keys are told apart by case as systemd does; none may come twice."""
     parser = configparser.ConfigParser(interpolation=None, strict=True, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     assert parser.read(DEPLOY / name)
@@ -95,14 +97,57 @@ def test_kept_memory_survives_a_stop_of_the_service() -> None:
     assert "--keep-memory" in SERVICE["ExecStart"]
 
 
+def test_a_drop_in_opens_the_network_and_leaves_the_rest_of_the_sandbox_shut() -> None:
+    assert (SERVICE["PrivateNetwork"], SERVICE["RestrictAddressFamilies"], SERVICE["IPAddressDeny"]) == (
+        "yes", "AF_UNIX", "any",
+    )  # fmt: skip
+    opened = dict(unit("mstore-network.conf")["Service"])
+    allowed = opened.pop("IPAddressAllow").split()
+    assert opened == {"PrivateNetwork": "no", "RestrictAddressFamilies": "AF_INET AF_INET6"}
+    assert allowed == ["localhost"], "whoever installs it says whom else the store may ask"
+
+
+def test_a_drop_in_lets_directories_of_archive_and_export_be_written_to() -> None:
+    assert SERVICE["ProtectSystem"] == "strict"
+    parts = unit("mstore-paths.conf")
+    assert {name: list(parts[name]) for name in parts.sections()} == {
+        "Unit": ["RequiresMountsFor"], "Service": ["ReadWritePaths"],
+    }  # fmt: skip
+    path = Path(parts["Service"]["ReadWritePaths"])
+    assert parts["Unit"]["RequiresMountsFor"] == str(path)
+    assert not path.is_relative_to(DIRECTORY), "which can be written to anyway"
+    assert f'directory = "{path}"' in (DOCS / "archive.md").read_text(), "the page's example"
+
+
+@pytest.mark.parametrize("path", DROP_INS, ids=lambda path: path.name)
+def test_every_drop_in_says_where_it_belongs_and_is_described(path: Path) -> None:
+    place = re.match(r"# (/etc/systemd/system/mstore\.service\.d/\w+\.conf):", path.read_text())
+    assert place
+    page = (DOCS / "operations.md").read_text()
+    assert f"install -D -m 644 deploy/{path.name} {place[1]}\n" in page
+    assert f"](../deploy/{path.name})" in page
+
+
 def test_the_manager_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     """Where systemd-analyze is installed; the program's path is not on this machine, so another stands for it."""
     for path in (*DEPLOY.glob("*.service"), *DEPLOY.glob("*.socket")):
         (tmp_path / path.name).write_text(path.read_text().replace("/opt/mstore/bin/mstore", "/bin/true"))
+    drop_ins = tmp_path / "mstore.service.d"
+    drop_ins.mkdir()
+    for path in DROP_INS:
+        text = path.read_text()
+        (drop_ins / path.name).write_text(text)
+        (drop_ins / f"more-{path.name}").write_text(re.sub(r"^#(?=[A-Z]\w+=)", "", text, flags=re.MULTILINE))
     if program := shutil.which("systemd-analyze"):
-        checked = subprocess.run(
-            [program, "verify", *(str(tmp_path / name) for name in ("mstore.service", *SOCKETS))],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        checked = verified(program, tmp_path)
         assert (checked.returncode, checked.stderr) == (0, "")
-    assert len(list(tmp_path.iterdir())) == 1 + len(SOCKETS)
+        (drop_ins / "wrong.conf").write_text("[Service]\nReadWritePath=/data\n")
+        assert "ReadWritePath" in verified(program, tmp_path).stderr, "drop-ins are read, too"
+    assert len(list(tmp_path.glob("mstore*"))) == 2 + len(SOCKETS)
+
+
+def verified(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, "verify", *(str(directory / name) for name in ("mstore.service", *SOCKETS))],
+        capture_output=True, text=True,
+    )  # fmt: skip
