@@ -6,23 +6,35 @@ where, though not the moment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.stores import Server
+from tests.stores import Server, until
+from tests.torture.kill_plans import Plan
+from tests.torture.kill_points import AT_A_STOP, all_points
+from tests.torture.kill_setups import SETUPS
 from tests.torture.kill_writers import HOSTS, STEP_S, Writer, first_s
-from tests.torture.kills import POINTS, Run
+from tests.torture.kills import Run
 
 Serve = Callable[..., Server]
 
-KILLS = 200
+KILLS = 100
+"""Of each kind of store."""
+HIT = re.compile(r'faults\.hit\("([^"]+)"\)')
 
 
 @pytest.mark.timeout(900)
-def test_no_acknowledged_sample_is_lost_whatever_is_killed_and_when(short_dir: Path, seed: int) -> None:
-    run = Run(short_dir, seed)
+@pytest.mark.parametrize("chores", [False, True], ids=["plain", "with retention, cap and orders"])
+def test_no_acknowledged_sample_is_lost_whatever_is_killed_and_when(
+    short_dir: Path, seed: int, chores: bool
+) -> None:
+    """Two ingest workers, as in three of four stores of a long run; with an archive, or without one, by the seed."""
+    plain, expiring, archiving = SETUPS[1:]
+    setup = (expiring, archiving)[seed % 2] if chores else plain
+    run = Run(short_dir, seed, setup=setup)
     try:
         run.run(KILLS)
     finally:
@@ -33,9 +45,68 @@ def test_no_acknowledged_sample_is_lost_whatever_is_killed_and_when(short_dir: P
     assert tally.killed.total() >= KILLS
     assert tally.missed.total() < KILLS // 4, "most orders are carried out"
     at_points = {name for name in tally.killed if " " in name}
-    assert len(at_points) > 10, at_points
+    assert len(at_points) > 8, at_points
     assert tally.n_compared >= 2 * tally.n_acknowledged
     assert (tally.n_lost, tally.n_orphans, tally.n_segments_left) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("process", "points"),
+    [
+        ("persister", ["free.written", "protect.written", "persister.closing"]),
+        ("archive", ["archive.written", "archive.published", "archive.committed", "archive.day_unnamed"]),
+    ],
+    ids=["persister", "archive"],
+)
+@pytest.mark.timeout(300)
+def test_a_death_in_the_middle_of_an_order_loses_nothing(
+    short_dir: Path, seed: int, process: str, points: list[str]
+) -> None:
+    """Points that are on nobody's way but that of an order or a stop, each of them reached here in every run."""
+    run = Run(short_dir, seed, setup=SETUPS[-1])
+    try:
+        run.start()
+        for writer in run.writers:
+            while writer.acknowledged < 40:
+                assert writer.send(writer.acknowledged)
+                writer.acknowledged += 1
+            writer.hang_up()
+        with run.server.client(timeout=60) as client:
+            client.archive(delete=True)
+        for point in points:
+            die_at(run, process, point)
+        run.check()
+        run.server.kill()
+        run.bury()
+        run.start()
+        run.check()
+    finally:
+        run.clean_up()
+        print(run.server.log_text()[-4000:])
+    assert run.tally.n_compared == 2 * 40 * HOSTS * len(run.writers)
+    assert (run.tally.n_lost, run.tally.n_gone) == (0, 0)
+
+
+def die_at(run: Run, process: str, point: str) -> None:
+    """Order a death, and what leads to it; the store is ready again then."""
+    hit = run.orders / f"{process}.hit"
+    before = run.server.worker_pid("persister")
+    Plan(run, process).order(point, 1)
+    if point in AT_A_STOP:
+        assert run.server.process is not None
+        run.server.process.terminate()
+        run.bury()
+        run.start()
+        assert hit.exists(), point
+        return
+
+    def is_hit() -> bool:
+        run.prod(process, point)
+        return hit.exists()
+
+    until(is_hit, point, 60)
+    if process == "persister":
+        until(lambda: run.server.worker_pid("persister") not in (0, before), "the next persister", 60)
 
 
 @pytest.mark.parametrize("churns", [False, True], ids=["one series a host", "new series"])
@@ -54,10 +125,13 @@ def test_the_comparison_names_every_sample_that_is_not_there(
     assert (gone.n, len(gone.lost)) == (1, 1)
 
 
-def test_every_point_that_is_named_stands_in_the_code() -> None:
-    """A point that nobody comes to would be a kill that never happens."""
+def points_in_the_code() -> set[str]:
     root = Path(__file__).parents[2] / "mstore"
-    code = "".join(path.read_text() for path in root.rglob("*.py"))
-    for points in POINTS.values():
-        for point in points:
-            assert f'faults.hit("{point}")' in code, point
+    code = "".join(path.read_text() for path in root.rglob("*.py") if path.name != "faults.py")
+    assert code.count("faults.hit(") == len(HIT.findall(code)), "every point is a literal"
+    return set(HIT.findall(code))
+
+
+def test_points_of_the_code_and_of_the_plans_are_the_same() -> None:
+    """A plan's point that nobody comes to would be a kill that never happens; one without a plan is never tried."""
+    assert points_in_the_code() == set(all_points())

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import mstore
-from mstore.errors import NoData, UnknownMetric, UnknownSelector
+from mstore.errors import ArchiveError, NoData, UnknownMetric, UnknownSelector
 from tests.stores import read_all
 
 STEP_S = 10
 HOSTS = 20
+OTHER = 0.25
+"""So much larger are values that are overwritten."""
 AGO_S = 400_000
 """A writer's first sample is so old; each later one is a step newer."""
 
@@ -33,10 +36,18 @@ class Compared:
 
     n: int = 0
     lost: list[str] = field(default_factory=list)
+    n_gone: int = 0
+    """Not there, as they may be: freed, or expired."""
 
 
 class Writer(threading.Thread):
-    """Sends one column of HOSTS samples after another, each again until it is acknowledged."""
+    """Sends one column of HOSTS samples after another, each again until it is acknowledged.
+
+    churns       new series for every few columns
+    overwrites   before a column another one of other values, to the same slots; the worker may be another one
+    anchor       this column is sent first, before all older ones: with it a chunk begins, so theirs ends there
+    retention_s  what the store keeps of this writer's cluster; 0 = everything
+    """
 
     def __init__(
         self,
@@ -47,6 +58,10 @@ class Writer(threading.Thread):
         *,
         framed: bool = False,
         churns: bool = False,
+        overwrites: bool = False,
+        anchor: int = 0,
+        step_s: int = STEP_S,
+        retention_s: int = 0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._directory = directory
@@ -54,6 +69,14 @@ class Writer(threading.Thread):
         self._ack = ack
         self._framed = framed
         self._churns = churns
+        self._overwrites = overwrites
+        self._anchor = anchor
+        self._doubtful: set[int] = set()
+        """Columns whose other values were not acknowledged: they may come late, and win."""
+        self.step_s = step_s
+        self.retention_s = retention_s
+        self.freed_before_s = 0
+        """An order to free what is older was given, at least."""
         self.halt = threading.Event()
         self.acknowledged = 0
         """Columns 0 .. acknowledged - 1 are in the store, whatever was killed since."""
@@ -69,7 +92,11 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         try:
+            while self._anchor and not self.halt.is_set() and not self.send(self._anchor):
+                time.sleep(0.02)
             while not self.halt.is_set():
+                if self._overwrites and not self.send(self.acknowledged, OTHER):
+                    self._doubtful.add(self.acknowledged)
                 if self.send(self.acknowledged):
                     self.acknowledged += 1
                     time.sleep(0.004)
@@ -78,35 +105,43 @@ class Writer(threading.Thread):
         except BaseException as fault:  # shown by the test; a thread's own report would be lost
             self.fault = fault
         finally:
-            self._hang_up()
+            self.hang_up()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             client.close()
 
-    def _text(self, tick: int) -> str:
-        t = self.first_s + tick * STEP_S
+    def time_s(self, tick: int) -> int:
+        return self.first_s + tick * self.step_s
+
+    def gone_before_s(self) -> int:
+        """What is older may have left memory: it was freed by order, or has expired."""
+        expired_s = int(time.time()) + 1 - self.retention_s if self.retention_s else 0
+        return max(self.freed_before_s, expired_s)
+
+    def _text(self, tick: int, more: float) -> str:
         metric = self.metric(tick)
         return "".join(
-            f"{metric},cluster={self.name},hostname=h{host} value={self.value(host, tick)} {t}\n"
+            f"{metric},cluster={self.name},hostname=h{host} value={self.value(host, tick) + more}"
+            f" {self.time_s(tick)}\n"
             for host in range(HOSTS)
         )
 
-    def send(self, tick: int) -> bool:
-        """One column; whether it was acknowledged."""
+    def send(self, tick: int, more: float = 0.0) -> bool:
+        """One column, its values larger by `more`; whether it was acknowledged."""
         if self._framed:
             try:
                 if self._client is None:
                     self._client = mstore.connect(self._directory, ack=self._ack, timeout=5)
-                result = self._client.write(self._text(tick))
+                result = self._client.write(self._text(tick, more))
             except mstore.MstoreError:
-                self._hang_up()
+                self.hang_up()
                 return False
             assert (result.written, result.rejected) == (HOSTS, 0), result
             return True
         try:
-            reply = exchange(self._directory, f"# mstore ack={self._ack}\n{self._text(tick)}")
+            reply = exchange(self._directory, f"# mstore ack={self._ack}\n{self._text(tick, more)}")
         except OSError:
             return False
         if not reply.startswith(b"written="):
@@ -114,33 +149,57 @@ class Writer(threading.Thread):
         assert reply.startswith(f"written={HOSTS} rejected=0 ".encode()), reply
         return True
 
-    def compare(self, client: mstore.Client, hosts: range, first: int, stop: int) -> Compared:
-        """Every value of columns first .. stop - 1 of these hosts, at its time, bit for bit."""
+    def compare(
+        self, client: mstore.Client, hosts: range, first: int, stop: int, gone_before_s: int = 0
+    ) -> Compared:
+        """Every value of columns first .. stop - 1 of these hosts, at its time, bit for bit.
+
+        gone_before_s  samples before that may be missing; no other value may be in their place
+        raises         ArchiveError when a part of the answer could not be read
+        """
         compared = Compared()
         metrics: dict[str, list[int]] = {}
         for tick in range(first, stop):
             metrics.setdefault(self.metric(tick), []).append(tick)
         for host in hosts:
             for metric, ticks in metrics.items():
-                start_s, stop_s = (self.first_s + tick * STEP_S for tick in (ticks[0], ticks[-1] + 1))
                 compared.n += len(ticks)
-                try:
-                    found = client.query(self.name, f"h{host}", metric, start_s, stop_s)
-                except (UnknownSelector, UnknownMetric, NoData) as missing:
-                    compared.lost += [
-                        f"{self.name} h{host} {metric}, tick {tick}: {missing}" for tick in ticks
-                    ]
-                    continue
-                assert isinstance(found, mstore.Series), (self.name, host, metric)
-                assert found.step == STEP_S
-                at = [(self.first_s + tick * STEP_S - int(found.times[0])) // STEP_S for tick in ticks]
-                values = np.array([self.value(host, tick) for tick in ticks], np.float32)
-                compared.lost += [
-                    f"{self.name} h{host} {metric}, tick {tick} of {stop}"
-                    for tick, place, value in zip(ticks, at, values, strict=True)
-                    if not 0 <= place < len(found.values) or found.values[place] != value
-                ]
+                found, why = self._found(client, host, metric, ticks)
+                for tick, value in zip(ticks, found.tolist(), strict=True):
+                    if self._is_right(host, tick, value):
+                        continue
+                    if np.isnan(value) and self.time_s(tick) < gone_before_s:
+                        compared.n_gone += 1
+                    else:
+                        compared.lost.append(
+                            f"{self.name} h{host} {metric}, tick {tick} of {stop}: {value} {why}"
+                        )
         return compared
+
+    def _is_right(self, host: int, tick: int, value: float) -> bool:
+        right = self.value(host, tick)
+        return value == right or (tick in self._doubtful and value == right + OTHER)
+
+    def _found(
+        self, client: mstore.Client, host: int, metric: str, ticks: Sequence[int]
+    ) -> tuple[NDArray[np.float64], str]:
+        """float64[len(ticks)], NaN where nothing is; and why not."""
+        values = np.full(len(ticks), np.nan)
+        start_s, stop_s = self.time_s(ticks[0]), self.time_s(ticks[-1] + 1)
+        try:
+            found = client.query(self.name, f"h{host}", metric, start_s, stop_s)
+        except (UnknownSelector, UnknownMetric, NoData) as missing:
+            return values, str(missing)
+        assert isinstance(found, mstore.Series), (self.name, host, metric)
+        if "archive" in found.why:
+            raise ArchiveError(found.why)
+        if not len(found.times):
+            return values, "no slots"
+        assert found.step == self.step_s
+        at = (np.array([self.time_s(tick) for tick in ticks]) - int(found.times[0])) // self.step_s
+        there = (at >= 0) & (at < len(found.values))
+        values[there] = found.values[at[there]]
+        return values, ""
 
 
 def exchange(directory: Path, text: str) -> bytes:
@@ -157,8 +216,11 @@ class Asker(threading.Thread):
     """Reads back all the time what was acknowledged since its last look, of two hosts: query workers have something to
     die of, and a loss shows soon."""
 
-    def __init__(self, directory: Path, writers: Sequence[Writer], rng: random.Random) -> None:
+    def __init__(
+        self, directory: Path, writers: Sequence[Writer], rng: random.Random, patience_s: float
+    ) -> None:
         super().__init__(daemon=True)
+        self._patience_s = patience_s
         self._directory = directory
         self._looked = dict.fromkeys(writers, 0)
         self._rng = rng
@@ -172,7 +234,7 @@ class Asker(threading.Thread):
             while not self.halt.is_set():
                 with (
                     contextlib.suppress(mstore.MstoreError),
-                    mstore.connect(self._directory, timeout=2) as client,
+                    mstore.connect(self._directory, timeout=self._patience_s) as client,
                 ):
                     while not self.halt.is_set():
                         self._look(client)
@@ -186,7 +248,8 @@ class Asker(threading.Thread):
         for writer, looked in self._looked.items():
             upto = writer.acknowledged
             if upto > looked:
-                compared = writer.compare(client, range(host, host + 2), looked, upto)
+                gone_before_s = writer.gone_before_s()
+                compared = writer.compare(client, range(host, host + 2), looked, upto, gone_before_s)
                 assert not compared.lost, compared.lost[:20]
                 self.n_compared += compared.n
                 self._looked[writer] = upto

@@ -24,231 +24,60 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
 import mstore
 from mstore.shm.segment import name_prefix, stale, unlink
 from tests.stores import Server, until
-from tests.torture.kill_writers import HOSTS, STEP_S, Asker, Writer, first_s
+from tests.torture.kill_chores import Chores, Subscriber
+from tests.torture.kill_plans import ORDER_S_MAX, Plan
+from tests.torture.kill_points import (
+    AT_A_STOP,
+    points_of,
+)
+from tests.torture.kill_setups import Setup, setup_of
+from tests.torture.kill_tally import Tally
+from tests.torture.kill_writers import HOSTS, Asker, Writer
 
 KILLS_A_ROUND = (20, 45)
 """Of workers and helpers, then the supervisor's turn has come."""
-ORDER_S_MAX = 10.0
-"""How long an order stands; some points are not on the way of every life."""
 LOOK_S = 0.01
 
-POINTS = {
-    "persister": (
-        "drain.begin", "drain.written", "drain.applied", "drain.noted", "catalog.written", "intern.made",
-        "intern.published", "recovery.read", "persister.opened", "files.fsync", "files.rename", "files.renamed",
-        "files.fdatasync", "files.create", "files.unlink", "births.ordered",
-    ),
-    "ingest-0": ("ingest.published", "ingest.asking", "ingest.waiting", "ingest.reply"),
-    "query-0": ("query.reply",),
-    "snapshot": (
-        "files.create", "files.fdatasync", "snapshot.copied", "files.rename", "files.renamed", "files.fsync",
-        "files.unlink",
-    ),
-    "mstore": (
-        "supervisor.handing_out", "supervisor.made", "supervisor.spawned", "supervisor.renewing", "births.ordered",
-    ),
-    "nursery": ("nursery.forked",),
-    "helpers": ("nursery.forked",),
-}  # fmt: skip
-AT_A_START = {
-    "recovery.read", "persister.opened", "files.fsync", "files.rename", "files.renamed", "files.fdatasync",
-    "files.create", "files.unlink",
-}  # fmt: skip
-"""Points that a persister passes when it starts: it is made to."""
-MANY_HITS = {
-    "drain.begin",
-    "drain.written",
-    "drain.applied",
-    "drain.noted",
-    "ingest.published",
-    "ingest.reply",
-}
-BETWEEN = {
-    "persister": (10, 40),
-    "ingest-0": (1, 40),
-    "query-0": (2, 0),
-    "snapshot": (0, 0),
-    "nursery": (2, 10),
-    "helpers": (2, 10),
-}
-"""At most so many deaths of others, and so many columns acknowledged, between two deaths: a persister's takes all workers
-along, and the memory is adopted anew."""
-PAUSE_S = 0.3
-HELPER_S = 0.1
-"""A snapshot helper lives about so long: it is killed at a moment of that."""
-
-
-@dataclass
-class Tally:
-    """What happened, over all stores of a run."""
-
-    killed: Counter[str] = field(default_factory=Counter)
-    """By process, or process and point."""
-    missed: Counter[str] = field(default_factory=Counter)
-    """Orders that nobody carried out in time."""
-    n_restarts: int = 0
-    n_acknowledged: int = 0
-    n_compared: int = 0
-    n_lost: int = 0
-    n_orphans: int = 0
-    """Processes that were left when their store had ended."""
-    n_segments_left: int = 0
-
-    def add(self, other: Tally) -> None:
-        self.killed.update(other.killed)
-        self.missed.update(other.missed)
-        self.n_restarts += other.n_restarts
-        self.n_acknowledged += other.n_acknowledged
-        self.n_compared += other.n_compared
-        self.n_lost += other.n_lost
-        self.n_orphans += other.n_orphans
-        self.n_segments_left += other.n_segments_left
-
-    def to_plain(self) -> dict[str, object]:
-        by_kind: Counter[str] = Counter()
-        for name, n in self.killed.items():
-            by_kind[name.split()[0]] += n
-        return {
-            "kills": self.killed.total(),
-            "by_kind": dict(sorted(by_kind.items())),
-            "by_point": dict(sorted((name, n) for name, n in self.killed.items() if "." in name)),
-            "at_any_moment": dict(sorted((name, n) for name, n in self.killed.items() if "." not in name)),
-            "not_come_to": dict(sorted(self.missed.items())),
-            "restarts": self.n_restarts,
-            "samples_acknowledged": self.n_acknowledged,
-            "samples_compared": self.n_compared,
-            "lost": self.n_lost,
-            "orphans": self.n_orphans,
-            "segments_left": self.n_segments_left,
-        }
-
-
-class Plan:
-    """What comes next for one kind of process: an order that stands, or a death by number when it is there."""
-
-    def __init__(self, run: Run, kind: str) -> None:
-        self._run = run
-        self.kind = kind
-        self._file = run.orders / kind
-        self._point = ""
-        self._hunting = False
-        self._since = 0.0
-        self._not_before = 0.0
-        self._wait()
-
-    def step(self) -> None:
-        """Look whether the order was carried out; else go on to the next when its time has come."""
-        overdue = time.monotonic() - self._since > ORDER_S_MAX
-        if self.kind == "snapshot" and (self._point or self._hunting):
-            self._run.ask_for_snapshot()
-        if self._point:
-            if self._hit():
-                self._died(f"{self.kind} {self._point}")
-            elif overdue:
-                self.withdraw()
-        elif self._hunting:
-            if self._in_the_middle() and self._run.kill_by_number(self.kind):
-                self._died(self.kind)
-            self._hunting = self._hunting and not overdue
-        elif self._may_die():
-            self._begin()
-
-    def _in_the_middle(self) -> bool:
-        """A helper is there before it does anything: it is given some time from when it was first seen."""
-        if self.kind != "snapshot":
-            return True
-        now = time.monotonic()
-        if not self._run.is_there(self.kind):
-            self._not_before = 0.0
-        elif self._not_before == 0.0:
-            self._not_before = now + self._run.rng.random() * HELPER_S
-        return 0.0 < self._not_before <= now
-
-    def withdraw(self) -> None:
-        """The order stands no longer; carried out at the last moment, it counts."""
-        self._hunting = False
-        if not self._point:
-            return
-        try:
-            self._file.unlink()
-            self._run.tally.missed[f"{self.kind} {self._point}"] += 1
-            self._point = ""
-            self._wait()
-        except FileNotFoundError:
-            self._died(f"{self.kind} {self._point}")
-
-    def _wait(self) -> None:
-        """Until others have died, and samples were acknowledged: else nothing would be at stake. Not always."""
-        rng, (n_others, n_columns) = self._run.rng, BETWEEN.get(self.kind, (0, 0))
-        hasty = rng.random() < 0.15
-        self._after_kills = self._run.tally.killed.total() + (0 if hasty else rng.randint(0, n_others))
-        self._after_columns = self._run.acknowledged() + (0 if hasty else rng.randint(0, n_columns))
-        self._pause_until = time.monotonic() + rng.random() * PAUSE_S
-
-    def _may_die(self) -> bool:
-        return (
-            time.monotonic() >= self._pause_until
-            and self._run.tally.killed.total() >= self._after_kills
-            and self._run.acknowledged() >= self._after_columns
-        )
-
-    def _begin(self) -> None:
-        rng = self._run.rng
-        self._since = time.monotonic()
-        if rng.random() < 0.5:
-            self._hunting = True
-            return
-        point = self._run.least_tried(self.kind)
-        self.order(point, rng.randint(1, 20) if point in MANY_HITS else 1)
-        if self.kind == "persister" and point in AT_A_START and self._run.kill_by_number(self.kind):
-            self._run.tally.killed[self.kind] += 1
-
-    def order(self, point: str, n: int) -> None:
-        self._file.with_suffix(".hit").unlink(missing_ok=True)
-        whole = self._file.with_suffix(".tmp")
-        whole.write_text(f"{point} {n}")
-        whole.rename(self._file)
-        self._point, self._since = point, time.monotonic()
-
-    def _hit(self) -> bool:
-        return self._file.with_suffix(".hit").exists()
-
-    def _died(self, name: str) -> None:
-        self._run.tally.killed[name] += 1
-        self._point, self._hunting, self._not_before = "", False, 0.0
-        self._wait()
+MODULES = {"mstore.workers.providers": "protect", "mstore.workers.archive_reader": "archive-reader"}
+"""What is started by exec, and not forked, shows its module."""
 
 
 class Run:
     """One store, its writers, and the killer."""
 
-    def __init__(self, directory: Path, seed: int, until_s: float = float("inf")) -> None:
+    def __init__(
+        self, directory: Path, seed: int, until_s: float = float("inf"), setup: Setup | None = None
+    ) -> None:
+        """setup: which kind of store; None: the seed says"""
         self.seed = seed
         self.rng = random.Random(seed)
         self.until_s = until_s
         """On the monotonic clock: no further kill after that."""
+        self.setup = setup or setup_of(seed)
         self.orders = directory / "orders"
         self.orders.mkdir()
-        config = f'default_step = {STEP_S}\nretention = "0"\ningest_workers = 1\nquery_workers = 1\n'
-        self.server = Server(directory, config)
-        began_s = first_s()
-        self.writers = [
-            Writer(directory, "frames", began_s, "durable", framed=True),
-            Writer(directory, "text", began_s, "durable"),
-            Writer(directory, "memory", began_s, "memory"),
-            Writer(directory, "churn", began_s, "durable", churns=True),
-        ]
-        self.asker = Asker(directory, self.writers, random.Random(seed))
+        self.server = Server(directory, self.setup.config)
+        self.writers = self.setup.writers(directory)
+        self.asker = Asker(directory, self.writers, random.Random(seed), 10.0 if self.setup.archives else 2.0)
+        self.chores: Chores | None = None
+        self.subscriber: Subscriber | None = None
+        if self.setup.chores:
+            self.chores = Chores(directory, self.setup, self.writers, random.Random(seed))
+            self.subscriber = Subscriber(directory, self.writers[2])
         self.tally = Tally()
         self._tried: Counter[str] = Counter()
-        self._asking: threading.Thread | None = None
+        self._asking: dict[str, threading.Thread] = {}
+
+    @property
+    def threads(self) -> list[Writer | Asker | Chores | Subscriber]:
+        others = [one for one in (self.chores, self.subscriber) if one is not None]
+        return [*self.writers, self.asker, *others]
 
     def acknowledged(self) -> int:
         return sum(writer.acknowledged for writer in self.writers)
@@ -257,7 +86,8 @@ class Run:
 
     def start(self) -> None:
         """Until it is ready: it may be killed while it starts."""
-        with mock.patch.dict(os.environ, MSTORE_FAULT=str(self.orders)):
+        no_backup = self.chores.copying if self.chores is not None else contextlib.nullcontext()
+        with no_backup, mock.patch.dict(os.environ, MSTORE_FAULT=str(self.orders)):
             for _ in range(5):
                 try:
                     self.server.start()
@@ -292,7 +122,7 @@ class Run:
 
     def round(self, n_kills_max: int) -> None:
         """Deaths of workers and helpers, many of them at once, then the supervisor's; with or without the memory."""
-        plans = [Plan(self, kind) for kind in BETWEEN]
+        plans = [Plan(self, kind) for kind in self.setup.processes]
         enough = self.tally.killed.total() + min(self.rng.randint(*KILLS_A_ROUND), n_kills_max)
         while self.alive() and self.tally.killed.total() < enough and time.monotonic() < self.until_s:
             for plan in plans:
@@ -305,15 +135,18 @@ class Run:
 
     def least_tried(self, kind: str) -> str:
         """A point of that kind that no other was tried less often than: every one has its turn."""
-        least = min(self._tried[f"{kind} {point}"] for point in POINTS[kind])
-        point = self.rng.choice([one for one in POINTS[kind] if self._tried[f"{kind} {one}"] == least])
+        points = points_of(kind, chores=self.setup.chores)
+        least = min(self._tried[f"{kind} {point}"] for point in points)
+        point = self.rng.choice([one for one in points if self._tried[f"{kind} {one}"] == least])
         self._tried[f"{kind} {point}"] += 1
         return point
 
     def _end_supervisor(self) -> None:
         plan = Plan(self, "mstore")
         at_start = ""
-        if self.alive() and self.rng.random() < 0.5:
+        if self.alive() and self.rng.random() < 0.25:
+            self._stop()
+        elif self.alive() and self.rng.random() < 0.5:
             point = self.least_tried("mstore")
             if point in ("supervisor.handing_out", "supervisor.renewing"):
                 plan.order(point, self.rng.randint(1, 5) if point.endswith("out") else 1)
@@ -338,6 +171,16 @@ class Run:
         self.start()
         plan.withdraw()
 
+    def _stop(self) -> None:
+        """Ask it to end; its persister dies before it has closed the log."""
+        plan = Plan(self, "persister")
+        for point in AT_A_STOP:
+            plan.order(point, 1)
+        assert self.server.process is not None
+        self.server.process.terminate()
+        until(lambda: not self.alive(), "a stop", 60)
+        plan.withdraw()
+
     def kill_by_number(self, kind: str) -> bool:
         """Now, if it is there."""
         pid = self._children().get(kind)
@@ -358,35 +201,59 @@ class Run:
         found: dict[str, int] = {}
         for pid in _children_of(self.server.process.pid):
             found |= _named(pid)
-            if "persister" in found and found["persister"] == pid:
+            if found.get("persister") == pid or found.get("query-0") == pid:
                 for helper in _children_of(pid):
                     found |= _named(helper)
         return found
 
-    def ask_for_snapshot(self) -> None:
-        if self._asking is not None and self._asking.is_alive():
+    def prod(self, kind: str, point: str) -> None:
+        """Ask for what makes such a process, or brings it to the point; one question of a kind at a time."""
+        ask = self._question(kind, point)
+        asking = self._asking.get(kind)
+        if ask is None or (asking is not None and asking.is_alive()):
             return
 
-        def ask() -> None:
-            with contextlib.suppress(mstore.MstoreError), self.server.client(timeout=20) as client:
-                client.control("snapshot")
+        def run() -> None:
+            with contextlib.suppress(mstore.MstoreError, OSError):
+                ask()
 
-        self._asking = threading.Thread(target=ask, daemon=True)
-        self._asking.start()
+        self._asking[kind] = thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+    def _question(self, kind: str, point: str) -> Callable[[], None] | None:
+        if kind == "snapshot":
+            return self._ask_for_snapshot
+        if self.chores is None:
+            return None
+        if kind == "archive":
+            return self.chores.archive_a_day if point else self.chores.archive
+        return {
+            ("persister", "free.written"): self.chores.free_fodder,
+            ("persister", "protect.written"): self.chores.protect_anew,
+            ("archive-reader", ""): self.chores.look_back,
+        }.get((kind, point))
+
+    def _ask_for_snapshot(self) -> None:
+        with self.server.client(timeout=20) as client:
+            client.control("snapshot")
 
     # --- looking
 
     def _fail_early(self) -> None:
-        faults = [one.fault for one in (*self.writers, self.asker) if one.fault]
+        faults = [one.fault for one in self.threads if one.fault]
         assert not faults, faults
 
     def check(self) -> None:
-        """Every acknowledged sample."""
+        """Every acknowledged sample; where there is an archive, also those that have left memory."""
         lost: list[str] = []
-        with self.server.client(timeout=30) as client:
+        with self.server.client(timeout=120) as client:
+            if self.setup.archives:
+                client.archive()
             for writer in self.writers:
-                compared = writer.compare(client, range(HOSTS), 0, writer.acknowledged)
+                gone_before_s = 0 if self.setup.archives else writer.gone_before_s()
+                compared = writer.compare(client, range(HOSTS), 0, writer.acknowledged, gone_before_s)
                 self.tally.n_compared += compared.n
+                self.tally.n_gone += compared.n_gone
                 lost += compared.lost
         self.tally.n_lost = max(self.tally.n_lost, len(lost))
         assert not lost, lost[:20]
@@ -402,8 +269,7 @@ class Run:
 
     def run(self, n_kills: int) -> None:
         self.start()
-        threads = [*self.writers, self.asker]
-        for thread in threads:
+        for thread in self.threads:
             thread.start()
         try:
             while (left := n_kills - self.tally.killed.total()) > 0 and time.monotonic() < self.until_s:
@@ -417,9 +283,9 @@ class Run:
                 60,
             )
         finally:
-            for thread in threads:
+            for thread in self.threads:
                 thread.halt.set()
-            for thread in threads:
+            for thread in self.threads:
                 thread.join(30)
         self.tally.n_acknowledged = self.acknowledged() * HOSTS
         self.tally.n_compared += self.asker.n_compared
@@ -435,14 +301,20 @@ class Run:
         self.check_nothing_is_left()
 
     def told(self) -> str:
+        chores = dict(self.chores.done) if self.chores else {}
         columns = {writer.name: writer.acknowledged for writer in self.writers}
         return (
-            f"seed {self.seed}: {self.tally.killed.total()} kills {dict(sorted(self.tally.killed.items()))},"
+            f"seed {self.seed}, {self.setup.name}: {self.tally.killed.total()} kills"
+            f" {dict(sorted(self.tally.killed.items()))},"
             f" not come to {dict(sorted(self.tally.missed.items()))}, {self.tally.n_restarts} restarts, acknowledged"
-            f" columns {columns}, {self.tally.n_compared} samples compared, {self.asker.n_looks} looks"
+            f" columns {columns}, {self.tally.n_compared} samples compared, {self.asker.n_looks} looks,"
+            f" {self.tally.n_gone} freed or expired, chores {chores},"
+            f" {self.subscriber.n_samples if self.subscriber else 0} samples followed"
         )
 
     def clean_up(self) -> None:
+        for asking in self._asking.values():
+            asking.join(30)
         if self.server.process is not None and self.alive():
             self.server.kill()
             self.bury()
@@ -465,10 +337,11 @@ def _named(pid: int) -> dict[str, int]:
 
 
 def _name_in(line: bytes, pid: int) -> dict[str, int]:
-    """`mstore: NAME DIR` as forked processes call themselves; the helpers are forked, too."""
-    if not line.startswith(b"mstore: "):
-        return {}
-    return {line.split()[1].decode(): pid}
+    """`mstore: NAME DIR` as forked processes call themselves, or one of MODULES."""
+    if line.startswith(b"mstore: "):
+        return {line.split()[1].decode(): pid}
+    words = line.decode(errors="replace").split("\0")
+    return {name: pid for module, name in MODULES.items() if module in words}
 
 
 def processes_of(directory: Path) -> dict[str, int]:
