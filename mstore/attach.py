@@ -63,7 +63,8 @@ class _AskedConfig:
 class Attached(ArchivedQuestions):
     """A Reader over the segments of a running store, and over its archive where it has one.
 
-    Close it, or use it as a context manager.
+    Close it, or use it as a context manager. A fork is safe: parent and child look at the same memory, and each closes
+    its own.
     """
 
     def __init__(

@@ -57,6 +57,9 @@ class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
 
     A cancelled task ends its call at once, and the store is told to drop the request. A write so ended may
     be stored in part; writing it again is safe.
+
+    A fork is safe: a child uses it in a loop of its own, with connections of its own, and what is under way goes on in the
+    parent alone. An AsyncWriter and an AsyncFollow stay with the process that made them.
     """
 
     def __init__(
@@ -69,6 +72,10 @@ class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
     ) -> None:
         self.directory = paths.store_dir(directory)
         self._ops = Operations(Settings(self.directory, ack, timeout, cluster))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
 
     async def write(
@@ -188,6 +195,8 @@ class AsyncClient(AsyncSelectorCalls, AsyncAnswerCalls, AsyncLifeCalls):
         await self.close()
 
     async def _run(self, steps: Steps[T]) -> T:
+        if self._pid != os.getpid():
+            self._begin()  # the parent's calls hold the old slots, and nobody here gives these back
         async with self._slots:
             return await run_async(steps)
 
@@ -199,24 +208,29 @@ class AsyncWriter:
         self._steps = steps
         self._lock = asyncio.Lock()
 
+    def _mine(self) -> asyncio.Lock:
+        """The lock, unless this is a forked child: a task that is not there may hold it. raises InvalidRequest"""
+        self._steps.refuse_child()
+        return self._lock
+
     @property
     def refused(self) -> dict[int, str]:
         return self._steps.refused
 
     async def open(self, series: Sequence[PathLike], spec: MetricSpec | None = None) -> Handles:
-        async with self._lock:
+        async with self._mine():
             return await run_async(self._steps.open(series, spec))
 
     async def write(self, handles: ArrayLike, times: ArrayLike, values: ArrayLike) -> None:
-        async with self._lock:
+        async with self._mine():
             await run_async(self._steps.write(handles, times, values))
 
     async def rows(self, handle: int, stamps_ms: ArrayLike, values: ArrayLike) -> None:
-        async with self._lock:
+        async with self._mine():
             await run_async(self._steps.rows(handle, stamps_ms, values))
 
     async def flush(self) -> WriteResult:
-        async with self._lock:
+        async with self._mine():
             return await run_async(self._steps.flush())
 
     def close(self) -> None:

@@ -22,6 +22,11 @@ class AsyncFollow:
         self._until_s = until_s
         self._lock = asyncio.Lock()
 
+    def _mine(self) -> asyncio.Lock:
+        """The lock, unless this is a forked child: a task that is not there may hold it. raises InvalidRequest"""
+        self._steps.refuse_child()
+        return self._lock
+
     @property
     def series(self) -> Sequence[FollowedSeries]:
         return self._steps.series
@@ -33,14 +38,14 @@ class AsyncFollow:
 
     async def next(self, timeout: float | None = None) -> FollowBatch | None:
         wait_s = FOREVER_S if timeout is None else timeout
-        async with self._lock:
+        async with self._mine():
             try:
                 return await run_async(self._steps.batch(clock.monotonic_s() + wait_s))
             except Timeout:
                 return None
 
     async def resume(self, since: TimeLike) -> None:
-        async with self._lock:
+        async with self._mine():
             self._steps.resume(to_seconds(since, clock.now_s()) * 1000)
             await run_async(self._steps.begin(self._until_s()))
 

@@ -10,7 +10,6 @@ Steps for both kinds of writer; the faces are in sync.py and aio.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -71,7 +70,6 @@ class WriterSteps:
             "ingest", operations.settings.cluster, restore=self._reopen, adapt=self._adapt
         )
         self._window = Window(self._session, window, operations.until_s)
-        self._pid = os.getpid()
         self._opens: list[messages.Open] = []
         self._types: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._on_wire: Handles = np.zeros(0, np.uint32)
@@ -81,8 +79,11 @@ class WriterSteps:
         """Handles whose series the store refused when they were opened, with the reason. Their samples are
         not sent but counted here; they are opened again with every new connection."""
 
+    def refuse_child(self) -> None:
+        """raises InvalidRequest in a process forked since: to be called before a lock is waited for"""
+        self._session.refuse_child("writer")
+
     def open(self, series: Sequence[PathLike], spec: MetricSpec | None) -> Steps[Handles]:
-        self._check_process()
         paths = [_path_list(one) for one in series]
         first = len(self._types)
         if first + len(paths) > limits.HANDLES_PER_CONNECTION_MAX:
@@ -97,7 +98,6 @@ class WriterSteps:
         return np.arange(first, first + len(paths), dtype=np.uint32)
 
     def write(self, handles: ArrayLike, times: ArrayLike, values: ArrayLike) -> Steps[None]:
-        self._check_process()
         self._window.raise_error()
         columns = np.ascontiguousarray(handles, dtype="<u4").reshape(-1)
         moments = _integers(times, "s")
@@ -125,7 +125,6 @@ class WriterSteps:
             yield from self._write_type(_Wire(part, kind, part.tobytes()), moments, matrix[:, mine])
 
     def rows(self, handle: int, stamps_ms: ArrayLike, values: ArrayLike) -> Steps[None]:
-        self._check_process()
         self._window.raise_error()
         stamps = _integers(stamps_ms, "ms")
         words = _row_words(values, len(stamps))
@@ -143,17 +142,13 @@ class WriterSteps:
         """Wait for all acknowledgements; the total since the last flush. raises the first error since
         then.
         """
-        self._check_process()
         yield from self._window.drain()
         return self._window.take_result()
 
     def close(self) -> None:
         """Close the connection; what is not acknowledged may or may not be stored."""
         self._window.clear()
-        if self._pid == os.getpid():
-            self._session.forget()
-        else:
-            self._session.link.abort()
+        self._session.forget()
 
     def _wire(self, columns: Handles) -> _Wire:
         """These handles as a frame holds them. raises UnknownHandle"""
@@ -243,13 +238,6 @@ class WriterSteps:
         if isinstance(message, messages.Rows):
             return replace(message, handle=int(self._on_wire[message.handle]))
         return message
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise InvalidRequest(
-                "this writer belongs to the process that made it: make another one after the fork",
-                pid=self._pid,
-            )
 
 
 def to_type(values: NDArray[Any], kind: int) -> NDArray[Any]:

@@ -125,6 +125,10 @@ class FollowSteps:
         self._waiting: list[FollowBatch] = []
         self._broken_since_ms: int | None = None
 
+    def refuse_child(self) -> None:
+        """raises InvalidRequest in a process forked since: to be called before a lock is waited for"""
+        self._session.refuse_child("subscription")
+
     @property
     def series(self) -> Sequence[FollowedSeries]:
         """What has been announced so far."""

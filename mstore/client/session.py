@@ -10,10 +10,11 @@ two slots), and orders, which are sent once (Session.order).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from mstore import clock
-from mstore.errors import MstoreError, ProtocolError, Timeout, Unavailable
+from mstore.errors import InvalidRequest, MstoreError, ProtocolError, Timeout, Unavailable
 from mstore.ipc import messages
 from mstore.ipc.checks import Bin
 from mstore.ipc.transport import Connect, Exchange, Link, LinkBroken, Receive, Send, Sleep, Steps
@@ -49,6 +50,7 @@ class Session:
         self._restore = restore
         self._adapt = adapt
         self._next_id = 1
+        self._pid = os.getpid()
         self._failures = 0
         """Broken connections since the last reply: what kills a server is not sent to it in a tight loop."""
 
@@ -126,12 +128,21 @@ class Session:
 
     def forget(self) -> None:
         """Close the connection and give up what is unanswered; the store is told when that needs no
-        waiting.
+        waiting. After a fork the child tells nothing: it is its parent who waits for the answers.
         """
-        farewell = b"".join(messages.encode(messages.Cancel(one)) for one in self.unanswered)
+        given_up = self.unanswered if self._pid == os.getpid() else ()
+        farewell = b"".join(messages.encode(messages.Cancel(one)) for one in given_up)
         self.unanswered.clear()
         self._replies.clear()
         self.link.abort(farewell)
+
+    def refuse_child(self, what: str) -> None:
+        """raises InvalidRequest in a process forked since: both would read each other's replies"""
+        if self._pid != os.getpid():
+            raise InvalidRequest(
+                f"this {what} belongs to the process that made it: make another one after the fork",
+                pid=self._pid,
+            )
 
     def connect(self, until_s: float) -> Steps[None]:
         """Connect, greet, restore and resend, again and again until it works or until_s has passed.

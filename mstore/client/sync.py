@@ -268,6 +268,7 @@ class Client(SelectorCalls, AnswerCalls, LifeCalls):
 class Writer:
     """Writes columns of samples by handle. Threads may share it (calls wait for each other); a fork may not.
 
+    In a forked child all but close() raise InvalidRequest; what was under way stays the parent's, who goes on.
     A write returns when its frames are handed to the socket; flush() waits for the acknowledgements and
     returns the counts since the last flush. An error that the store answers to a frame is raised by the next
     write or flush. After a broken connection, or a call ended by a time-out or an interrupt, the next call
@@ -277,6 +278,11 @@ class Writer:
     def __init__(self, steps: WriterSteps) -> None:
         self._steps = steps
         self._lock = threading.Lock()
+
+    def _mine(self) -> threading.Lock:
+        """The lock, unless this is a forked child: a thread that is not there may hold it. raises InvalidRequest"""
+        self._steps.refuse_child()
+        return self._lock
 
     @property
     def refused(self) -> dict[int, str]:
@@ -288,7 +294,7 @@ class Writer:
 
         spec   defines the metric where it is not defined yet (its name is not used)
         """
-        with self._lock:
+        with self._mine():
             return run(self._steps.open(series, spec))
 
     def write(self, handles: ArrayLike, times: ArrayLike, values: ArrayLike) -> None:
@@ -296,7 +302,7 @@ class Writer:
 
         Values become the type of their series. NaN, and what does not fit the type, is refused and counted.
         """
-        with self._lock:
+        with self._mine():
             run(self._steps.write(handles, times, values))
 
     def rows(self, handle: int, stamps_ms: ArrayLike, values: ArrayLike) -> None:
@@ -304,12 +310,12 @@ class Writer:
 
         Columns of different types: a structured array, or float64 and uint64 words.
         """
-        with self._lock:
+        with self._mine():
             run(self._steps.rows(handle, stamps_ms, values))
 
     def flush(self) -> WriteResult:
         """Wait until everything is acknowledged; the counts since the last flush."""
-        with self._lock:
+        with self._mine():
             return run(self._steps.flush())
 
     def close(self) -> None:

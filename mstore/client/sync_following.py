@@ -18,6 +18,8 @@ FOREVER_S = 10 * 365 * 86_400.0
 class Follow:
     """A subscription: iterate over it, or ask for the next batch. Threads may share it, a fork may not.
 
+    In a forked child all but close() raise InvalidRequest.
+
     It lives on a connection of its own and connects again by itself; close it, or use it as a context manager.
     """
 
@@ -27,6 +29,11 @@ class Follow:
         self._lock = threading.Lock()
         run(steps.begin(until_s()))
 
+    def _mine(self) -> threading.Lock:
+        """The lock, unless this is a forked child: a thread that is not there may hold it. raises InvalidRequest"""
+        self._steps.refuse_child()
+        return self._lock
+
     @property
     def series(self) -> Sequence[FollowedSeries]:
         """The series announced so far."""
@@ -35,7 +42,7 @@ class Follow:
     def next(self, timeout: float | None = None) -> FollowBatch | None:
         """The next batch; None when none came within `timeout` seconds (None = wait for one)."""
         wait_s = FOREVER_S if timeout is None else timeout
-        with self._lock:
+        with self._mine():
             try:
                 return run(self._steps.batch(clock.monotonic_s() + wait_s))
             except Timeout:
@@ -43,7 +50,7 @@ class Follow:
 
     def resume(self, since: TimeLike) -> None:
         """Begin anew with what memory holds from a time on: after a batch that says something was missed."""
-        with self._lock:
+        with self._mine():
             self._steps.resume(to_seconds(since, clock.now_s()) * 1000)
             run(self._steps.begin(self._until_s()))
 
