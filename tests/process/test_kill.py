@@ -16,7 +16,7 @@ from tests.stores import Server, until
 from tests.torture.kill_plans import Plan
 from tests.torture.kill_points import AT_A_STOP, all_points
 from tests.torture.kill_setups import SETUPS
-from tests.torture.kill_writers import HOSTS, STEP_S, Writer, first_s
+from tests.torture.kill_writers import HOSTS, OTHER, STEP_S, Writer, first_s
 from tests.torture.kills import Run
 
 Serve = Callable[..., Server]
@@ -120,9 +120,14 @@ def test_the_comparison_names_every_sample_that_is_not_there(
     with server.client() as client:
         compared = writer.compare(client, range(HOSTS), 0, 9)
         gone = writer.compare(client, range(1), 12, 13)
+        freed = writer.compare(client, range(HOSTS), 0, 9, writer.time_s(6))
+        assert writer.send(1, OTHER)
+        stale = writer.compare(client, range(HOSTS), 0, 2, writer.time_s(6))
     assert compared.n == 9 * HOSTS
     assert len(compared.lost) == 4 * HOSTS
     assert (gone.n, len(gone.lost)) == (1, 1)
+    assert (freed.n_gone, len(freed.lost)) == (2 * HOSTS, 2 * HOSTS), "3 and 5 may be gone"
+    assert (stale.n_gone, len(stale.lost)) == (0, HOSTS), "another value is wrong whatever may be gone"
 
 
 def points_in_the_code() -> set[str]:
