@@ -14,7 +14,7 @@ import numpy as np
 
 import mstore
 from tests.process.test_known_faults import power_off
-from tests.stores import Server
+from tests.stores import Server, until
 
 Serve = Callable[..., Server]
 STEP_S = 10
@@ -134,10 +134,12 @@ SLOTS = 60
 WRITES = 150
 
 
-def write_against_each_other(directory: str, client_number: int, t0: int, seed: int) -> None:
-    """Random slots of the same series as others write, a value nobody else has each time."""
+def write_against_each_other(directory: str, client_number: int, t0: int, seed: int, ready: str) -> None:
+    """Random slots of the same series as others write, a value nobody else has each time; begins when all are there."""
     rng = np.random.default_rng(seed)
     with mstore.connect(directory, ack=("durable", "memory")[client_number % 2]) as client:
+        (Path(ready) / str(client_number)).touch()
+        until(lambda: len(list(Path(ready).iterdir())) == CLIENTS, "the other clients", 60)
         for n in range(WRITES):
             value = client_number * WRITES + n
             text = "".join(
@@ -150,13 +152,13 @@ def write_against_each_other(directory: str, client_number: int, t0: int, seed: 
 
 
 def test_what_clients_of_two_workers_write_against_each_other_is_the_same_after_a_power_cut(
-    serve: Serve, seed: int, now: int
+    serve: Serve, seed: int, now: int, tmp_path: Path
 ) -> None:
     """Of values sent at once any may win, but the log must say the same as the memory that was asked."""
     server = serve("[metrics.m]\nstep = 10\n", "--ingest-workers", "2")
     t0 = now // STEP_S * STEP_S - SLOTS * STEP_S
     writers = [
-        role("write_against_each_other", str(server.directory), number, t0, seed + number)
+        role("write_against_each_other", str(server.directory), number, t0, seed + number, str(tmp_path))
         for number in range(CLIENTS)
     ]
     assert [process.wait(120) for process in writers] == [0] * CLIENTS
