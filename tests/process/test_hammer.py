@@ -14,7 +14,7 @@ import numpy as np
 
 import mstore
 from tests.process.test_known_faults import power_off
-from tests.stores import Server
+from tests.stores import Server, until
 
 Serve = Callable[..., Server]
 STEP_S = 10
@@ -129,48 +129,52 @@ def test_a_write_sent_after_anothers_acknowledgement_wins_now_and_after_replay(
 
 
 CLIENTS = 4
-SLOTS = 60
-"""Few of them, so that clients meet all the time."""
+SLOTS = 240
+SLOTS_A_WRITE = 3
+"""So few that no client's last writes cover what the others have left."""
 WRITES = 150
 
 
-def write_against_each_other(directory: str, client_number: int, t0: int, seed: int) -> None:
-    """Random slots of the same series as others write, a value nobody else has each time."""
+def write_against_each_other(directory: str, client_number: int, t0: int, seed: int, ready: str) -> None:
+    """Random slots of the same series as others write, a value nobody else has each time; begins when all are there."""
     rng = np.random.default_rng(seed)
     with mstore.connect(directory, ack=("durable", "memory")[client_number % 2]) as client:
+        (Path(ready) / str(client_number)).touch()
+        until(lambda: len(list(Path(ready).iterdir())) == CLIENTS, "the other clients", 60)
         for n in range(WRITES):
             value = client_number * WRITES + n
             text = "".join(
                 f"m,cluster=c,hostname=h{host} value={value} {t0 + STEP_S * int(slot)}\n"
                 for host in range(4)
-                for slot in rng.choice(SLOTS, SLOTS // 3, replace=False)
+                for slot in rng.choice(SLOTS, SLOTS_A_WRITE, replace=False)
             )
             result = client.write(text)
             assert result.rejected == 0
 
 
 def test_what_clients_of_two_workers_write_against_each_other_is_the_same_after_a_power_cut(
-    serve: Serve, seed: int, now: int
+    serve: Serve, seed: int, now: int, tmp_path: Path
 ) -> None:
     """Of values sent at once any may win, but the log must say the same as the memory that was asked."""
     server = serve("[metrics.m]\nstep = 10\n", "--ingest-workers", "2")
     t0 = now // STEP_S * STEP_S - SLOTS * STEP_S
     writers = [
-        role("write_against_each_other", str(server.directory), number, t0, seed + number)
+        role("write_against_each_other", str(server.directory), number, t0, seed + number, str(tmp_path))
         for number in range(CLIENTS)
     ]
     assert [process.wait(120) for process in writers] == [0] * CLIENTS
 
-    def content() -> list[list[float]]:
+    def content() -> list[list[float | None]]:
         with server.client() as client:
             found = [client.query("c", f"h{host}", "m", t0, t0 + SLOTS * STEP_S) for host in range(4)]
-        return [series.values.tolist() for series in found]
+        return [[None if np.isnan(value) else value for value in series.values.tolist()] for series in found]
 
     live = content()
     batches = batches_by_worker(server)
     assert len(batches) == 2
     assert min(batches) >= WRITES, batches
-    assert len({value // WRITES for values in live for value in values}) > 1, "clients met in the same series"
+    by_client = {value // WRITES for values in live for value in values if value is not None}
+    assert len(by_client) > 1, "several have left something"
     power_off(server)
     server.start()
     assert content() == live
