@@ -65,7 +65,8 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         super().build_extension(ext)
         self.n_done += 1
-        tell(f"compiled {self.n_done} of {len(self.extensions)} kernels")
+        what = ", installing the other packages" if self.n_done == len(self.extensions) else ""
+        tell(f"compiled {self.n_done} of {len(self.extensions)} kernels{what}")
 
 
 tell(f"translating {len(modules)} kernels to C")

@@ -44,7 +44,7 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mstore.compat.exporting import Export
+    from mstore.compat.exporting import NO_DIRECTORY, ROUNDED, Export
     from mstore.times import to_seconds
     from mstore.workers.export_source import open_source
 
@@ -75,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
             print(_summary(args.target, done, seconds))
         for text, n in sorted(done.notes.items()):
             if n:
-                streams.complain(f"mstore: left out or changed: {n:,} {text}")
+                which = f": {', '.join(done.left_out)}" if text == NO_DIRECTORY else ""
+                streams.complain(
+                    f"mstore: {'changed' if text == ROUNDED else 'left out'}: {n:,} {text}{which}"
+                )
     if not done.n_samples:
         streams.complain("mstore: there is nothing to export in this time range")
         return 1

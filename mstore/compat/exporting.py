@@ -20,7 +20,7 @@ import numpy as np
 from mstore.compat import wal
 from mstore.compat.contents import Stretch
 from mstore.compat.names import is_directory_name
-from mstore.compat.sinks import SINKS, WINDOW_S, Exported, Piece, Sink, Target
+from mstore.compat.sinks import LEFT_OUT_TOLD, SINKS, WINDOW_S, Exported, Piece, Sink, Target
 from mstore.compat.source import Source
 from mstore.frames import Series
 from mstore.model import SeriesPath
@@ -65,9 +65,11 @@ class Export:
         n_hosts, n_done = sum(map(len, hosts.values())), 0
         for cluster, mine in hosts.items():
             usable = [host for host in mine if is_directory_name(cluster) and is_directory_name(host)]
-            if left_out := len(mine) - len(usable):
-                self.done.notes[NO_DIRECTORY] += left_out
-                n_done += left_out
+            if left_out := sorted(set(mine) - set(usable)):
+                self.done.notes[NO_DIRECTORY] += len(left_out)
+                told = [f"{cluster!r} {host!r}" for host in left_out]
+                self.done.left_out = [*self.done.left_out, *told][:LEFT_OUT_TOLD]
+                n_done += len(left_out)
             with self._sink.cluster(cluster) if usable else contextlib.nullcontext():
                 for host in usable:
                     self._host(cluster, host)

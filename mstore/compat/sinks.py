@@ -19,6 +19,7 @@ from mstore.errors import MstoreError, StorageError
 from mstore.model import SeriesPath
 from mstore.persistence.files import TMP_SUFFIX, Files
 
+LEFT_OUT_TOLD = 20
 WINDOW_S = 12 * 3600
 """Of one checkpoint: what the reference writes by default."""
 VALUES_MAX = 4_000_000
@@ -39,12 +40,15 @@ class Exported:
     n_bytes: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     """How many of what was left out or changed."""
+    left_out: list[str] = field(default_factory=list)
+    """Clusters and hosts that no directory can be called, quoted; the first LEFT_OUT_TOLD of them."""
 
     def add(self, other: Exported) -> None:
         """As of one export after the other: hosts and series are those of the one that had most."""
         self.clusters |= other.clusters
         self.n_hosts, self.n_series = max(self.n_hosts, other.n_hosts), max(self.n_series, other.n_series)
         self.n_samples += other.n_samples
+        self.left_out = sorted({*self.left_out, *other.left_out})[:LEFT_OUT_TOLD]
         self.n_files += other.n_files
         self.n_bytes += other.n_bytes
         self.notes = Counter(
@@ -56,7 +60,7 @@ class Exported:
         return {
             "clusters": len(self.clusters), "hosts": self.n_hosts, "series": self.n_series,
             "samples": self.n_samples, "files": self.n_files, "bytes": self.n_bytes,
-            "notes": {text: n for text, n in self.notes.items() if n},
+            "notes": {text: n for text, n in self.notes.items() if n}, "left_out": self.left_out,
         }  # fmt: skip
 
 

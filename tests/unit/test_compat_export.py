@@ -142,6 +142,7 @@ def test_what_the_files_cannot_hold_is_left_out_and_told(store: Store, tmp_path:
     assert dict(done.notes) == {
         exporting.STAMPED: 1, exporting.TWICE: 1, exporting.TOO_LONG: 1, exporting.NO_DIRECTORY: 2,
     }  # fmt: skip
+    assert done.left_out == ["'a/b' 'f1'", "'fritz' '../f1'"]
     assert done.n_samples == 1
 
 
