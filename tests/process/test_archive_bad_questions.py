@@ -26,7 +26,7 @@ N_SAMPLES = range(1198, 1201)
 """Of each series in SPAN: twenty hours, a minute each; its ends lie where the clock was."""
 CENTURY = NOW - CENTURY_S, NOW
 HELPER_BYTES_MAX = 1 << 30
-"""Of memory that a reader of the archive may ever have had: pyarrow, and four times the largest answer here, a century of f32."""
+"""Of memory that a reader of the archive may ever have had: pyarrow, and four times a century of f32 as it is answered."""
 LATER = {"cluster": "fritz", "startTime": CENTURY[0], "duration": CENTURY_S}
 
 
