@@ -14,13 +14,15 @@ import pytest
 from mstore.archive import names
 from mstore.archive.begun import note_begun, refuse_if_gone
 from mstore.archive.bounds import keep_within
+from mstore.archive.overlay import build
 from mstore.archive.questions import ArchivedQuestions, ArchiveReader
 from mstore.archive.reading import ArchiveFiles
 from mstore.archive.switch import Setup, write_setup
 from mstore.config import Config
-from mstore.errors import ArchiveError, StorageError
+from mstore.errors import ArchiveError, LimitExceeded, StorageError
 from mstore.frames import Series
 from mstore.jobs.request import LoadRequest
+from mstore.limits import ARCHIVE_SAMPLES_MAX
 from mstore.persistence.files import Files
 from mstore.query import Request
 from mstore.query.budget import Budget, finished
@@ -275,3 +277,32 @@ def test_a_store_without_an_archive_asks_memory(filled: Filled, tmp_path: Path) 
     reader = Asked(filled.store, tmp_path / "another", lambda: 1)
     assert not reader.archive.switch.reads
     assert one(reader.query("fritz", "f1", "load", T0, T0 + 600)).valid.all()
+
+
+def test_more_samples_than_a_question_may_read_are_refused_by_every_kind_and_by_none_of_memory(
+    filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit stands in for 50 million: three hosts have 9,000 samples of flops each in each of three threads."""
+    leave(filled, T0 + 2 * 86_400)
+    assert build.__kwdefaults__["limit"] == ARCHIVE_SAMPLES_MAX
+    monkeypatch.setitem(build.__kwdefaults__, "limit", 2000)
+    reader = Asked(filled.store, tmp_path / "store", lambda: 1)
+    span = T0, T0 + 2900 * 60
+    batch = {
+        "cluster": "fritz", "from": span[0], "to": span[1],
+        "queries": [{"metric": "load", "host": "f1"}],
+    }  # fmt: skip
+    nodes = LoadRequest.of_nodes("fritz", *span, END, None, ["load"], ("node",))
+    for ask in (
+        lambda: reader.query("fritz", "f1", "load", *span),
+        lambda: reader.query_many([Request("fritz", "f1", "load", *span)]),
+        lambda: reader.fetch(batch),
+        lambda: finished(reader.load_work(nodes, Budget())),
+        lambda: reader.stats("fritz/*", "load", *span),
+        lambda: reader.top("fritz/*", "load", *span),
+        lambda: reader.series("fritz/*", "load", *span),
+    ):
+        with pytest.raises(LimitExceeded, match=r"2,?000"):
+            ask()
+    assert one(reader.query("fritz", "f1", "load", *span, archive=False)).valid.any()
+    assert one(reader.query("fritz", "f1", "load", T0, T0 + 600)).valid.all(), "a part of it fits"

@@ -150,7 +150,7 @@ def test_slots_of_an_aggregate_that_lack_some_of_its_series_are_known() -> None:
     # Runs of five slots: of all 20 samples, of 15, and the last one, which is cut short.
     assert aggregate([1, 2, 3], [20, 15, 8]).partial.tolist() == [False, True, False]
     assert not Series(np.ones(3), T0, 60).partial.any()
-    assert "sum of 4 series (1 slots of fewer)" in repr(aggregate([1, 2], [4, 1]))
+    assert "sum of 4 series (1 slot of fewer)" in repr(aggregate([1, 2], [4, 1]))
 
 
 def test_a_plot_says_which_part_lacks_series() -> None:
