@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mstore.archive import names
-from mstore.archive.bounds import keep_within
 from mstore.archive.manifest import manifests
 from mstore.errors import MstoreError
 from mstore.log import set_up_logging
@@ -45,7 +44,9 @@ def _keep_within(files: Files, root: Path, max_bytes: int) -> list[str]:
     """Why the archive could not be kept within its bytes; empty when it was."""
     if files.status(names.manifest_dir(root)) is None:
         return []
-    from mstore.archive.passes import locked  # with it comes pyarrow, which a start need not wait for
+    # With these comes pyarrow, which neither a start nor a nursery need wait for.
+    from mstore.archive.bounds import keep_within
+    from mstore.archive.passes import locked
 
     try:
         with locked(files, root):

@@ -139,7 +139,7 @@ def _start(disk: Disk, history: History, rng: random.Random, trouble: _Trouble) 
 
 def _resumes(life: Life, told: str) -> None:
     """New samples are taken and become durable, without a restart."""
-    for _ in range(3):
+    for _ in range(3 + max(map(len, life.waiting))):  # a drain takes a batch of each ring at least
         _act(life, "drain")
         for _ in range(20):
             life.act("poll")
