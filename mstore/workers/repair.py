@@ -40,6 +40,7 @@ from mstore.persistence.files import (
 )
 from mstore.persistence.replay import LogReader
 from mstore.persistence.snapshot import list_snapshots, write_snapshot
+from mstore.persistence.snapshot_rebuilt import misplaced
 from mstore.persistence.survey import Survey
 from mstore.plurals import count
 from mstore.shm import segment
@@ -173,6 +174,9 @@ class _Planner:
         holes = [damage.last_seq for damage in self._found.log.damage]
         if holes:
             paths += self._segments_before(max(holes), sound)
+        # A file that is kept may lie under the name of one that goes.
+        if not set(misplaced(self._files, snapshot_dir(self._dir)).values()).isdisjoint(paths):
+            raise _NeedsAnew
         self._copy(paths)
         for path in paths:
             self.remove(path, "damaged, and not needed")
